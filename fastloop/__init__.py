@@ -1,0 +1,26 @@
+"""fastloop: an asyncio event loop in C on libuv that runs existing programs faster without changing them.
+
+    fastloop.run(main())
+    asyncio.run(main(), loop_factory=fastloop.new_event_loop)
+    fastloop.install()
+
+Importing it changes nothing; only choosing the loop does.
+"""
+
+from fastloop._core import Future, Task, __version__, libuv_version
+from fastloop.loop import Loop, new_event_loop
+from fastloop.policy import EventLoopPolicy, install, uninstall
+from fastloop.runner import run
+
+__all__ = (
+    "EventLoopPolicy",
+    "Future",
+    "Loop",
+    "Task",
+    "__version__",
+    "install",
+    "libuv_version",
+    "new_event_loop",
+    "run",
+    "uninstall",
+)

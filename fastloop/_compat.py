@@ -1,0 +1,37 @@
+"""Every difference between Python versions that the Python side of fastloop knows, by the name of a capability."""
+
+import asyncio
+import sys
+from asyncio import coroutines, events, format_helpers, unix_events
+
+#: asyncio.run() takes loop_factory, and Server.wait_closed() waits.
+HAS_LOOP_FACTORY = sys.version_info >= (3, 12)
+
+#: asyncio.Server._attach() and _detach() take the transport.
+SERVER_ATTACH_TAKES_TRANSPORT = sys.version_info >= (3, 13)
+
+#: Event loop policies still exist; from 3.14 on their public names warn that they will go.
+HAS_POLICIES = hasattr(events, "_BaseDefaultEventLoopPolicy") or hasattr(events, "BaseDefaultEventLoopPolicy")
+
+if HAS_POLICIES:
+    DefaultEventLoopPolicy = unix_events.__dict__.get("_DefaultEventLoopPolicy") or unix_events.DefaultEventLoopPolicy
+    # The deprecated public functions wrap these.
+    get_event_loop_policy = getattr(events, "_get_event_loop_policy", None) or asyncio.get_event_loop_policy
+    set_event_loop_policy = getattr(events, "_set_event_loop_policy", None) or asyncio.set_event_loop_policy
+
+
+_SOURCE_TAKES_DEBUG = "debug" in (format_helpers._format_callback_source.__kwdefaults__ or {})
+
+
+def format_callback_source(loop, callback, args):
+    """How the running asyncio writes a callback in a message: newer ones show the arguments in debug mode only."""
+    if _SOURCE_TAKES_DEBUG:
+        return format_helpers._format_callback_source(callback, args, debug=loop.get_debug())
+    return format_helpers._format_callback_source(callback, args)
+
+
+#: Waits for a child in a thread, where the system has no pidfd; private since 3.14.
+ThreadedChildWatcher = unix_events.__dict__.get("_ThreadedChildWatcher") or unix_events.ThreadedChildWatcher
+
+#: The public one warns since 3.14.
+iscoroutinefunction = getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction

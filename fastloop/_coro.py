@@ -1,0 +1,272 @@
+"""Cold paths of the native tasks and futures: the check of private structs, and what all_tasks() sees.
+
+Used by src/coro/ only; nothing here runs per task.
+"""
+
+import contextvars
+import gc
+import weakref
+from asyncio import base_events, events, tasks
+from inspect import CO_VARKEYWORDS
+
+import _asyncio
+
+
+class ProbeLoop:
+    """As much of a loop as a standard future or task needs; it keeps what is scheduled instead of running it."""
+
+    def __init__(self, debug=False):
+        self.debug = debug
+        self.scheduled = []
+
+    def get_debug(self):
+        return self.debug
+
+    def call_soon(self, callback, *args, context=None):
+        self.scheduled.append((callback, args))
+
+    def call_exception_handler(self, context):
+        pass
+
+
+async def wait_for(future):
+    return await future
+
+
+async def nothing():
+    pass
+
+
+def make_task():
+    """A standard task with an automatic name, to find out where such names come from."""
+    coroutine = nothing()
+    task = _asyncio.Task(coroutine, loop=ProbeLoop())
+    task._log_destroy_pending = False
+    coroutine.close()
+    return task
+
+
+def fresh_generator():
+    """An iterator that raises whatever is thrown into it."""
+    yield
+
+
+def is_exhausted(iterator):
+    """Whether a future's iterator has given its future up."""
+    return not any(isinstance(held, _asyncio.Future) for held in gc.get_referents(iterator))
+
+
+def create_task_takes_any_keyword():
+    """Whether BaseEventLoop.create_task() passes keywords on that it does not know."""
+    return bool(base_events.BaseEventLoop.create_task.__code__.co_flags & CO_VARKEYWORDS)
+
+
+def task_checks_context():
+    """Whether a standard task refuses a context that is no contextvars.Context (later versions)."""
+    coroutine = nothing()
+    try:
+        task = _asyncio.Task(coroutine, loop=ProbeLoop(), name="probe", context=())
+    except TypeError:
+        return True
+    finally:
+        coroutine.close()
+    task._log_destroy_pending = False
+    return False
+
+
+# ---- the private structs of _asyncio ----
+
+
+class Mismatch(Exception):
+    """Our description of a struct reads something else than the object's attributes say."""
+
+
+EMPTY_FUTURE = dict.fromkeys(
+    ["callback0", "context0", "callbacks", "exception", "exception_tb", "result", "source_tb", "cancel_msg"]
+    + ["cancelled_exc", "state", "log_tb", "blocking"],
+    0,
+)
+EMPTY_TASK = dict.fromkeys(["fut_waiter", "num_cancels_requested", "must_cancel"], 0)
+PENDING, CANCELLED, FINISHED = range(3)
+
+
+class Verifier:
+    """Compares words_of(object), which reads memory by our description, with objects in known states."""
+
+    def __init__(self, words_of):
+        self.words_of = words_of
+
+    def expect(self, obj, empty, **known):
+        """Every word must be the one given here (an object stands for its address), or else that of `empty`."""
+        words = self.words_of(obj)
+        expected = dict(empty)
+        for name, value in known.items():
+            expected[name] = value if isinstance(value, int) else id(value)
+        for name, value in expected.items():
+            if words[name] != value:
+                raise Mismatch(f"{type(obj).__name__}.{name}: {words[name]:#x} instead of {value:#x}")
+
+    def futures(self):
+        empty = dict(EMPTY_FUTURE)
+        if hasattr(_asyncio, "future_add_to_awaited_by"):
+            empty.update(awaited_by=0, awaited_by_is_set=0, is_task=0)
+        self.empty_future = empty
+        loop = ProbeLoop()
+
+        def make(**kwargs):
+            return _asyncio.Future(loop=loop, **kwargs)
+
+        future = make()
+        self.expect(future, empty, loop=loop)
+        future._asyncio_future_blocking = True
+        self.expect(future, empty, loop=loop, blocking=1)
+
+        future = make()
+        callback, second, context = (lambda _: None), (lambda _: None), contextvars.copy_context()
+        future.add_done_callback(callback, context=context)
+        self.expect(future, empty, loop=loop, callback0=callback, context0=context)
+        future.add_done_callback(second, context=context)
+        words = self.words_of(future)
+        self.expect(future, empty, loop=loop, callback0=callback, context0=context, callbacks=words["callbacks"])
+        if not any(id(held) == words["callbacks"] and type(held) is list for held in gc.get_referents(future)):
+            raise Mismatch("Future.callbacks")
+
+        future, result = make(), object()
+        future.set_result(result)
+        self.expect(future, empty, loop=loop, state=FINISHED, result=result)
+
+        future, error = make(), _raised(ValueError())
+        future.set_exception(error)
+        traceback = error.__traceback__
+        self.expect(future, empty, loop=loop, state=FINISHED, exception=error, exception_tb=traceback, log_tb=1)
+        future.exception()
+
+        future, message = make(), object()
+        future.cancel(message)
+        self.expect(future, empty, loop=loop, state=CANCELLED, cancel_msg=message)
+
+        future = _asyncio.Future(loop=ProbeLoop(debug=True))
+        self.expect(future, empty, loop=future._loop, source_tb=future._source_traceback)
+
+        if "awaited_by" in empty:
+            future, waiter, other = make(), make(), make()
+            _asyncio.future_add_to_awaited_by(future, waiter)
+            self.expect(future, empty, loop=loop, awaited_by=waiter)
+            _asyncio.future_add_to_awaited_by(future, other)
+            words = self.words_of(future)
+            self.expect(future, empty, loop=loop, awaited_by=words["awaited_by"], awaited_by_is_set=1)
+
+    def tasks(self):
+        empty = {**self.empty_future, **EMPTY_TASK, "log_destroy_pending": 1}
+        if "is_task" in empty:
+            empty["is_task"] = 1
+        loop, context, name = ProbeLoop(), contextvars.copy_context(), "probe-" + "name"
+        future, message = _asyncio.Future(loop=loop), object()
+        coroutine = wait_for(future)
+        task = _asyncio.Task(coroutine, loop=loop, name=name, context=context)
+        known = {"loop": loop, "coro": coroutine, "name": name, "context": context}
+        self.expect(task, empty, **known)
+        if "own_thread" in self.words_of(task):
+            self.expect(task, empty, own_thread=1, **known)
+        self.list_node(task, linked=True)
+
+        self.step(loop)
+        self.expect(task, empty, fut_waiter=future, **known)
+        task.cancel(message)
+        self.expect(task, empty, fut_waiter=future, num_cancels_requested=1, **known)
+        self.step(loop)
+        words = self.words_of(task)
+        known_after = {**known, "num_cancels_requested": 1, "cancelled_exc": words["cancelled_exc"]}
+        self.expect(task, empty, state=CANCELLED, **known_after)
+        if not any(id(held) == words["cancelled_exc"] for held in gc.get_referents(task)):
+            raise Mismatch("Task.cancelled_exc")
+        self.list_node(task, linked=False)
+
+        coroutine = nothing()
+        task = _asyncio.Task(coroutine, loop=loop, name=name, context=context)
+        known["coro"] = coroutine
+        task.cancel(message)
+        self.expect(task, empty, must_cancel=1, num_cancels_requested=1, cancel_msg=message, **known)
+        task._log_destroy_pending = False
+        self.expect(
+            task,
+            {**empty, "log_destroy_pending": 0},
+            must_cancel=1,
+            num_cancels_requested=1,
+            cancel_msg=message,
+            **known,
+        )
+        coroutine.close()
+
+    def list_node(self, task, linked):
+        words = self.words_of(task)
+        for field in ("node.next", "node.prev"):
+            if field in words and bool(words[field]) != linked:
+                raise Mismatch(f"Task.{field}")
+
+    def step(self, loop):
+        events._set_running_loop(loop)
+        scheduled, loop.scheduled = loop.scheduled, []
+        for callback, args in scheduled:
+            callback(*args)
+
+
+def _raised(error):
+    try:
+        raise error
+    except type(error) as caught:
+        return caught
+
+
+def layout_is_known(words_of):
+    """Whether words_of(), which reads a future or task by our description of its struct, reads what is there.
+
+    Runs a few standard tasks on a stand-in for a loop, whatever the thread is doing otherwise.
+    """
+    loop = events._get_running_loop()
+    task = tasks.current_task(loop) if loop is not None else None
+    if task is not None:
+        tasks._leave_task(loop, task)
+    try:
+        verifier = Verifier(words_of)
+        verifier.futures()
+        verifier.tasks()
+        return True
+    except (Mismatch, KeyError):
+        return False
+    finally:
+        events._set_running_loop(loop)
+        if task is not None:
+            tasks._enter_task(loop, task)
+
+
+# ---- asyncio.all_tasks(), up to 3.13 ----
+
+
+class TaskSet(weakref.WeakSet):
+    """What asyncio's set of tasks becomes: shows the native tasks, which keep their own list, besides its own."""
+
+    def __iter__(self):
+        yield from _native_tasks(self)
+        yield from super().__iter__()
+
+    def __len__(self):
+        return super().__len__() + len(_native_tasks(self))
+
+    def __contains__(self, item):
+        return super().__contains__(item) or any(item is task for task in _native_tasks(self))
+
+
+def _native_tasks(task_set):
+    return [task for lister in task_set._fastloop_listers for task in lister()]
+
+
+def show_tasks(lister):
+    """Have asyncio's set of all tasks show those of lister() too."""
+    known = getattr(tasks, "_scheduled_tasks", None)
+    if known is None:
+        known = tasks._all_tasks
+    if not isinstance(known, weakref.WeakSet):
+        raise RuntimeError("asyncio keeps its tasks in an unknown way")
+    known.__dict__.setdefault("_fastloop_listers", []).append(lister)
+    known.__class__ = TaskSet

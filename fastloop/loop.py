@@ -1,0 +1,110 @@
+"""The event loop: the native core, joined with what asyncio.BaseEventLoop does once per connection or per loop."""
+
+import asyncio
+import sys
+import threading
+from asyncio import base_events, events, format_helpers
+from asyncio.log import logger
+
+from fastloop import _compat, _core, switches
+from fastloop.unix import UnixMixin
+
+
+class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
+    """An asyncio event loop on libuv.
+
+    Scheduling, timers, polling and transports are native. What runs once per connection or once per loop comes from
+    asyncio.BaseEventLoop of the running Python, so that it behaves as that version does.
+
+    See asyncio.AbstractEventLoop for the methods, https://docs.python.org/3/library/asyncio-eventloop.html.
+    """
+
+    def __init__(self):
+        """Make a loop, which close() must end. FASTLOOP_DISABLE is read now, see fastloop.switches."""
+        super().__init__()
+        if "tasks" in switches.disabled():
+            self._use_native_tasks = False
+
+    def run_forever(self):
+        """Run until stop() is called.
+
+        Raises RuntimeError when the loop is closed, when it runs already, or when another loop runs in this thread.
+        See asyncio.loop.run_forever().
+        """
+        self._run_forever_setup()
+        try:
+            self._run_turns()
+        finally:
+            self._run_forever_cleanup()
+
+    def _run_forever_setup(self):
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        self._old_agen_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        self._note_replaced_methods()
+        self._start_signal_wakeup()
+        sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
+        events._set_running_loop(self)
+
+    def _run_forever_cleanup(self):
+        self._stopping = False
+        self._stop_signal_wakeup()
+        self._thread_id = None
+        events._set_running_loop(None)
+        self._set_coroutine_origin_tracking(False)
+        if self._old_agen_hooks is not None:
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+            self._old_agen_hooks = None
+
+    def close(self):
+        """Close the loop: drop what is scheduled, close its handles, shut the default executor down without waiting.
+
+        Raises RuntimeError while the loop runs; closing twice does nothing. See asyncio.loop.close().
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        if self._debug:
+            logger.debug("Close %r", self)
+        self._remove_all_signal_handlers()
+        self._close_core()
+        self._executor_shutdown_called = True
+        executor = self._default_executor
+        if executor is not None:
+            self._default_executor = None
+            executor.shutdown(wait=False)
+
+    # -- called by the native core ---------------------------------------------------------------------------------
+
+    def _extract_stack(self):
+        """Where the Python code stands that called into the core: the source traceback of debug mode."""
+        return format_helpers.extract_stack(sys._getframe(1))
+
+    def _report_handle_error(self, handle, exc):
+        """Report what a callback raised, with the context that asyncio.Handle gives."""
+        callback = _compat.format_callback_source(self, handle._callback, handle._args)
+        context = {
+            "message": f"Exception in callback {callback}",
+            "exception": exc,
+            "handle": handle,
+        }
+        if handle._source_traceback:
+            context["source_traceback"] = handle._source_traceback
+        self.call_exception_handler(context)
+
+    def _report_slow_callback(self, ran, seconds):
+        """Debug mode: log a handle or a task step that took `seconds`, if that is slow."""
+        if seconds >= self.slow_callback_duration:
+            text = base_events._format_handle(ran) if isinstance(ran, events.Handle) else repr(ran)
+            logger.warning("Executing %s took %.3f seconds", text, seconds)
+
+
+def new_event_loop():
+    """Return a new fastloop.Loop; the loop_factory for asyncio.run() and asyncio.Runner.
+
+    With FASTLOOP_DISABLE=all in the environment it is the standard loop.
+    """
+    return asyncio.SelectorEventLoop() if "all" in switches.disabled() else Loop()

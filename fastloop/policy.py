@@ -1,0 +1,49 @@
+"""Making fastloop the loop of a program that does not choose one itself."""
+
+from fastloop import _compat
+from fastloop.loop import new_event_loop
+
+if _compat.HAS_POLICIES:
+
+    class EventLoopPolicy(_compat.DefaultEventLoopPolicy):
+        """The standard policy of this Python, whose new loops are fastloops.
+
+        See https://docs.python.org/3/library/asyncio-policy.html.
+        """
+
+        _loop_factory = staticmethod(new_event_loop)
+
+    def install():
+        """Make fastloop the event loop of programs that use asyncio without choosing a loop; uninstall() undoes it.
+
+        See asyncio.set_event_loop_policy().
+        """
+        if not isinstance(_compat.get_event_loop_policy(), EventLoopPolicy):
+            _compat.set_event_loop_policy(EventLoopPolicy())
+
+    def uninstall():
+        """Undo install(): new loops are the standard ones again.
+
+        Does nothing when another policy has been set since.
+        """
+        if isinstance(_compat.get_event_loop_policy(), EventLoopPolicy):
+            _compat.set_event_loop_policy(None)
+
+else:
+    _GONE = (
+        "this Python has no event loop policies; use fastloop.run(main()), "
+        "asyncio.run(main(), loop_factory=fastloop.new_event_loop) or python -m fastloop program.py"
+    )
+
+    class EventLoopPolicy:
+        """Stands for a policy on a Python that has none: making one raises RuntimeError."""
+
+        def __init__(self):
+            raise RuntimeError(_GONE)
+
+    def install():
+        """Raise RuntimeError: this Python has no event loop policies."""
+        raise RuntimeError(_GONE)
+
+    def uninstall():
+        """Do nothing: there is nothing that install() could have set."""

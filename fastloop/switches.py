@@ -1,0 +1,25 @@
+"""FASTLOOP_DISABLE: switching fast paths off, for a user in trouble.
+
+The environment variable holds names from PARTS, separated by commas, or ``all`` for the standard loop. It is read when a
+loop is made; ``python -m fastloop info`` shows what is off.
+"""
+
+import os
+import warnings
+
+#: What can be switched off, and what serves in its place.
+PARTS = {
+    "tasks": "asyncio's own Task and Future",
+    "pool": "concurrent.futures.ThreadPoolExecutor",
+}
+
+
+def disabled():
+    """Return the set of parts that are switched off, ``{"all"}`` for everything; warns of names that mean nothing."""
+    text = os.environ.get("FASTLOOP_DISABLE", "")
+    names = {name.strip().lower() for name in text.split(",")} - {""}
+    unknown = names - PARTS.keys() - {"all"}
+    if unknown:
+        known = ", ".join([*PARTS, "all"])
+        warnings.warn(f"FASTLOOP_DISABLE: {', '.join(sorted(unknown))} is none of {known}", RuntimeWarning, stacklevel=2)
+    return {"all"} if "all" in names else names & PARTS.keys()

@@ -1,0 +1,342 @@
+"""What is Unix's own: signals, child processes, Unix sockets, sock_*(), sendfile, TLS and datagram transports.
+
+Much of it is the running Python's: functions of the standard selector loop that work on any loop with add_reader() and
+its private kin, which the native core provides. Each line that borrows one is deliberate, so a name that a new Python
+drops shows at import.
+"""
+
+import errno
+import functools
+import logging
+import os
+import selectors
+import signal
+import sys
+import threading
+import warnings
+from asyncio import constants, coroutines, selector_events, sslproto, unix_events
+
+from fastloop import _compat
+
+logger = logging.getLogger("asyncio")
+
+_Selector = selector_events.BaseSelectorEventLoop
+_Unix = unix_events._UnixSelectorEventLoop
+
+
+def _ignore_signal(signum, frame):
+    """Stand in as Python's handler of a signal that the loop handles."""
+
+
+@functools.cache
+def _pidfd_works():
+    """Whether the kernel has pidfds, and no security policy forbids them."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+class SelectorView:
+    """What `loop._selector` is here: shows what is watched, for the standard library's own transports.
+
+    There is no selector to call select() on: the native core polls.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop):
+        self._loop = loop
+
+    def get_key(self, fileobj):
+        """Return the selectors.SelectorKey of a watched descriptor. Raises KeyError when it is not watched."""
+        state = self._loop._poll_state(fileobj)
+        if state is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        events, reader, writer = state
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        return selectors.SelectorKey(fileobj, fd, events, (reader, writer))
+
+    def __getattr__(self, name):
+        raise AttributeError(f"fastloop polls with libuv and has no selector: loop._selector.{name} does not exist")
+
+
+class UnixMixin:
+    """The part of Loop that only Unix systems have."""
+
+    def __init__(self):
+        self._signal_handlers = {}
+        self._unix_server_sockets = {}
+        self._child_watcher = None
+        self._children = {}
+        super().__init__()
+
+    # -- what borrowed functions read ------------------------------------------------------------------------------
+
+    @property
+    def _selector(self):
+        return None if self.is_closed() else SelectorView(self)
+
+    @property
+    def _transports(self):
+        """The standard library's own transports (datagram, pipes) by descriptor; ours are known to the core."""
+        return self._foreign_transports()
+
+    # -- sockets: the standard methods, which try at once and then wait as a reader or writer ------------------------
+
+    sock_recv = _Selector.sock_recv
+    _sock_recv = _Selector._sock_recv
+    sock_recv_into = _Selector.sock_recv_into
+    _sock_recv_into = _Selector._sock_recv_into
+    sock_recvfrom = _Selector.sock_recvfrom
+    _sock_recvfrom = _Selector._sock_recvfrom
+    sock_recvfrom_into = _Selector.sock_recvfrom_into
+    _sock_recvfrom_into = _Selector._sock_recvfrom_into
+    _sock_read_done = _Selector._sock_read_done
+    sock_sendall = _Selector.sock_sendall
+    _sock_sendall = _Selector._sock_sendall
+    sock_sendto = _Selector.sock_sendto
+    _sock_sendto = _Selector._sock_sendto
+    sock_connect = _Selector.sock_connect
+    _sock_connect = _Selector._sock_connect
+    _sock_connect_cb = _Selector._sock_connect_cb
+    _sock_write_done = _Selector._sock_write_done
+    sock_accept = _Selector.sock_accept
+    _sock_accept = _Selector._sock_accept
+
+    # sock_sendfile() of the base class ends up in these.
+    _sock_sendfile_native = _Unix._sock_sendfile_native
+    _sock_sendfile_native_impl = _Unix._sock_sendfile_native_impl
+    _sock_sendfile_update_filepos = _Unix._sock_sendfile_update_filepos
+    _sock_add_cancellation_callback = _Unix._sock_add_cancellation_callback
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    create_unix_connection = _Unix.create_unix_connection
+    create_unix_server = _Unix.create_unix_server
+
+    # Datagrams and pipes are the standard library's transports, on the poller.
+    _make_datagram_transport = _Selector._make_datagram_transport
+    _make_read_pipe_transport = _Unix._make_read_pipe_transport
+    _make_write_pipe_transport = _Unix._make_write_pipe_transport
+
+    def _make_ssl_transport(
+        self,
+        rawsock,
+        protocol,
+        sslcontext,
+        waiter=None,
+        *,
+        server_side=False,
+        server_hostname=None,
+        extra=None,
+        server=None,
+        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
+        context=None,
+    ):
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
+        return ssl_protocol._app_transport
+
+    async def _sendfile_native(self, transport, file, offset, count):
+        # Lent to sock_sendfile(), the descriptor may be given to add_writer().
+        transport._lend_fd(True)
+        resume_reading = transport.is_reading()
+        transport.pause_reading()
+        try:
+            await transport._make_empty_waiter()
+            return await self.sock_sendfile(transport._sock, file, offset, count, fallback=False)
+        finally:
+            transport._reset_empty_waiter()
+            transport._lend_fd(False)
+            if resume_reading:
+                transport.resume_reading()
+
+    # -- servers ---------------------------------------------------------------------------------------------------
+
+    _accept_connection2 = _Selector._accept_connection2
+
+    def _accept_by_task(self, conn, peername, protocol_factory, sslcontext, server, timeouts, context):
+        """Make a connection as the standard loop does; the core calls this where it has no way of its own."""
+        conn.setblocking(False)
+        if self._debug:
+            logger.debug("%r got a new connection from %r: %r", server, peername, conn)
+        # Only Pythons whose servers have a context pass one, and their coroutine takes it.
+        keywords = {} if context is None else {"context": context}
+        accept = self._accept_connection2(
+            protocol_factory, conn, {"peername": peername}, sslcontext, server, *timeouts, **keywords
+        )
+        self.create_task(accept, **keywords)
+
+    def _stop_serving(self, sock):
+        inode = self._unix_server_sockets.pop(sock, None)
+        path = None if inode is None else sock.getsockname()
+        self._remove_reader(sock.fileno())
+        sock.close()
+        if path is None:
+            return
+        try:
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, exc)
+
+    # -- child processes -------------------------------------------------------------------------------------------
+
+    _child_watcher_callback = _Unix._child_watcher_callback
+
+    async def _make_subprocess_transport(
+        self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs
+    ):
+        waiter = self.create_future()
+        transport = unix_events._UnixSubprocessTransport(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
+        )
+        self._watch_child(transport)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    def _watch_child(self, transport):
+        """Have the end of a child reported to its transport: by a pidfd, or a thread where there are none."""
+        pid = transport.get_pid()
+        if _pidfd_works():
+            pidfd = os.pidfd_open(pid)
+            self._children[pidfd] = transport
+            self._add_reader(pidfd, self._reap_child, pidfd, pid)
+        else:
+            if self._child_watcher is None:
+                self._child_watcher = _compat.ThreadedChildWatcher()
+            self._child_watcher.add_child_handler(pid, self._child_watcher_callback, transport)
+
+    def _reap_child(self, pidfd, pid):
+        transport = self._children.pop(pidfd)
+        self._remove_reader(pidfd)
+        os.close(pidfd)
+        try:
+            _, status = os.waitpid(pid, 0)
+            returncode = unix_events.waitstatus_to_exitcode(status)
+        except ChildProcessError:
+            # Popen.poll() may have been quicker, and then it knows.
+            returncode = transport._proc.returncode if transport._proc is not None else None
+            if returncode is None:
+                returncode = 255
+                logger.warning(
+                    "child process pid %d exit status already read:  will report returncode 255", pid
+                )
+        self._child_watcher_callback(pid, returncode, transport)
+
+    def _forget_children(self):
+        """Close what watches children that outlive the loop."""
+        for pidfd in self._children:
+            self._remove_reader(pidfd)
+            os.close(pidfd)
+        self._children.clear()
+
+    # -- signals ---------------------------------------------------------------------------------------------------
+
+    def _start_signal_wakeup(self):
+        """Have signals end a poll, for one run of the loop; only the main thread is told of signals."""
+        if threading.get_ident() == threading.main_thread().ident:
+            try:
+                self._install_wakeup_fd()
+            except ValueError:
+                # The main thread of a subinterpreter: Python tells it of no signals.
+                pass
+
+    def _stop_signal_wakeup(self):
+        self._uninstall_wakeup_fd()
+
+    def add_signal_handler(self, sig, callback, *args):
+        """Call callback(*args) in the loop when the signal `sig` arrives.
+
+        Raises TypeError for a coroutine function, ValueError for a number that is no signal, RuntimeError for a signal
+        that cannot be caught and outside the main thread. See asyncio.loop.add_signal_handler().
+        """
+        if coroutines.iscoroutine(callback) or _compat.iscoroutinefunction(callback):
+            raise TypeError("coroutines cannot be used with add_signal_handler()")
+        self._check_signal(sig)
+        self._check_closed()
+        handle = self._make_handle(callback, args)
+        try:
+            self._install_wakeup_fd()
+        except ValueError as exc:
+            # Not the main thread, which alone handles signals.
+            raise RuntimeError(str(exc)) from None
+        self._keep_wakeup_fd(True)
+        self._signal_handlers[sig] = handle
+        try:
+            # Python then writes the number of the signal to the wake-up descriptor.
+            signal.signal(sig, _ignore_signal)
+            # Fewer system calls are interrupted.
+            signal.siginterrupt(sig, False)
+        except OSError as exc:
+            del self._signal_handlers[sig]
+            self._keep_wakeup_fd(bool(self._signal_handlers))
+            if exc.errno == errno.EINVAL:
+                raise RuntimeError(f"sig {sig} cannot be caught") from None
+            raise
+
+    def _handle_signal(self, sig):
+        """Queue the handler of a signal; the core calls this."""
+        handle = self._signal_handlers.get(sig)
+        if handle is None:
+            return
+        if handle._cancelled:
+            self.remove_signal_handler(sig)
+        else:
+            self._add_callback_signalsafe(handle)
+
+    def remove_signal_handler(self, sig):
+        """Handle a signal no longer; True if there was a handler.
+
+        Raises as add_signal_handler() does. See asyncio.loop.remove_signal_handler().
+        """
+        self._check_signal(sig)
+        if self._signal_handlers.pop(sig, None) is None:
+            return False
+        try:
+            signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                raise RuntimeError(f"sig {sig} cannot be caught") from None
+            raise
+        if not self._signal_handlers:
+            self._keep_wakeup_fd(False)
+        return True
+
+    _check_signal = _Unix._check_signal
+
+    def _remove_all_signal_handlers(self):
+        """For close(): give every signal back."""
+        self._forget_children()
+        if not sys.is_finalizing():
+            for sig in list(self._signal_handlers):
+                self.remove_signal_handler(sig)
+        elif self._signal_handlers:
+            warnings.warn(
+                f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
+                ResourceWarning,
+                source=self,
+            )
+            self._signal_handlers.clear()

@@ -1,0 +1,388 @@
+/* The iterator behind `await future`, and the wake-up callback of a task. Both are recycled through the loop. */
+
+#include "coro/awaiter.h"
+
+#include "coro/task.h"
+
+typedef struct {
+    PyObject_HEAD
+    BaseFuture *fut;  /* strong; NULL once exhausted */
+    LoopObject *loop; /* strong; NULL when the future's loop is none of ours */
+} AwaiterObject;
+
+#define AwaiterObject_CAST(op) ((AwaiterObject *)(op))
+
+/* Hands an untracked, empty object to the free list, or frees it; steals its references to its type and loop. */
+static void
+park(PyObject *op, LoopObject *loop, PyObject **list, int *count)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    if (list != NULL && *count < FUTURE_FREE_MAX) {
+        list[(*count)++] = op;
+    } else {
+        PyObject_GC_Del(op);
+    }
+    Py_DECREF(type);
+    Py_XDECREF((PyObject *)loop);
+}
+
+/* ---- the iterator ---- */
+
+PyObject *
+Future_await(PyObject *op)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    BaseFuture *fut = BaseFuture_CAST(op);
+    if (fut->loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
+        return NULL;
+    }
+    LoopObject *loop = loop_check(state, fut->loop) ? LoopObject_CAST(fut->loop) : NULL;
+    CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
+    AwaiterObject *it;
+    if (part != NULL && part->free_awaiter_count > 0) {
+        it = (AwaiterObject *)PyObject_Init(part->free_awaiters[--part->free_awaiter_count],
+                                            state->coro->AwaiterType);
+    } else {
+        it = PyObject_GC_New(AwaiterObject, state->coro->AwaiterType);
+        if (it == NULL) {
+            return NULL;
+        }
+    }
+    it->fut = (BaseFuture *)Py_NewRef(op);
+    it->loop = (LoopObject *)Py_XNewRef((PyObject *)loop);
+    PyObject_GC_Track(it);
+    return (PyObject *)it;
+}
+
+/* One step of the iteration. An exhausted iterator fails without an exception, as the standard one does. */
+static PySendResult
+Awaiter_am_send(PyObject *op, PyObject *Py_UNUSED(value), PyObject **result)
+{
+    AwaiterObject *it = AwaiterObject_CAST(op);
+    BaseFuture *fut = it->fut;
+    *result = NULL;
+    if (fut == NULL) {
+        return PYGEN_ERROR;
+    }
+    if (fut->state == FUTURE_PENDING) {
+        if (fut->blocking) {
+            PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
+            return PYGEN_ERROR;
+        }
+        fut->blocking = 1;
+        *result = Py_NewRef((PyObject *)fut);
+        return PYGEN_NEXT;
+    }
+    it->fut = NULL;
+    if (LIKELY(fut->state == FUTURE_FINISHED && fut->exception == NULL)) {
+        fut->log_tb = 0;
+        *result = Py_NewRef(fut->result);
+    } else {
+        /* result() raises as the running version does. */
+        CoroState *coro = coro_of_exact(op);
+        *result = coro == NULL ? NULL : PyObject_CallOneArg(coro->future_result, (PyObject *)fut);
+    }
+    Py_DECREF((PyObject *)fut);
+    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+}
+
+/* May this StopIteration, which only the cache holds, be raised again? */
+static bool
+is_unused(PyObject *exc)
+{
+    PyBaseExceptionObject *base = (PyBaseExceptionObject *)exc;
+    return Py_REFCNT(exc) == 1 && base->traceback == NULL && base->context == NULL && base->cause == NULL &&
+           base->dict == NULL;
+}
+
+/* Raises StopIteration(value); steals `value`. `slot` keeps one for the next time, or is NULL. */
+static void
+raise_stop_iteration(PyObject *value, PyObject **slot)
+{
+    PyObject *exc = slot == NULL ? NULL : *slot;
+    if (exc != NULL && is_unused(exc)) {
+        *slot = NULL;
+        Py_XSETREF(((PyStopIterationObject *)exc)->value, value);
+        if (*slot == NULL) {
+            *slot = Py_NewRef(exc);
+        }
+        compat_restore_exception(exc);
+        return;
+    }
+    /* A tuple is a value like any other: it must not become the arguments. */
+    exc = PyObject_CallOneArg(PyExc_StopIteration, value);
+    Py_DECREF(value);
+    if (exc == NULL) {
+        return;
+    }
+    if (slot != NULL) {
+        Py_XSETREF(*slot, Py_NewRef(exc));
+    }
+    compat_restore_exception(exc);
+}
+
+static PyObject *
+Awaiter_iternext(PyObject *op)
+{
+    PyObject *result;
+    if (Awaiter_am_send(op, Py_None, &result) == PYGEN_RETURN) {
+        LoopObject *loop = AwaiterObject_CAST(op)->loop;
+        CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
+        if (result == Py_None) {
+            Py_DECREF(result);
+        } else {
+            raise_stop_iteration(result, part == NULL ? NULL : &part->stop_iteration);
+        }
+        return NULL;
+    }
+    return result;
+}
+
+PyDoc_STRVAR(Awaiter_send_doc, "send($self, value, /)\n--\n\nResume; the value is not looked at.");
+
+static PyObject *
+Awaiter_send(PyObject *op, PyObject *value)
+{
+    PyObject *result;
+    if (Awaiter_am_send(op, value, &result) == PYGEN_RETURN) {
+        raise_stop_iteration(result, NULL);
+        return NULL;
+    }
+    if (result == NULL && !PyErr_Occurred()) {
+        PyErr_SetNone(PyExc_StopIteration);
+    }
+    return result;
+}
+
+PyDoc_STRVAR(Awaiter_throw_doc, "throw($self, type, value=None, traceback=None, /)\n--\n\n"
+                                "Raise an exception and end the iteration.");
+
+/* Rare, and its checks and warnings differ between versions: a standard iterator does it. */
+static PyObject *
+Awaiter_throw(PyObject *op, PyObject *args)
+{
+    AwaiterObject *it = AwaiterObject_CAST(op);
+    CoroState *coro = coro_of_exact(op);
+    if (coro == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the module fastloop._core is gone");
+        return NULL;
+    }
+    PyObject *standard = it->fut == NULL ? PyObject_CallMethod(coro->helpers, "fresh_generator", NULL)
+                                         : coro->base_future->tp_as_async->am_await((PyObject *)it->fut);
+    PyObject *method = standard == NULL ? NULL : PyObject_GetAttr(standard, coro->str_throw);
+    PyObject *result = method == NULL ? NULL : PyObject_Call(method, args, NULL);
+    Py_XDECREF(method);
+    if (standard != NULL && PyErr_Occurred() && it->fut != NULL) {
+        /* The future is given up only if the arguments were right: then the standard one gave it up, too. */
+        PyObject *exc = compat_take_exception();
+        PyObject *left = PyObject_CallMethod(coro->helpers, "is_exhausted", "O", standard);
+        bool exhausted = left == Py_True;
+        Py_XDECREF(left);
+        PyErr_Clear();
+        if (exhausted) {
+            Py_CLEAR(it->fut);
+        }
+        compat_restore_exception(exc);
+    }
+    Py_XDECREF(standard);
+    return result;
+}
+
+PyDoc_STRVAR(Awaiter_close_doc, "close($self, /)\n--\n\nEnd the iteration.");
+
+static PyObject *
+Awaiter_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Py_CLEAR(AwaiterObject_CAST(op)->fut);
+    Py_RETURN_NONE;
+}
+
+static int
+Awaiter_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT((PyObject *)AwaiterObject_CAST(op)->fut);
+    Py_VISIT((PyObject *)AwaiterObject_CAST(op)->loop);
+    return 0;
+}
+
+/* The loop stays: it cannot be part of a cycle that only this object keeps. */
+static int
+Awaiter_clear(PyObject *op)
+{
+    Py_CLEAR(AwaiterObject_CAST(op)->fut);
+    return 0;
+}
+
+static void
+Awaiter_dealloc(PyObject *op)
+{
+    AwaiterObject *it = AwaiterObject_CAST(op);
+    PyObject_GC_UnTrack(op);
+    Py_CLEAR(it->fut);
+    LoopObject *loop = it->loop;
+    it->loop = NULL;
+    CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
+    if (part == NULL) {
+        park(op, loop, NULL, NULL);
+    } else {
+        park(op, loop, part->free_awaiters, &part->free_awaiter_count);
+    }
+}
+
+static PyMethodDef Awaiter_methods[] = {
+    {"send", Awaiter_send, METH_O, Awaiter_send_doc},
+    {"throw", Awaiter_throw, METH_VARARGS, Awaiter_throw_doc},
+    {"close", Awaiter_close, METH_NOARGS, Awaiter_close_doc},
+    {NULL},
+};
+
+static PyType_Slot Awaiter_slots[] = {
+    {Py_tp_dealloc, Awaiter_dealloc},
+    {Py_tp_traverse, Awaiter_traverse},
+    {Py_tp_clear, Awaiter_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, Awaiter_iternext},
+    {Py_tp_methods, Awaiter_methods},
+    {Py_am_send, Awaiter_am_send},
+    {0, NULL},
+};
+
+PyType_Spec Awaiter_spec = {
+    .name = "fastloop._core.FutureIter",
+    .basicsize = sizeof(AwaiterObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = Awaiter_slots,
+};
+
+/* ---- the wake-up ---- */
+
+/* Called by a loop that is not ours, in debug mode, or by hand: the caller has entered the context. */
+static PyObject *
+Wakeup_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    if (PyVectorcall_NARGS(nargsf) != 1 || (kwnames != NULL && PyTuple_GET_SIZE(kwnames) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "task_wakeup() takes exactly one argument");
+        return NULL;
+    }
+    PyObject *task = Py_NewRef(WakeupObject_CAST(op)->task);
+    State *state = state_of_object(task);
+    int err = state == NULL ? -1 : task_wakeup(state, BaseTask_CAST(task), args[0]);
+    Py_DECREF(task);
+    if (err < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+wakeup_new(State *state, PyObject *task)
+{
+    CoroPart *part = future_free_lists(state, BaseFuture_CAST(task)->loop);
+    WakeupObject *wakeup;
+    if (part != NULL && part->free_wakeup_count > 0) {
+        wakeup = (WakeupObject *)PyObject_Init(part->free_wakeups[--part->free_wakeup_count],
+                                               state->coro->WakeupType);
+    } else {
+        wakeup = PyObject_GC_New(WakeupObject, state->coro->WakeupType);
+        if (wakeup == NULL) {
+            return NULL;
+        }
+        wakeup->vectorcall = Wakeup_vectorcall;
+    }
+    wakeup->task = Py_NewRef(task);
+    PyObject_GC_Track(wakeup);
+    return (PyObject *)wakeup;
+}
+
+static int
+Wakeup_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(WakeupObject_CAST(op)->task);
+    return 0;
+}
+
+static void
+Wakeup_dealloc(PyObject *op)
+{
+    PyObject_GC_UnTrack(op);
+    PyObject *task = WakeupObject_CAST(op)->task;
+    CoroState *coro = coro_of_exact(op);
+    PyObject *loop = BaseFuture_CAST(task)->loop;
+    CoroPart *part = NULL;
+    if (coro != NULL && loop != NULL) {
+        part = future_free_lists(state_of_module(((PyHeapTypeObject *)Py_TYPE(op))->ht_module), loop);
+    }
+    /* The list first: the last reference to the task may be the last to the loop. */
+    WakeupObject_CAST(op)->task = NULL;
+    if (part == NULL) {
+        park(op, NULL, NULL, NULL);
+    } else {
+        park(op, NULL, part->free_wakeups, &part->free_wakeup_count);
+    }
+    Py_DECREF(task);
+}
+
+static PyObject *
+Wakeup_repr(PyObject *op)
+{
+    return PyUnicode_FromFormat("<built-in method task_wakeup of %s object at %p>",
+                                Py_TYPE(WakeupObject_CAST(op)->task)->tp_name, WakeupObject_CAST(op)->task);
+}
+
+static PyObject *
+get_name(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString("task_wakeup");
+}
+
+static PyObject *
+get_qualified_name(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *owner = PyType_GetQualName(Py_TYPE(WakeupObject_CAST(op)->task));
+    PyObject *name = owner == NULL ? NULL : PyUnicode_FromFormat("%U.task_wakeup", owner);
+    Py_XDECREF(owner);
+    return name;
+}
+
+static PyObject *
+get_task(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(WakeupObject_CAST(op)->task);
+}
+
+static PyGetSetDef Wakeup_getset[] = {
+    {"__name__", get_name, NULL, NULL, NULL},
+    {"__qualname__", get_qualified_name, NULL, NULL, NULL},
+    {"__self__", get_task, NULL, "the task", NULL},
+    {NULL},
+};
+
+static PyMemberDef Wakeup_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(WakeupObject, vectorcall), READONLY, NULL},
+    {NULL},
+};
+
+static PyType_Slot Wakeup_slots[] = {
+    {Py_tp_dealloc, Wakeup_dealloc},
+    {Py_tp_traverse, Wakeup_traverse},
+    {Py_tp_repr, Wakeup_repr},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_getset, Wakeup_getset},
+    {Py_tp_members, Wakeup_members},
+    {0, NULL},
+};
+
+PyType_Spec Wakeup_spec = {
+    .name = "fastloop._core.task_wakeup",
+    .basicsize = sizeof(WakeupObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
+    .slots = Wakeup_slots,
+};

@@ -1,0 +1,429 @@
+/* The layer's part of the module state and of the loop: set-up, free lists, create_task() and create_future(). */
+
+#include "coro/coro.h"
+
+#include "coro/awaiter.h"
+#include "coro/future.h"
+#include "coro/registry.h"
+#include "coro/task.h"
+
+/* ---- the part of a loop ---- */
+
+static int
+open_part(LoopObject *loop)
+{
+    loop->coro = PyMem_Calloc(1, sizeof(CoroPart));
+    if (loop->coro == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    loop->coro->use_native = loop->state->coro->native;
+    return 0;
+}
+
+static int
+traverse_part(LoopObject *loop, visitproc visit, void *arg)
+{
+    if (loop->coro != NULL) {
+        Py_VISIT(loop->coro->task_factory);
+        Py_VISIT(loop->coro->stop_iteration);
+    }
+    return 0;
+}
+
+static void
+clear_part(LoopObject *loop)
+{
+    if (loop->coro != NULL) {
+        Py_CLEAR(loop->coro->task_factory);
+        Py_CLEAR(loop->coro->stop_iteration);
+    }
+}
+
+static void
+abandon_part(LoopObject *loop)
+{
+    CoroPart *part = loop->coro;
+    if (part == NULL) {
+        return;
+    }
+    clear_part(loop);
+    /* Objects that die from now on are freed, not parked. */
+    loop->coro = NULL;
+    coro_free_list_clear(part->free_futures, &part->free_future_count);
+    coro_free_list_clear(part->free_tasks, &part->free_task_count);
+    coro_free_list_clear(part->free_awaiters, &part->free_awaiter_count);
+    coro_free_list_clear(part->free_wakeups, &part->free_wakeup_count);
+    PyMem_Free(part);
+}
+
+const LoopHooks coro_hooks = {
+    .open = open_part,
+    .abandon = abandon_part,
+    .traverse = traverse_part,
+    .clear = clear_part,
+};
+
+/* ---- methods of the loop ---- */
+
+PyDoc_STRVAR(Loop_create_future_doc, "create_future($self, /)\n--\n\n"
+                                     "Return a new asyncio.Future of this loop. See asyncio.loop.create_future().");
+
+static PyObject *
+Loop_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return future_new(LoopObject_CAST(op));
+}
+
+/* What create_task() was called with. Borrowed; NULL where not given. */
+typedef struct {
+    PyObject *coroutine;
+    PyObject *name;
+    PyObject *context;
+    PyObject *eager_start;
+} TaskArguments;
+
+/* False when the arguments are not the ordinary ones: the base's create_task() knows what to do with them. */
+static bool
+read_task_arguments(CoroState *coro, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                    TaskArguments *given)
+{
+    *given = (TaskArguments){NULL};
+    if (nargs != 1) {
+        return false;
+    }
+    given->coroutine = args[0];
+    Py_ssize_t count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        PyObject *value = args[nargs + i];
+        if (name == coro->str_name) {
+            given->name = value;
+        } else if (name == PyTuple_GET_ITEM(coro->kw_context, 0)) {
+            given->context = value;
+        } else if (name == coro->str_eager_start && coro->free_keywords) {
+            given->eager_start = value;
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+static PyObject *
+create_task_by_base(LoopObject *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    CoroState *coro = loop->state->coro;
+    PyObject *method = PyObject_GetAttr(coro->base_loop, coro->str_create_task);
+    Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject **stack = method == NULL ? NULL : PyMem_New(PyObject *, count + 1);
+    PyObject *task = NULL;
+    if (stack != NULL) {
+        stack[0] = (PyObject *)loop;
+        for (Py_ssize_t i = 0; i < count; i++) {
+            stack[i + 1] = args[i];
+        }
+        task = PyObject_Vectorcall(method, stack, nargs + 1, kwnames);
+    } else if (method != NULL) {
+        PyErr_NoMemory();
+    }
+    PyMem_Free(stack);
+    Py_XDECREF(method);
+    return task;
+}
+
+PyDoc_STRVAR(Loop_create_task_doc,
+             "create_task($self, coro, /, *, name=None, context=None, **kwargs)\n--\n\n"
+             "Schedule a coroutine and return its asyncio.Task, or what the task factory returns.\n\n"
+             "Raises TypeError when coro is no coroutine, RuntimeError when the loop is closed. See\n"
+             "asyncio.loop.create_task().");
+
+static PyObject *
+Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    CoroState *coro = loop->state->coro;
+    if (loop_check_open(loop) < 0) {
+        return NULL;
+    }
+    PyObject *factory = loop->coro->task_factory;
+    TaskArguments given;
+    bool eager = factory != NULL && factory == coro->eager_task_factory;
+    if (UNLIKELY(!loop->coro->use_native || (factory != NULL && !eager) ||
+                 !coro_is_unpatched(coro->tasks_dict, coro->str_Task, coro->base_task) ||
+                 !read_task_arguments(coro, args, nargs, kwnames, &given))) {
+        return create_task_by_base(loop, args, nargs, kwnames);
+    }
+    if (given.eager_start != NULL) {
+        int truth = PyObject_IsTrue(given.eager_start);
+        if (truth < 0) {
+            return NULL;
+        }
+        /* The factory refuses a second value for the argument. */
+        if (eager) {
+            return create_task_by_base(loop, args, nargs, kwnames);
+        }
+        eager = truth != 0;
+    }
+    return task_new(loop, given.coroutine, given.name, given.context, eager);
+}
+
+PyMethodDef coro_loop_methods[] = {
+    {"create_future", Loop_create_future, METH_NOARGS, Loop_create_future_doc},
+    {"create_task", (PyCFunction)(void (*)(void))Loop_create_task, METH_FASTCALL | METH_KEYWORDS,
+     Loop_create_task_doc},
+    {NULL},
+};
+
+static PyObject *
+get_task_factory(PyObject *op, void *Py_UNUSED(closure))
+{
+    CoroPart *part = LoopObject_CAST(op)->coro;
+    return Py_NewRef(part == NULL || part->task_factory == NULL ? Py_None : part->task_factory);
+}
+
+static int
+set_task_factory(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    CoroPart *part = LoopObject_CAST(op)->coro;
+    if (part != NULL) {
+        Py_XSETREF(part->task_factory, value == NULL || value == Py_None ? NULL : Py_NewRef(value));
+    }
+    return 0;
+}
+
+static PyObject *
+get_use_native(PyObject *op, void *Py_UNUSED(closure))
+{
+    CoroPart *part = LoopObject_CAST(op)->coro;
+    return PyBool_FromLong(part != NULL && part->use_native);
+}
+
+static int
+set_use_native(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    int truth = value == NULL ? 0 : PyObject_IsTrue(value);
+    if (truth < 0) {
+        return -1;
+    }
+    if (loop->coro != NULL) {
+        loop->coro->use_native = truth != 0 && loop->state->coro->native;
+    }
+    return 0;
+}
+
+static PyGetSetDef loop_getset[] = {
+    {"_task_factory", get_task_factory, set_task_factory, "what create_task() calls, or None", NULL},
+    {"_use_native_tasks", get_use_native, set_use_native, "whether tasks and futures are fastloop's own", NULL},
+};
+
+static int
+add_loop_attributes(PyTypeObject *type)
+{
+    for (size_t i = 0; i < sizeof(loop_getset) / sizeof(loop_getset[0]); i++) {
+        PyObject *descriptor = PyDescr_NewGetSet(type, &loop_getset[i]);
+        if (descriptor == NULL) {
+            return -1;
+        }
+        int err = PyObject_SetAttrString((PyObject *)type, loop_getset[i].name, descriptor);
+        Py_DECREF(descriptor);
+        if (err < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- the module state ---- */
+
+/* Attribute of a module, or the module itself where `attribute` is NULL. */
+static PyObject *
+import_from(const char *module_name, const char *attribute)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    if (module == NULL || attribute == NULL) {
+        return module;
+    }
+    PyObject *value = PyObject_GetAttrString(module, attribute);
+    Py_DECREF(module);
+    return value;
+}
+
+static int
+import_everything(CoroState *coro)
+{
+#define X(field, module, attribute)                      \
+    coro->field = import_from(module, attribute);        \
+    if (coro->field == NULL) {                           \
+        return -1;                                       \
+    }
+    CORO_IMPORTS(X)
+#undef X
+#define X(field, module, attribute)                                  \
+    coro->field = import_from(module, attribute);                    \
+    if (coro->field == NULL) {                                       \
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {         \
+            return -1;                                               \
+        }                                                            \
+        PyErr_Clear();                                               \
+    }
+    CORO_OPTIONAL_IMPORTS(X)
+#undef X
+#define X(field, text)                                        \
+    coro->str_##field = PyUnicode_InternFromString(text);     \
+    if (coro->str_##field == NULL) {                          \
+        return -1;                                            \
+    }
+    CORO_NAMES(X)
+#undef X
+    coro->kw_context = Py_BuildValue("(N)", PyUnicode_InternFromString("context"));
+    coro->empty_tuple = PyTuple_New(0);
+    coro->helpers = PyImport_ImportModule("fastloop._coro");
+    return coro->kw_context == NULL || coro->empty_tuple == NULL || coro->helpers == NULL ? -1 : 0;
+}
+
+/* Asks a question of fastloop._coro; -1 with an exception. */
+static int
+ask_helper(CoroState *coro, const char *function, bool *yes)
+{
+    PyObject *answer = PyObject_CallMethod(coro->helpers, function, NULL);
+    *yes = answer == Py_True;
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
+/* Can objects be recycled? Only if one with attributes differs from one without in what we look at. */
+static int
+find_recycle(CoroState *coro)
+{
+    PyObject *op = coro->FutureType->tp_alloc(coro->FutureType, 0);
+    if (op == NULL) {
+        return -1;
+    }
+    coro->fresh_values = layout_values_header(op);
+    bool before = layout_has_dict(op, coro->fresh_values) || layout_has_weakrefs(op);
+    int err = PyObject_SetAttrString(op, "probe", Py_None);
+    bool with_dict = layout_has_dict(op, coro->fresh_values);
+    PyObject *reference = err < 0 ? NULL : PyWeakref_NewRef(op, NULL);
+    coro->recycle = reference != NULL && !before && with_dict && layout_has_weakrefs(op);
+    Py_DECREF(op);
+    Py_XDECREF(reference);
+    return reference == NULL ? -1 : 0;
+}
+
+static int
+make_types(PyObject *module, CoroState *coro)
+{
+    coro->FutureType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Future_spec, (PyObject *)coro->base_future);
+    /* As of the standard types, Task is a subclass of Future. */
+    PyObject *bases = coro->FutureType == NULL ? NULL : PyTuple_Pack(2, coro->FutureType, coro->base_task);
+    if (bases == NULL) {
+        return -1;
+    }
+    coro->TaskType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Task_spec, bases);
+    Py_DECREF(bases);
+    coro->AwaiterType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Awaiter_spec, NULL);
+    coro->WakeupType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Wakeup_spec, NULL);
+    if (coro->FutureType == NULL || coro->TaskType == NULL || coro->AwaiterType == NULL ||
+        coro->WakeupType == NULL) {
+        return -1;
+    }
+    coro->future_result = PyObject_GetAttrString((PyObject *)coro->base_future, "result");
+    coro->future_set_exception = PyObject_GetAttrString((PyObject *)coro->base_future, "set_exception");
+    if (coro->future_result == NULL || coro->future_set_exception == NULL) {
+        return -1;
+    }
+    return find_recycle(coro);
+}
+
+int
+coro_exec(PyObject *module, State *state)
+{
+    CoroState *coro = PyMem_Calloc(1, sizeof(CoroState));
+    if (coro == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    state->coro = coro;
+    coro->tasks.next = &coro->tasks;
+    coro->tasks.prev = &coro->tasks;
+    if (import_everything(coro) < 0 ||
+        ask_helper(coro, "create_task_takes_any_keyword", &coro->free_keywords) < 0 ||
+        ask_helper(coro, "task_checks_context", &coro->checks_context) < 0) {
+        return -1;
+    }
+    PyObject *base_future = PyObject_GetAttrString(coro->asyncio_module, "Future");
+    PyObject *base_task = PyObject_GetAttrString(coro->asyncio_module, "Task");
+    int known = base_future == NULL || base_task == NULL ? -1 : layout_verify(base_future, base_task);
+    coro->base_future = (PyTypeObject *)base_future;
+    coro->base_task = (PyTypeObject *)base_task;
+    if (known < 0 || (known > 0 && make_types(module, coro) < 0)) {
+        return -1;
+    }
+    coro->native = known > 0;
+    PyObject *future_type = known > 0 ? (PyObject *)coro->FutureType : base_future;
+    PyObject *task_type = known > 0 ? (PyObject *)coro->TaskType : base_task;
+    if (PyModule_AddObjectRef(module, "Future", future_type) < 0 ||
+        PyModule_AddObjectRef(module, "Task", task_type) < 0 ||
+        PyModule_AddObjectRef(module, "native_tasks", known > 0 ? Py_True : Py_False) < 0) {
+        return -1;
+    }
+    return add_loop_attributes(state->LoopType);
+}
+
+int
+coro_traverse(State *state, visitproc visit, void *arg)
+{
+    CoroState *coro = state->coro;
+    if (coro == NULL) {
+        return 0;
+    }
+#define X(field, module, attribute) Py_VISIT(coro->field);
+    CORO_IMPORTS(X)
+    CORO_OPTIONAL_IMPORTS(X)
+#undef X
+#define X(name) Py_VISIT(coro->name##Type);
+    CORO_TYPES(X)
+#undef X
+    Py_VISIT(coro->base_future);
+    Py_VISIT(coro->base_task);
+    Py_VISIT(coro->helpers);
+    Py_VISIT(coro->future_result);
+    Py_VISIT(coro->future_set_exception);
+    return 0;
+}
+
+void
+coro_clear(State *state)
+{
+    CoroState *coro = state->coro;
+    if (coro == NULL) {
+        return;
+    }
+#define X(field, module, attribute) Py_CLEAR(coro->field);
+    CORO_IMPORTS(X)
+    CORO_OPTIONAL_IMPORTS(X)
+#undef X
+#define X(field, text) Py_CLEAR(coro->str_##field);
+    CORO_NAMES(X)
+#undef X
+#define X(name) Py_CLEAR(coro->name##Type);
+    CORO_TYPES(X)
+#undef X
+    Py_CLEAR(coro->base_future);
+    Py_CLEAR(coro->base_task);
+    Py_CLEAR(coro->helpers);
+    Py_CLEAR(coro->future_result);
+    Py_CLEAR(coro->future_set_exception);
+    Py_CLEAR(coro->kw_context);
+    Py_CLEAR(coro->empty_tuple);
+}
+
+void
+coro_free(State *state)
+{
+    coro_clear(state);
+    PyMem_Free(state->coro);
+    state->coro = NULL;
+}

@@ -1,0 +1,123 @@
+/* What is awaited: futures and tasks. This header is what the other layers see.
+
+   Future and Task are subclasses of asyncio's own, with the state in the fields of the base (see layout.h). A task's
+   step is a record in the ready queue; see task.c. Where the private structs of asyncio are not as described, `native`
+   is false and the loop uses the standard types. */
+
+#ifndef FASTLOOP_CORO_H
+#define FASTLOOP_CORO_H
+
+#include "coro/layout.h"
+#include "sched/loop.h"
+
+enum { FUTURE_FREE_MAX = 256 };
+
+/* Attributes of other modules: X(field, module, attribute). */
+#define CORO_IMPORTS(X)                                                      \
+    X(asyncio_module, "_asyncio", NULL)                                      \
+    X(CancelledError, "asyncio.exceptions", "CancelledError")                \
+    X(InvalidStateError, "asyncio.exceptions", "InvalidStateError")          \
+    X(extract_stack, "traceback", "extract_stack")                           \
+    X(iscoroutine, "asyncio.coroutines", "iscoroutine")                      \
+    X(base_loop, "asyncio.base_events", "BaseEventLoop")                     \
+    X(tasks_dict, "asyncio.tasks", "__dict__")                               \
+    X(futures_dict, "asyncio.futures", "__dict__")                           \
+    X(register_task, "_asyncio", "_register_task")                           \
+    X(unregister_task, "_asyncio", "_unregister_task")                       \
+    X(enter_task, "_asyncio", "_enter_task")                                 \
+    X(leave_task, "_asyncio", "_leave_task")
+
+/* The same, of some versions only: NULL in the others. */
+#define CORO_OPTIONAL_IMPORTS(X)                                                     \
+    X(eager_task_factory, "asyncio.tasks", "eager_task_factory")                     \
+    X(current_tasks, "_asyncio", "_current_tasks")                                   \
+    X(swap_current_task, "_asyncio", "_swap_current_task")                           \
+    X(add_to_awaited_by, "_asyncio", "future_add_to_awaited_by")                     \
+    X(discard_from_awaited_by, "_asyncio", "future_discard_from_awaited_by")
+
+#define CORO_NAMES(X)                             \
+    X(throw, "throw")                             \
+    X(cancel, "cancel")                           \
+    X(result, "result")                           \
+    X(get_loop, "get_loop")                       \
+    X(_loop, "_loop")                             \
+    X(is_running, "is_running")                   \
+    X(add_done_callback, "add_done_callback")     \
+    X(blocking, "_asyncio_future_blocking")       \
+    X(loop, "loop")                               \
+    X(name, "name")                               \
+    X(eager_start, "eager_start")                 \
+    X(Task, "Task")                               \
+    X(Future, "Future")                           \
+    X(create_task, "create_task")                 \
+    X(create_future, "create_future")
+
+#define CORO_TYPES(X) \
+    X(Future)         \
+    X(Task)           \
+    X(Awaiter)        \
+    X(Wakeup)
+
+/* Of one module object. */
+typedef struct CoroState {
+    bool native;            /* the structs are as layout.h says */
+    bool recycle;           /* an object without attributes can be told from one with */
+    bool installed;         /* our tasks are seen by asyncio.all_tasks() */
+    bool checks_context;    /* Task.__init__() refuses a context that is none */
+    bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
+    bool names_known;       /* `names` is set */
+    TaskNames names;
+    uint32_t fresh_values;  /* see layout_values_header() */
+    TaskNode tasks;         /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
+
+    /* Ours; NULL unless native. */
+#define X(name) PyTypeObject *name##Type;
+    CORO_TYPES(X)
+#undef X
+    PyTypeObject *base_future; /* asyncio's */
+    PyTypeObject *base_task;
+
+#define X(field, module, attribute) PyObject *field;
+    CORO_IMPORTS(X)
+    CORO_OPTIONAL_IMPORTS(X)
+#undef X
+#define X(field, text) PyObject *str_##field;
+    CORO_NAMES(X)
+#undef X
+    PyObject *helpers;        /* the module fastloop._coro */
+    PyObject *future_result;  /* methods of asyncio.Future */
+    PyObject *future_set_exception;
+    PyObject *kw_context;     /* ("context",) */
+    PyObject *empty_tuple;
+} CoroState;
+
+/* Of one loop. Used by the thread of the loop only. */
+typedef struct CoroPart {
+    bool use_native;          /* loop._use_native_tasks */
+    PyObject *task_factory;   /* loop._task_factory; NULL stands for None */
+    PyObject *stop_iteration; /* reused while nobody else holds it */
+    PyObject *free_futures[FUTURE_FREE_MAX];
+    PyObject *free_tasks[FUTURE_FREE_MAX];
+    PyObject *free_awaiters[FUTURE_FREE_MAX];
+    PyObject *free_wakeups[FUTURE_FREE_MAX];
+    int free_future_count;
+    int free_task_count;
+    int free_awaiter_count;
+    int free_wakeup_count;
+} CoroPart;
+
+/* For module.c: make and drop the layer's part of the module state. */
+int coro_exec(PyObject *module, State *state);
+int coro_traverse(State *state, visitproc visit, void *arg);
+void coro_clear(State *state);
+void coro_free(State *state);
+
+extern const LoopHooks coro_hooks;
+extern PyMethodDef coro_loop_methods[];
+/* State.complete_future. */
+int coro_complete_future(State *state, PyObject *future, PyObject *result);
+
+/* New future of this loop: ours, or what BaseEventLoop.create_future() makes. */
+PyObject *future_new(LoopObject *loop);
+
+#endif

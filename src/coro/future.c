@@ -1,0 +1,412 @@
+/* Future: the fast ways in and out of asyncio's own struct.
+
+   Everything that is not hot is inherited from _asyncio.Future, which finds its fields where it left them. Invariant:
+   at every call-out the object is in a state that the base's methods could have left. */
+
+#include "coro/future.h"
+
+#include "coro/awaiter.h"
+#include "coro/task.h"
+
+/* ---- scheduling ---- */
+
+int
+coro_call_soon(State *state, PyObject *loop, PyObject *callback, PyObject *arg, PyObject *context)
+{
+    if (loop_check(state, loop)) {
+        return loop_call_soon(LoopObject_CAST(loop), callback, &arg, arg == NULL ? 0 : 1, context);
+    }
+    PyObject *stack[4] = {loop, callback, arg, context};
+    size_t nargs = 3;
+    if (arg == NULL) {
+        stack[2] = context;
+        nargs = 2;
+    }
+    PyObject *handle = PyObject_VectorcallMethod(state->str_call_soon, stack, nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                                 state->coro->kw_context);
+    Py_XDECREF(handle);
+    return handle == NULL ? -1 : 0;
+}
+
+/* Queues one callback of a future that is done. */
+static int
+queue_callback(State *state, LoopObject *native, BaseFuture *fut, PyObject *callback, PyObject *context)
+{
+    if (native != NULL && Py_IS_TYPE(callback, state->coro->WakeupType)) {
+        PyObject *task = WakeupObject_CAST(callback)->task;
+        if (BaseFuture_CAST(task)->loop == fut->loop && PyContext_CheckExact(BaseTask_CAST(task)->context)) {
+            return loop_push(native, task_wakeup_run, task, (PyObject *)fut);
+        }
+    }
+    return coro_call_soon(state, fut->loop, callback, (PyObject *)fut, context);
+}
+
+int
+future_notify(State *state, BaseFuture *fut)
+{
+    PyObject *callback = fut->callback0;
+    PyObject *context = fut->context0;
+    PyObject *more = fut->callbacks;
+    if (callback == NULL && more == NULL) {
+        return 0;
+    }
+    /* They are ours from here on: call_soon() may run Python code that looks at the future again. */
+    fut->callback0 = NULL;
+    fut->context0 = NULL;
+    LoopObject *native = loop_if_native(state, fut->loop);
+    int err = 0;
+    if (callback != NULL) {
+        err = queue_callback(state, native, fut, callback, context);
+        Py_DECREF(callback);
+        Py_XDECREF(context);
+        more = fut->callbacks;
+    }
+    if (more == NULL) {
+        return err;
+    }
+    fut->callbacks = NULL;
+    for (Py_ssize_t i = 0; err == 0 && i < PyList_GET_SIZE(more); i++) {
+        PyObject *pair = PyList_GET_ITEM(more, i);
+        err = queue_callback(state, native, fut, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
+    }
+    Py_DECREF(more);
+    return err;
+}
+
+int
+future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context)
+{
+    if (fut->state != FUTURE_PENDING) {
+        return queue_callback(state, loop_if_native(state, fut->loop), fut, callback, context);
+    }
+    if (fut->callback0 == NULL && fut->callbacks == NULL) {
+        fut->callback0 = Py_NewRef(callback);
+        fut->context0 = Py_NewRef(context);
+        return 0;
+    }
+    PyObject *pair = PyTuple_Pack(2, callback, context);
+    if (pair == NULL) {
+        return -1;
+    }
+    if (fut->callbacks == NULL) {
+        PyObject *list = PyList_New(0);
+        if (list == NULL) {
+            Py_DECREF(pair);
+            return -1;
+        }
+        fut->callbacks = list;
+    }
+    int err = PyList_Append(fut->callbacks, pair);
+    Py_DECREF(pair);
+    return err;
+}
+
+/* ---- completing ---- */
+
+int
+future_finish(State *state, BaseFuture *fut, PyObject *result)
+{
+    fut->result = Py_NewRef(result);
+    fut->state = FUTURE_FINISHED;
+    return future_notify(state, fut);
+}
+
+int
+future_cancel(State *state, BaseFuture *fut, PyObject *msg)
+{
+    fut->log_tb = 0;
+    fut->state = FUTURE_CANCELLED;
+    Py_XSETREF(fut->cancel_msg, Py_XNewRef(msg));
+    return future_notify(state, fut);
+}
+
+PyObject *
+future_make_cancelled_error(CoroState *coro, BaseFuture *fut)
+{
+    PyObject *exc = fut->cancelled_exc;
+    if (exc != NULL) {
+        fut->cancelled_exc = NULL;
+        return exc;
+    }
+    if (fut->cancel_msg == NULL || fut->cancel_msg == Py_None) {
+        return PyObject_CallNoArgs(coro->CancelledError);
+    }
+    return PyObject_CallOneArg(coro->CancelledError, fut->cancel_msg);
+}
+
+/* 0 if the future can be completed, -1 with the exception that says why not. */
+static int
+check_pending(State *state, BaseFuture *fut)
+{
+    if (fut->loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
+        return -1;
+    }
+    if (fut->state != FUTURE_PENDING) {
+        PyErr_SetString(state->coro->InvalidStateError, "invalid state");
+        return -1;
+    }
+    return 0;
+}
+
+int
+coro_complete_future(State *state, PyObject *future, PyObject *result)
+{
+    if (!Py_IS_TYPE(future, state->coro->FutureType)) {
+        return 0;
+    }
+    BaseFuture *fut = BaseFuture_CAST(future);
+    int err = 0;
+    FL_BEGIN_CRITICAL_SECTION(future);
+    if (fut->loop == NULL || fut->state != FUTURE_CANCELLED) {
+        err = check_pending(state, fut);
+        if (err == 0) {
+            err = future_finish(state, fut, result);
+        }
+    }
+    FL_END_CRITICAL_SECTION();
+    return err < 0 ? -1 : 1;
+}
+
+/* ---- making ---- */
+
+bool
+coro_is_unpatched(PyObject *dict, PyObject *name, PyTypeObject *original)
+{
+#if HAVE_FREE_THREADING
+    PyObject *found;
+    (void)PyDict_GetItemRef(dict, name, &found);
+    Py_XDECREF(found);
+#else
+    PyObject *found = PyDict_GetItemWithError(dict, name);
+#endif
+    return found == (PyObject *)original;
+}
+
+int
+future_remember_origin(CoroState *coro, BaseFuture *fut)
+{
+    PyObject *stack = PyObject_CallNoArgs(coro->extract_stack);
+    if (stack == NULL) {
+        return -1;
+    }
+    Py_XSETREF(fut->source_tb, stack);
+    return 0;
+}
+
+int
+future_reset(State *state, PyObject *op, PyObject *loop)
+{
+    PyObject *keywords = PyDict_New();
+    if (keywords == NULL) {
+        return -1;
+    }
+    int err = PyDict_SetItem(keywords, state->coro->str_loop, loop);
+    if (err == 0) {
+        err = state->coro->base_future->tp_init(op, state->coro->empty_tuple, keywords);
+    }
+    Py_DECREF(keywords);
+    return err;
+}
+
+CoroPart *
+future_free_lists(State *state, PyObject *loop)
+{
+    return loop != NULL && loop_check(state, loop) ? coro_part_here(LoopObject_CAST(loop)) : NULL;
+}
+
+PyObject *
+future_new(LoopObject *loop)
+{
+    CoroState *coro = loop->state->coro;
+    CoroPart *part = coro_part_here(loop);
+    if (UNLIKELY(!coro->native || (loop->coro != NULL && !loop->coro->use_native) ||
+                 !coro_is_unpatched(coro->futures_dict, coro->str_Future, coro->base_future))) {
+        return PyObject_CallMethodOneArg(coro->base_loop, coro->str_create_future, (PyObject *)loop);
+    }
+    PyObject *op;
+    if (part != NULL && part->free_future_count > 0) {
+        op = part->free_futures[--part->free_future_count];
+        (void)PyObject_Init(op, coro->FutureType);
+        PyObject_GC_Track(op);
+    } else {
+        op = coro->FutureType->tp_alloc(coro->FutureType, 0);
+        if (op == NULL) {
+            return NULL;
+        }
+    }
+    BaseFuture_CAST(op)->loop = Py_NewRef((PyObject *)loop);
+    if (UNLIKELY(loop->debug) && future_remember_origin(coro, BaseFuture_CAST(op)) < 0) {
+        Py_CLEAR(op);
+    }
+    return op;
+}
+
+/* ---- freeing ---- */
+
+void
+future_clear_fields(BaseFuture *fut)
+{
+    Py_CLEAR(fut->callback0);
+    Py_CLEAR(fut->context0);
+    Py_CLEAR(fut->callbacks);
+    Py_CLEAR(fut->exception);
+    Py_CLEAR(fut->exception_tb);
+    Py_CLEAR(fut->result);
+    Py_CLEAR(fut->source_tb);
+    Py_CLEAR(fut->cancel_msg);
+    Py_CLEAR(fut->cancelled_exc);
+#if HAVE_AWAITED_BY
+    Py_CLEAR(fut->awaited_by);
+    fut->is_task = 0;
+    fut->awaited_by_is_set = 0;
+#endif
+    fut->state = FUTURE_PENDING;
+    fut->log_tb = 0;
+    fut->blocking = 0;
+}
+
+bool
+future_is_recyclable(CoroState *coro, PyObject *op)
+{
+    return coro->recycle && !layout_has_weakrefs(op) && !layout_has_dict(op, coro->fresh_values) &&
+           !PyObject_GC_IsFinalized(op);
+}
+
+void
+future_dealloc_by_base(PyObject *op, destructor dealloc)
+{
+    /* Before 3.12 the base leaves the finaliser of a subclass to the subclass. */
+    if (PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return;
+    }
+    PyTypeObject *type = Py_TYPE(op);
+    PyTypeObject *ours = type;
+    while (ours->tp_dealloc != dealloc) {
+        ours = ours->tp_base;
+    }
+    ours->tp_base->tp_dealloc(op);
+#if !HAVE_HEAP_BASE_TYPES
+    Py_DECREF(type);
+#endif
+}
+
+void
+coro_free_list_clear(PyObject **list, int *count)
+{
+    while (*count > 0) {
+        PyObject *op = list[--*count];
+        PyObject_GC_Del(op);
+    }
+}
+
+static void
+Future_dealloc(PyObject *op)
+{
+    BaseFuture *fut = BaseFuture_CAST(op);
+    PyTypeObject *type = Py_TYPE(op);
+    CoroState *coro = type->tp_dealloc == Future_dealloc ? coro_of_exact(op) : NULL;
+    if (coro == NULL || fut->loop == NULL || fut->log_tb || !future_is_recyclable(coro, op)) {
+        future_dealloc_by_base(op, Future_dealloc);
+        return;
+    }
+    PyObject_GC_UnTrack(op);
+    future_clear_fields(fut);
+    PyObject *loop = fut->loop;
+    fut->loop = NULL;
+    State *state = state_of_module(((PyHeapTypeObject *)type)->ht_module);
+    CoroPart *part = future_free_lists(state, loop);
+    if (part != NULL && part->free_future_count < FUTURE_FREE_MAX) {
+        part->free_futures[part->free_future_count++] = op;
+    } else {
+        type->tp_free(op);
+    }
+    Py_DECREF(type);
+    Py_DECREF(loop);
+}
+
+/* ---- methods ---- */
+
+PyDoc_STRVAR(Future_set_result_doc,
+             "set_result($self, result, /)\n--\n\n"
+             "Mark the future done and set its result.\n\n"
+             "Raises InvalidStateError if it is done already. See asyncio.Future.set_result().");
+
+static PyObject *
+Future_set_result(PyObject *op, PyObject *result)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    BaseFuture *fut = BaseFuture_CAST(op);
+    int err;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    err = check_pending(state, fut);
+    if (err == 0) {
+        err = future_finish(state, fut, result);
+    }
+    FL_END_CRITICAL_SECTION();
+    if (err < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef Future_methods[] = {
+    {"set_result", Future_set_result, METH_O, Future_set_result_doc},
+    {NULL},
+};
+
+PyDoc_STRVAR(Future_doc, "Future(*, loop=None)\n--\n\n"
+                         "asyncio.Future, made by fastloop's loops.\n\n"
+                         "loop defaults to the running or current loop. See asyncio.Future.");
+
+#if !HAVE_HEAP_BASE_TYPES
+static PyTypeObject *
+base_of(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    while (type->tp_dealloc != Future_dealloc) {
+        type = type->tp_base;
+    }
+    return type->tp_base;
+}
+
+static int
+Future_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    return base_of(op)->tp_traverse(op, visit, arg);
+}
+
+static int
+Future_clear(PyObject *op)
+{
+    return base_of(op)->tp_clear(op);
+}
+#endif
+
+static PyType_Slot Future_slots[] = {
+    {Py_tp_doc, (void *)Future_doc},
+    {Py_tp_dealloc, Future_dealloc},
+#if !HAVE_HEAP_BASE_TYPES
+    {Py_tp_traverse, Future_traverse},
+    {Py_tp_clear, Future_clear},
+#endif
+    {Py_tp_methods, Future_methods},
+    {Py_tp_iter, Future_await},
+    {Py_am_await, Future_await},
+    {0, NULL},
+};
+
+PyType_Spec Future_spec = {
+    .name = "fastloop.Future",
+    .basicsize = sizeof(BaseFuture),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE
+#if !HAVE_HEAP_BASE_TYPES
+             | Py_TPFLAGS_HAVE_GC
+#endif
+    ,
+    .slots = Future_slots,
+};

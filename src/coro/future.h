@@ -1,0 +1,88 @@
+/* Future, and what tasks share with it. */
+
+#ifndef FASTLOOP_CORO_FUTURE_H
+#define FASTLOOP_CORO_FUTURE_H
+
+#include "coro/coro.h"
+
+extern PyType_Spec Future_spec;
+
+/* The state for an object whose type is exactly one of this module's; NULL late at exit. Cannot fail. */
+static inline CoroState *
+coro_of_exact(PyObject *op)
+{
+    PyObject *module = ((PyHeapTypeObject *)Py_TYPE(op))->ht_module;
+    return module == NULL ? NULL : state_of_module(module)->coro;
+}
+
+/* The state for an instance of one of our types or of a subclass; NULL with an exception. */
+static inline State *
+state_of_object(PyObject *op)
+{
+    return state_of_type(Py_TYPE(op));
+}
+
+/* Is `op` a future whose struct may be used: exactly one of ours, or exactly a standard one? */
+static inline bool
+future_is_plain(CoroState *coro, PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    return type == coro->FutureType || type == coro->TaskType || type == coro->base_future ||
+           type == coro->base_task;
+}
+
+/* The loop of a future if records may be pushed into its ready queue directly, else NULL. */
+static inline LoopObject *
+loop_if_native(State *state, PyObject *loop)
+{
+    if (!loop_check(state, loop)) {
+        return NULL;
+    }
+    LoopObject *native = LoopObject_CAST(loop);
+    /* In debug mode everything is a Handle: that is where the checks, tracebacks and slow logs are. */
+    return native->native_call_soon && !native->debug ? native : NULL;
+}
+
+/* loop.call_soon(callback, arg, context=context) on any loop; `arg` may be NULL. */
+int coro_call_soon(State *state, PyObject *loop, PyObject *callback, PyObject *arg, PyObject *context);
+
+/* Is dict[name], in the namespace of an asyncio module, still `original`? Programs replace asyncio's types there. */
+bool coro_is_unpatched(PyObject *dict, PyObject *name, PyTypeObject *original);
+
+/* Sets the fields that every __init__ sets; `loop` may be None. */
+int future_reset(State *state, PyObject *op, PyObject *loop);
+/* In debug mode, remembers where the future was made. */
+int future_remember_origin(CoroState *coro, BaseFuture *fut);
+
+/* Completes a pending future and queues its callbacks. */
+int future_finish(State *state, BaseFuture *fut, PyObject *result);
+int future_cancel(State *state, BaseFuture *fut, PyObject *msg);
+/* Queues the callbacks of a future that has just been completed. */
+int future_notify(State *state, BaseFuture *fut);
+int future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context);
+/* The CancelledError that a cancelled future raises; the one that cancelled it is handed over once. */
+PyObject *future_make_cancelled_error(CoroState *coro, BaseFuture *fut);
+
+/* Drops everything a future holds except its loop. */
+void future_clear_fields(BaseFuture *fut);
+/* May the object go to a free list? Its type must be exactly ours. */
+bool future_is_recyclable(CoroState *coro, PyObject *op);
+/* The free lists of a loop, if this thread may touch them. */
+static inline CoroPart *
+coro_part_here(LoopObject *loop)
+{
+#if HAVE_FREE_THREADING
+    if (loop->thread_id != PyThread_get_thread_ident()) {
+        return NULL;
+    }
+#endif
+    return loop->coro;
+}
+/* The same for any object that is given as a loop. */
+CoroPart *future_free_lists(State *state, PyObject *loop);
+/* What asyncio's own type does for the end of an object of type `dealloc`. */
+void future_dealloc_by_base(PyObject *op, destructor dealloc);
+/* Frees the memory of parked objects. */
+void coro_free_list_clear(PyObject **list, int *count);
+
+#endif

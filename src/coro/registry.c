@@ -1,0 +1,239 @@
+/* How our tasks are seen by asyncio.all_tasks() and asyncio.current_task().
+
+   Up to 3.13 asyncio keeps a WeakSet of tasks; adding to it costs more than the rest of create_task(). We link ours
+   into a ring instead, and the existing WeakSet becomes an instance of a subclass whose iteration adds them (see
+   fastloop/_coro.py). From 3.14 on a task has a node in the standard's own list. */
+
+#include "coro/registry.h"
+
+/* ---- all_tasks ---- */
+
+static inline void
+link_after(TaskNode *where, TaskNode *node)
+{
+    node->prev = where;
+    node->next = where->next;
+    where->next->prev = node;
+    where->next = node;
+}
+
+static inline void
+unlink_node(TaskNode *node)
+{
+    if (node->next != NULL) {
+        node->prev->next = node->next;
+        node->next->prev = node->prev;
+        node->next = NULL;
+        node->prev = NULL;
+    }
+}
+
+#if HAVE_OWN_TASK_LIST
+
+static PyObject *
+list_for_helper(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    CoroState *coro = state_of_module(module)->coro;
+    return coro == NULL ? PyList_New(0) : registry_list(coro);
+}
+
+static PyMethodDef list_def = {"native_tasks", list_for_helper, METH_NOARGS, NULL};
+
+/* Has the standard WeakSet show our tasks. Done with the first task, so that importing fastloop changes nothing. */
+static int
+install(CoroState *coro)
+{
+    PyObject *module = PyType_GetModule(coro->TaskType);
+    PyObject *lister = module == NULL ? NULL : PyCFunction_New(&list_def, module);
+    PyObject *result = lister == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "O", lister);
+    coro->installed = result != NULL;
+    Py_XDECREF(lister);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+registry_add(CoroState *coro, TaskObject *task)
+{
+    if (UNLIKELY(!coro->installed) && install(coro) < 0) {
+        return -1;
+    }
+    if (task->node.next == NULL) {
+        link_after(coro->tasks.prev, &task->node);
+    }
+    return 0;
+}
+
+void
+registry_remove(TaskObject *task)
+{
+    unlink_node(&task->node);
+}
+
+PyObject *
+registry_list(CoroState *coro)
+{
+    for (;;) {
+        Py_ssize_t count = 0;
+        for (TaskNode *node = coro->tasks.next; node != &coro->tasks; node = node->next) {
+            count++;
+        }
+        PyObject *list = PyList_New(count);
+        if (list == NULL) {
+            return NULL;
+        }
+        /* Making the list may have collected garbage, and tasks with it; filling it runs no code. */
+        Py_ssize_t filled = 0;
+        TaskNode *node = coro->tasks.next;
+        for (; node != &coro->tasks && filled < count; node = node->next) {
+            TaskObject *task = (TaskObject *)((char *)node - offsetof(TaskObject, node));
+            PyList_SET_ITEM(list, filled++, Py_NewRef((PyObject *)task));
+        }
+        if (node == &coro->tasks && filled == count) {
+            return list;
+        }
+        Py_SET_SIZE(list, filled);
+        Py_DECREF(list);
+    }
+}
+
+#else
+
+PyObject *
+registry_list(CoroState *Py_UNUSED(coro))
+{
+    return PyList_New(0);
+}
+
+int
+registry_add(CoroState *coro, TaskObject *task)
+{
+    PyObject *result = PyObject_CallOneArg(coro->register_task, (PyObject *)task);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+void
+registry_remove(TaskObject *task)
+{
+#if HAVE_AWAITED_BY && !HAVE_FREE_THREADING
+    unlink_node(&task->base.node);
+#elif HAVE_AWAITED_BY
+    /* Another thread may walk its list: the standard function stops it if need be. */
+    CoroState *coro = NULL;
+    State *state = task->base.node.next == NULL ? NULL : state_of_object((PyObject *)task);
+    coro = state == NULL ? NULL : state->coro;
+    PyObject *result = coro == NULL ? NULL : PyObject_CallOneArg(coro->unregister_task, (PyObject *)task);
+    Py_XDECREF(result);
+    PyErr_Clear();
+#else
+    /* all_tasks() leaves out what is done, and the WeakSet forgets what is gone. */
+    (void)task;
+#endif
+    (void)link_after;
+}
+
+#endif
+
+/* ---- current_task ---- */
+
+PyObject *
+current_task_swap(CoroState *coro, PyObject *loop, PyObject *task)
+{
+    PyObject *stack[2] = {loop, task};
+    return PyObject_Vectorcall(coro->swap_current_task, stack, 2, NULL);
+}
+
+#if HAVE_THREAD_STATE_TASKS
+
+int
+current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
+{
+    PyObject *previous = current_task_swap(coro, loop, task);
+    if (previous == NULL) {
+        return -1;
+    }
+    if (LIKELY(previous == Py_None)) {
+        Py_DECREF(previous);
+        return 0;
+    }
+    Py_XDECREF(current_task_swap(coro, loop, previous));
+    if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task,
+                     previous);
+    }
+    Py_DECREF(previous);
+    return -1;
+}
+
+int
+current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
+{
+    PyObject *previous = current_task_swap(coro, loop, Py_None);
+    if (LIKELY(previous == task)) {
+        Py_DECREF(previous);
+        return 0;
+    }
+    if (previous != NULL) {
+        Py_XDECREF(current_task_swap(coro, loop, previous));
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_RuntimeError, "Invalid attempt to leave task %R while task %R is entered.", task,
+                         previous);
+        }
+        Py_DECREF(previous);
+    }
+    return -1;
+}
+
+#elif HAVE_FREE_THREADING
+
+int
+current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
+{
+    PyObject *stack[2] = {loop, task};
+    PyObject *result = PyObject_Vectorcall(coro->enter_task, stack, 2, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
+{
+    PyObject *stack[2] = {loop, task};
+    PyObject *result = PyObject_Vectorcall(coro->leave_task, stack, 2, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+#else
+
+int
+current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
+{
+    Py_ssize_t before = PyDict_GET_SIZE(coro->current_tasks);
+    PyObject *current = PyDict_SetDefault(coro->current_tasks, loop, task);
+    if (LIKELY(current != NULL && PyDict_GET_SIZE(coro->current_tasks) > before)) {
+        return 0;
+    }
+    if (current != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task,
+                     current);
+    }
+    return -1;
+}
+
+int
+current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
+{
+    PyObject *current = PyDict_GetItemWithError(coro->current_tasks, loop);
+    if (LIKELY(current == task)) {
+        return PyDict_DelItem(coro->current_tasks, loop);
+    }
+    if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_RuntimeError, "Leaving task %R does not match the current task %R.", task,
+                     current == NULL ? Py_None : current);
+    }
+    return -1;
+}
+
+#endif

@@ -1,0 +1,21 @@
+/* asyncio.all_tasks() and asyncio.current_task(). */
+
+#ifndef FASTLOOP_CORO_REGISTRY_H
+#define FASTLOOP_CORO_REGISTRY_H
+
+#include "coro/task.h"
+
+/* Makes a task visible to all_tasks() until it is done or gone. */
+int registry_add(CoroState *coro, TaskObject *task);
+/* Takes a task out; does nothing if it is not in. */
+void registry_remove(TaskObject *task);
+/* List of the tasks in our own list (new references). */
+PyObject *registry_list(CoroState *coro);
+
+/* A task begins or ends a step. -1 with an exception. */
+int current_task_enter(CoroState *coro, PyObject *loop, PyObject *task);
+int current_task_leave(CoroState *coro, PyObject *loop, PyObject *task);
+/* Puts `task` (or None) in and returns what was there (or None). */
+PyObject *current_task_swap(CoroState *coro, PyObject *loop, PyObject *task);
+
+#endif

@@ -1,0 +1,910 @@
+/* Task: a coroutine driven by records in the ready queue.
+
+   A step is the record (task_step_run, task, exception or NULL), a wake-up (task_wakeup_run, task, future): no Handle,
+   no wrapper object. They are used when the loop is exactly ours, unpatched and not in debug mode; on every other loop
+   the same steps go through its public call_soon(). Everything that is not hot is inherited from _asyncio.Task.
+   Invariant: exactly one wake-up, step record or step callback is under way for a pending task that has been started,
+   unless its coroutine runs. */
+
+#include "coro/task.h"
+
+#include "coro/awaiter.h"
+#include "coro/registry.h"
+
+/* ---- scheduling a step ---- */
+
+/* Called by call_soon() of loops that take no records: the loop has entered the context. */
+static PyObject *
+step_from_callback(PyObject *op, PyObject *args)
+{
+    PyObject *exc = NULL;
+    State *state = state_of_object(op);
+    if (state == NULL || !PyArg_ParseTuple(args, "|O:task_step", &exc)) {
+        return NULL;
+    }
+    int err;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    err = task_step(state, BaseTask_CAST(op), exc);
+    FL_END_CRITICAL_SECTION();
+    if (err < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef step_def = {"task_step", step_from_callback, METH_VARARGS, NULL};
+
+/* Has the task resumed in the next turn, with an exception if `exc` is not NULL. */
+static int
+step_soon(State *state, BaseTask *task, PyObject *exc)
+{
+    LoopObject *native = loop_if_native(state, task->fut.loop);
+    if (LIKELY(native != NULL && PyContext_CheckExact(task->context))) {
+        return loop_push(native, task_step_run, (PyObject *)task, exc);
+    }
+    PyObject *callback = PyCFunction_New(&step_def, (PyObject *)task);
+    if (callback == NULL) {
+        return -1;
+    }
+    /* A foreign call_soon() may run code that replaces the task's fields. */
+    PyObject *context = Py_NewRef(task->context);
+    PyObject *loop = Py_NewRef(task->fut.loop);
+    int err = coro_call_soon(state, loop, callback, exc, context);
+    Py_DECREF(loop);
+    Py_DECREF(context);
+    Py_DECREF(callback);
+    return err;
+}
+
+/* Has RuntimeError(message) thrown into the coroutine in the next turn; steals `message`. */
+static int
+error_soon(State *state, BaseTask *task, PyObject *message)
+{
+    PyObject *exc = message == NULL ? NULL : PyObject_CallOneArg(PyExc_RuntimeError, message);
+    Py_XDECREF(message);
+    if (exc == NULL) {
+        return -1;
+    }
+    int err = step_soon(state, task, exc);
+    Py_DECREF(exc);
+    return err;
+}
+
+/* ---- what a coroutine yields ---- */
+
+/* 1 if `awaited` was told to cancel and agreed, 0 if not, -1 with an exception. */
+static int
+forward_cancel(CoroState *coro, BaseTask *task, PyObject *awaited)
+{
+    PyObject *msg = Py_NewRef(task->fut.cancel_msg == NULL ? Py_None : task->fut.cancel_msg);
+    PyObject *answer = PyObject_CallMethodOneArg(awaited, coro->str_cancel, msg);
+    Py_DECREF(msg);
+    int agreed = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return agreed;
+}
+
+/* The task waits for `awaited` from now on; a cancellation that came in the meantime goes there. */
+static int
+set_waiter(CoroState *coro, BaseTask *task, PyObject *awaited)
+{
+    Py_XSETREF(task->fut_waiter, Py_NewRef(awaited));
+    if (LIKELY(!TASK_FLAGS(task)->must_cancel)) {
+        return 0;
+    }
+    int agreed = forward_cancel(coro, task, awaited);
+    if (agreed > 0) {
+        TASK_FLAGS(task)->must_cancel = 0;
+    }
+    return agreed < 0 ? -1 : 0;
+}
+
+#if HAVE_AWAITED_BY
+static int
+add_awaited_by(CoroState *coro, PyObject *awaited, PyObject *task)
+{
+    BaseFuture *fut = BaseFuture_CAST(awaited);
+    if (LIKELY(fut->awaited_by == NULL && !HAVE_FREE_THREADING)) {
+        fut->awaited_by = Py_NewRef(task);
+        return 0;
+    }
+    PyObject *result = PyObject_CallFunctionObjArgs(coro->add_to_awaited_by, awaited, task, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+discard_awaited_by(CoroState *coro, PyObject *awaited, PyObject *task)
+{
+    BaseFuture *fut = BaseFuture_CAST(awaited);
+    if (LIKELY(!HAVE_FREE_THREADING && !fut->awaited_by_is_set)) {
+        if (fut->awaited_by == task) {
+            Py_CLEAR(fut->awaited_by);
+        }
+        return 0;
+    }
+    PyObject *result = PyObject_CallFunctionObjArgs(coro->discard_from_awaited_by, awaited, task, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static inline bool
+is_future(CoroState *coro, PyObject *op)
+{
+    return PyObject_TypeCheck(op, coro->base_future) || PyObject_TypeCheck(op, coro->base_task);
+}
+#endif
+
+static int
+different_loop(State *state, BaseTask *task, PyObject *awaited)
+{
+    return error_soon(state, task, PyUnicode_FromFormat("Task %R got Future %R attached to a different loop", task,
+                                                        awaited));
+}
+
+static int
+yield_instead_of_await(State *state, BaseTask *task, PyObject *awaited)
+{
+    return error_soon(state, task, PyUnicode_FromFormat("yield was used instead of yield from in task %R with %R",
+                                                        task, awaited));
+}
+
+/* Waits for a future whose struct we know. */
+static int
+wait_for_plain(State *state, BaseTask *task, PyObject *awaited)
+{
+    CoroState *coro = state->coro;
+    BaseFuture *fut = BaseFuture_CAST(awaited);
+    if (UNLIKELY(fut->loop != task->fut.loop)) {
+        return different_loop(state, task, awaited);
+    }
+    if (UNLIKELY(!fut->blocking)) {
+        return yield_instead_of_await(state, task, awaited);
+    }
+    PyObject *wakeup = wakeup_new(state, (PyObject *)task);
+    if (wakeup == NULL) {
+        return -1;
+    }
+    int err = 0;
+    FL_BEGIN_CRITICAL_SECTION(awaited);
+#if HAVE_AWAITED_BY
+    err = add_awaited_by(coro, awaited, (PyObject *)task);
+#endif
+    fut->blocking = 0;
+    if (err == 0) {
+        err = future_add_callback(state, fut, wakeup, task->context);
+    }
+    FL_END_CRITICAL_SECTION();
+    Py_DECREF(wakeup);
+    return err < 0 ? -1 : set_waiter(coro, task, awaited);
+}
+
+/* Attribute or NULL; a missing one is no error. New reference. */
+static int
+optional_attribute(PyObject *op, PyObject *name, PyObject **value)
+{
+    *value = PyObject_GetAttr(op, name);
+    if (*value == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    return 0;
+}
+
+/* The loop of any object that behaves like a future. */
+static PyObject *
+loop_of(CoroState *coro, PyObject *op)
+{
+    PyObject *method;
+    if (optional_attribute(op, coro->str_get_loop, &method) < 0) {
+        return NULL;
+    }
+    if (method == NULL) {
+        return PyObject_GetAttr(op, coro->str__loop);
+    }
+    PyObject *loop = PyObject_CallNoArgs(method);
+    Py_DECREF(method);
+    return loop;
+}
+
+/* Waits for an object of another make that has `_asyncio_future_blocking`. */
+static int
+wait_for_foreign(State *state, BaseTask *task, PyObject *awaited, bool blocking)
+{
+    CoroState *coro = state->coro;
+    PyObject *loop = loop_of(coro, awaited);
+    if (loop == NULL) {
+        return -1;
+    }
+    Py_DECREF(loop);
+    if (loop != task->fut.loop) {
+        return different_loop(state, task, awaited);
+    }
+    if (!blocking) {
+        return yield_instead_of_await(state, task, awaited);
+    }
+#if HAVE_AWAITED_BY
+    if (is_future(coro, awaited)) {
+        PyObject *added = PyObject_CallFunctionObjArgs(coro->add_to_awaited_by, awaited, task, NULL);
+        if (added == NULL) {
+            return -1;
+        }
+        Py_DECREF(added);
+    }
+#endif
+    if (PyObject_SetAttr(awaited, coro->str_blocking, Py_False) < 0) {
+        return -1;
+    }
+    PyObject *wakeup = wakeup_new(state, (PyObject *)task);
+    if (wakeup == NULL) {
+        return -1;
+    }
+    PyObject *stack[3] = {awaited, wakeup, task->context};
+    PyObject *result = PyObject_VectorcallMethod(coro->str_add_done_callback, stack,
+                                                 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, coro->kw_context);
+    Py_DECREF(wakeup);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : set_waiter(coro, task, awaited);
+}
+
+/* What to do with anything but None and the plain futures. */
+static int
+wait_for_other(State *state, BaseTask *task, PyObject *awaited)
+{
+    PyObject *blocking;
+    if (optional_attribute(awaited, state->coro->str_blocking, &blocking) < 0) {
+        return -1;
+    }
+    if (blocking != NULL && blocking != Py_None) {
+        int truth = PyObject_IsTrue(blocking);
+        Py_DECREF(blocking);
+        return truth < 0 ? -1 : wait_for_foreign(state, task, awaited, truth != 0);
+    }
+    Py_XDECREF(blocking);
+    int is_generator = PyObject_IsInstance(awaited, (PyObject *)&PyGen_Type);
+    if (is_generator < 0) {
+        return -1;
+    }
+    return error_soon(state, task,
+                      is_generator ? PyUnicode_FromFormat("yield was used instead of yield from for "
+                                                          "generator in task %R with %R",
+                                                          task, awaited)
+                                   : PyUnicode_FromFormat("Task got bad yield: %R", awaited));
+}
+
+static int
+wait_for(State *state, BaseTask *task, PyObject *awaited)
+{
+    if (awaited == Py_None) {
+        return step_soon(state, task, NULL);
+    }
+    if (UNLIKELY(awaited == (PyObject *)task)) {
+        return error_soon(state, task, PyUnicode_FromFormat("Task cannot await on itself: %R", task));
+    }
+    if (LIKELY(future_is_plain(state->coro, awaited))) {
+        return wait_for_plain(state, task, awaited);
+    }
+    return wait_for_other(state, task, awaited);
+}
+
+/* ---- a step ---- */
+
+/* The coroutine has returned. */
+static int
+finish(State *state, BaseTask *task, PyObject *result)
+{
+    registry_remove(TaskObject_CAST(task));
+    if (UNLIKELY(TASK_FLAGS(task)->must_cancel)) {
+        /* Cancelled just before the coroutine stopped. */
+        TASK_FLAGS(task)->must_cancel = 0;
+        return future_cancel(state, &task->fut, task->fut.cancel_msg);
+    }
+    return future_finish(state, &task->fut, result);
+}
+
+/* The coroutine has raised the exception that is set, or StopIteration if it is no real coroutine. */
+static int
+fail(State *state, BaseTask *task)
+{
+    CoroState *coro = state->coro;
+    PyObject *exc = compat_take_exception();
+    if (exc == NULL) {
+        return finish(state, task, Py_None);
+    }
+    if (Py_IS_TYPE(exc, (PyTypeObject *)PyExc_StopIteration) ||
+        PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
+        PyObject *value = ((PyStopIterationObject *)exc)->value;
+        PyObject *result = Py_NewRef(value == NULL ? Py_None : value);
+        Py_DECREF(exc);
+        int err = finish(state, task, result);
+        Py_DECREF(result);
+        return err;
+    }
+    registry_remove(TaskObject_CAST(task));
+    if (PyErr_GivenExceptionMatches(exc, coro->CancelledError)) {
+        Py_XSETREF(task->fut.cancelled_exc, exc);
+        return future_cancel(state, &task->fut, NULL);
+    }
+    PyObject *result = PyObject_CallFunctionObjArgs(coro->future_set_exception, task, exc, NULL);
+    if (result == NULL) {
+        Py_DECREF(exc);
+        return -1;
+    }
+    Py_DECREF(result);
+    if (PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt) ||
+        PyErr_GivenExceptionMatches(exc, PyExc_SystemExit)) {
+        compat_restore_exception(exc);
+        return -1;
+    }
+    Py_DECREF(exc);
+    return 0;
+}
+
+/* Resumes the coroutine, with `exc` thrown into it if that is not NULL. */
+static PySendResult
+resume(CoroState *coro, PyObject *coroutine, PyObject *exc, PyObject **result)
+{
+    if (LIKELY(exc == NULL)) {
+        return PyIter_Send(coroutine, Py_None, result);
+    }
+    *result = PyObject_CallMethodOneArg(coroutine, coro->str_throw, exc);
+    return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;
+}
+
+/* The exception to throw instead of `exc` because the task has been told to cancel; NULL with an exception. New. */
+static PyObject *
+exception_for_cancel(CoroState *coro, BaseTask *task, PyObject *exc)
+{
+    PyObject *thrown;
+    if (exc != NULL && PyErr_GivenExceptionMatches(exc, coro->CancelledError)) {
+        thrown = Py_NewRef(exc);
+    } else {
+        thrown = future_make_cancelled_error(coro, &task->fut);
+    }
+    if (thrown != NULL) {
+        TASK_FLAGS(task)->must_cancel = 0;
+    }
+    return thrown;
+}
+
+/* Resumes the coroutine and acts on what it does; the task is the current one. */
+static int
+advance(State *state, BaseTask *task, PyObject *exc)
+{
+    CoroState *coro = state->coro;
+    if (UNLIKELY(task->fut.state != FUTURE_PENDING)) {
+        PyErr_Format(coro->InvalidStateError,
+                     HAVE_THREAD_STATE_TASKS ? "__step(): already done: %R %R" : "_step(): already done: %R %R", task,
+                     exc == NULL ? Py_None : exc);
+        return -1;
+    }
+    PyObject *thrown = NULL;
+    if (UNLIKELY(TASK_FLAGS(task)->must_cancel)) {
+        thrown = exception_for_cancel(coro, task, exc);
+        if (thrown == NULL) {
+            return -1;
+        }
+        exc = thrown;
+    }
+    Py_CLEAR(task->fut_waiter);
+    if (UNLIKELY(task->coro == NULL)) {
+        Py_XDECREF(thrown);
+        PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
+        return -1;
+    }
+    PyObject *coroutine = Py_NewRef(task->coro);
+    PyObject *result;
+    PySendResult sent = resume(coro, coroutine, exc, &result);
+    Py_DECREF(coroutine);
+    Py_XDECREF(thrown);
+    if (UNLIKELY(sent == PYGEN_ERROR)) {
+        return fail(state, task);
+    }
+    int err = sent == PYGEN_NEXT ? wait_for(state, task, result) : finish(state, task, result);
+    Py_DECREF(result);
+    return err;
+}
+
+int
+task_step(State *state, BaseTask *task, PyObject *exc)
+{
+    PyObject *loop = Py_NewRef(task->fut.loop);
+    if (current_task_enter(state->coro, loop, (PyObject *)task) < 0) {
+        Py_DECREF(loop);
+        return -1;
+    }
+    int err = advance(state, task, exc);
+    PyObject *raised = err < 0 ? compat_take_exception() : NULL;
+    if (current_task_leave(state->coro, loop, (PyObject *)task) < 0) {
+        err = -1;
+    }
+    if (UNLIKELY(raised != NULL)) {
+        /* Of two errors the coroutine's counts. */
+        PyErr_Clear();
+        compat_restore_exception(raised);
+    }
+    Py_DECREF(loop);
+    return err;
+}
+
+/* ---- a wake-up ---- */
+
+/* What a done future hands to the task that waited: `*exc` is the exception to throw (new) or NULL. */
+static int
+outcome_of_plain(CoroState *coro, BaseFuture *fut, PyObject **exc)
+{
+    *exc = NULL;
+    if (LIKELY(fut->state == FUTURE_FINISHED)) {
+        fut->log_tb = 0;
+        if (LIKELY(fut->exception == NULL)) {
+            return 0;
+        }
+        PyObject *traceback = fut->exception_tb == NULL ? Py_None : fut->exception_tb;
+        if (PyException_SetTraceback(fut->exception, traceback) < 0) {
+            return -1;
+        }
+        Py_CLEAR(fut->exception_tb);
+        *exc = Py_NewRef(fut->exception);
+        return 0;
+    }
+    if (fut->state == FUTURE_CANCELLED) {
+        *exc = future_make_cancelled_error(coro, fut);
+        return *exc == NULL ? -1 : 0;
+    }
+    PyErr_SetString(coro->InvalidStateError, "Result is not set.");
+    return -1;
+}
+
+static int
+outcome_of_other(CoroState *coro, PyObject *op, PyObject **exc)
+{
+    *exc = NULL;
+    PyObject *result = PyObject_CallMethodNoArgs(op, coro->str_result);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+task_wakeup(State *state, BaseTask *task, PyObject *future)
+{
+    CoroState *coro = state->coro;
+#if HAVE_AWAITED_BY
+    if (is_future(coro, future) && discard_awaited_by(coro, future, (PyObject *)task) < 0) {
+        return -1;
+    }
+#endif
+    PyObject *exc;
+    int err;
+    FL_BEGIN_CRITICAL_SECTION(future);
+    err = LIKELY(future_is_plain(coro, future)) ? outcome_of_plain(coro, BaseFuture_CAST(future), &exc)
+                                                : outcome_of_other(coro, future, &exc);
+    FL_END_CRITICAL_SECTION();
+    if (UNLIKELY(err < 0)) {
+        exc = compat_take_exception();
+    }
+    err = task_step(state, task, exc);
+    Py_XDECREF(exc);
+    return err;
+}
+
+/* ---- records ---- */
+
+/* The end of a record: an error that leaves run_forever() is passed on, any other is reported. */
+static int
+end_record(LoopObject *loop, int err, const char *message)
+{
+    if (LIKELY(err == 0)) {
+        return 0;
+    }
+    if (loop_must_propagate()) {
+        return -1;
+    }
+    loop_report(loop, message, NULL);
+    return 0;
+}
+
+static inline int
+leave_context(PyObject *context, int err)
+{
+    if (UNLIKELY(PyContext_Exit(context) < 0)) {
+        err = -1;
+    }
+    Py_DECREF(context);
+    return err;
+}
+
+int
+task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
+{
+    /* The fields of the task may be replaced while it runs. */
+    PyObject *context = Py_NewRef(BaseTask_CAST(owner)->context);
+    int err = PyContext_Enter(context);
+    if (LIKELY(err == 0)) {
+        FL_BEGIN_CRITICAL_SECTION(owner);
+        err = task_step(loop->state, BaseTask_CAST(owner), arg);
+        FL_END_CRITICAL_SECTION();
+        err = leave_context(context, err);
+    } else {
+        Py_DECREF(context);
+    }
+    return end_record(loop, err, "Exception in callback task_step()");
+}
+
+int
+task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
+{
+    PyObject *context = Py_NewRef(BaseTask_CAST(owner)->context);
+    int err = PyContext_Enter(context);
+    if (LIKELY(err == 0)) {
+        FL_BEGIN_CRITICAL_SECTION(owner);
+        err = task_wakeup(loop->state, BaseTask_CAST(owner), arg);
+        FL_END_CRITICAL_SECTION();
+        err = leave_context(context, err);
+    } else {
+        Py_DECREF(context);
+    }
+    return end_record(loop, err, "Exception in callback task_wakeup()");
+}
+
+/* ---- starting ---- */
+
+#if HAVE_EAGER_TASKS
+static int
+run_eagerly(State *state, BaseTask *task)
+{
+    CoroState *coro = state->coro;
+    PyObject *loop = Py_NewRef(task->fut.loop);
+    PyObject *context = Py_NewRef(task->context);
+    PyObject *previous = current_task_swap(coro, loop, (PyObject *)task);
+    if (previous == NULL) {
+        Py_DECREF(loop);
+        Py_DECREF(context);
+        return -1;
+    }
+    int err = registry_add(coro, TaskObject_CAST(task));
+    if (err == 0) {
+        err = PyContext_Enter(context);
+        if (err == 0) {
+            FL_BEGIN_CRITICAL_SECTION(task);
+            err = advance(state, task, NULL);
+            FL_END_CRITICAL_SECTION();
+            if (PyContext_Exit(context) < 0) {
+                err = -1;
+            }
+        }
+    }
+    PyObject *raised = compat_take_exception();
+    PyObject *current = current_task_swap(coro, loop, previous);
+    if (current == NULL) {
+        err = -1;
+    }
+    if (raised != NULL) {
+        PyErr_Clear();
+        compat_restore_exception(raised);
+    }
+    Py_XDECREF(current);
+    Py_DECREF(previous);
+    Py_DECREF(loop);
+    Py_DECREF(context);
+    if (task->fut.state != FUTURE_PENDING) {
+        Py_CLEAR(task->coro);
+    }
+    return err;
+}
+
+/* 1 if the task's loop runs, 0 if not, -1 with an exception. */
+static int
+loop_runs(State *state, PyObject *loop)
+{
+    PyObject *answer = PyObject_CallMethodNoArgs(loop, state->coro->str_is_running);
+    int runs = answer == NULL ? -1 : Py_IsTrue(answer);
+    Py_XDECREF(answer);
+    return runs;
+}
+#endif
+
+static int
+start(State *state, BaseTask *task, bool eager)
+{
+#if HAVE_EAGER_TASKS
+    if (eager) {
+        int runs = loop_runs(state, task->fut.loop);
+        if (runs != 0) {
+            return runs < 0 ? -1 : run_eagerly(state, task);
+        }
+    }
+#else
+    (void)eager;
+#endif
+    if (step_soon(state, task, NULL) < 0) {
+        return -1;
+    }
+    return registry_add(state->coro, TaskObject_CAST(task));
+}
+
+/* ---- making ---- */
+
+/* "Task-N"; several times faster than a format. */
+static PyObject *
+format_name(uint64_t number)
+{
+    enum { PREFIX_LENGTH = 5, DIGITS_MAX = 20 };
+    char text[PREFIX_LENGTH + DIGITS_MAX] = "Task-";
+    char digits[DIGITS_MAX];
+    int count = 0;
+    do {
+        digits[count++] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    int length = PREFIX_LENGTH;
+    while (count > 0) {
+        text[length++] = digits[--count];
+    }
+    return PyUnicode_FromStringAndSize(text, length);
+}
+
+static PyObject *
+automatic_name(CoroState *coro)
+{
+    TaskNames *names = &coro->names;
+    if (UNLIKELY(!coro->names_known)) {
+        PyObject *make_task = PyObject_GetAttrString(coro->helpers, "make_task");
+        int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, names);
+        Py_XDECREF(make_task);
+        if (err < 0) {
+            return NULL;
+        }
+        coro->names_known = true;
+    }
+    uint64_t *counter = names->counter == NULL ? &names->own_counter : names->counter;
+#if HAVE_FREE_THREADING
+    uint64_t number = __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+#else
+    uint64_t number = ++*counter;
+#endif
+    return names->lazy ? PyLong_FromUnsignedLongLong(number) : format_name(number);
+}
+
+/* The name to keep for what the user gave, which may be NULL or None. */
+static PyObject *
+make_name(CoroState *coro, PyObject *name)
+{
+    if (name == NULL || name == Py_None) {
+        return automatic_name(coro);
+    }
+    return PyUnicode_CheckExact(name) ? Py_NewRef(name) : PyObject_Str(name);
+}
+
+static int
+check_coroutine(CoroState *coro, PyObject *coroutine)
+{
+    if (LIKELY(PyCoro_CheckExact(coroutine))) {
+        return 0;
+    }
+    PyObject *answer = PyObject_CallOneArg(coro->iscoroutine, coroutine);
+    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (truth == 0) {
+        PyErr_Format(PyExc_TypeError, "a coroutine was expected, got %R", coroutine);
+    }
+    return truth > 0 ? 0 : -1;
+}
+
+/* Sets the task's own fields, in the order of the standard __init__; the future's have been set. */
+static int
+set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObject *context)
+{
+    CoroState *coro = state->coro;
+#if HAVE_AWAITED_BY
+    task->fut.is_task = 1;
+#endif
+    if (check_coroutine(coro, coroutine) < 0) {
+        TASK_FLAGS(task)->log_destroy_pending = 0;
+        return -1;
+    }
+    if (UNLIKELY(coro->checks_context) && context != NULL && context != Py_None &&
+        !PyContext_CheckExact(context)) {
+        TASK_FLAGS(task)->log_destroy_pending = 0;
+        PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s", Py_TYPE(context)->tp_name);
+        return -1;
+    }
+    PyObject *own = context == NULL || context == Py_None ? PyContext_CopyCurrent() : Py_NewRef(context);
+    if (own == NULL) {
+        return -1;
+    }
+    Py_XSETREF(task->context, own);
+    Py_CLEAR(task->fut_waiter);
+#if HAVE_AWAITED_BY && HAVE_FREE_THREADING
+    task->thread_id = _Py_ThreadId();
+    PyUnstable_EnableTryIncRef((PyObject *)task);
+#endif
+    TASK_FLAGS(task)->must_cancel = 0;
+    TASK_FLAGS(task)->log_destroy_pending = 1;
+    task->num_cancels_requested = 0;
+    Py_XSETREF(task->coro, Py_NewRef(coroutine));
+    PyObject *kept = make_name(coro, name);
+    if (kept == NULL) {
+        return -1;
+    }
+    Py_XSETREF(task->name, kept);
+    return 0;
+}
+
+PyObject *
+task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *context, bool eager)
+{
+    State *state = loop->state;
+    CoroState *coro = state->coro;
+    CoroPart *part = coro_part_here(loop);
+    PyObject *op;
+    if (part != NULL && part->free_task_count > 0) {
+        op = part->free_tasks[--part->free_task_count];
+        (void)PyObject_Init(op, coro->TaskType);
+        PyObject_GC_Track(op);
+    } else {
+        op = coro->TaskType->tp_alloc(coro->TaskType, 0);
+        if (op == NULL) {
+            return NULL;
+        }
+    }
+    BaseTask *task = BaseTask_CAST(op);
+    task->fut.loop = Py_NewRef((PyObject *)loop);
+    if ((UNLIKELY(loop->debug) && future_remember_origin(coro, &task->fut) < 0) ||
+        set_up(state, task, coroutine, name, context) < 0 || start(state, task, eager) < 0) {
+        Py_CLEAR(op);
+    }
+    return op;
+}
+
+static int
+Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static const char *const keywords[] = {"coro", "loop", "name", "context",
+#if HAVE_EAGER_TASKS
+                                           "eager_start",
+#endif
+                                           NULL};
+    PyObject *coroutine, *loop = Py_None, *name = Py_None, *context = Py_None;
+    int eager = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, HAVE_EAGER_TASKS ? "O|$OOOp:Task" : "O|$OOO:Task",
+                                     (char **)keywords, &coroutine, &loop, &name, &context, &eager)) {
+        return -1;
+    }
+    State *state = state_of_object(op);
+    if (state == NULL || future_reset(state, op, loop) < 0) {
+        return -1;
+    }
+    BaseTask *task = BaseTask_CAST(op);
+    return set_up(state, task, coroutine, name, context) < 0 ? -1 : start(state, task, eager != 0);
+}
+
+/* ---- freeing ---- */
+
+static void
+Task_dealloc(PyObject *op)
+{
+    BaseTask *task = BaseTask_CAST(op);
+    PyTypeObject *type = Py_TYPE(op);
+    CoroState *coro = type->tp_dealloc == Task_dealloc ? coro_of_exact(op) : NULL;
+    bool silent = !task->fut.log_tb &&
+                  (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
+    if (coro == NULL || task->fut.loop == NULL || !silent || !future_is_recyclable(coro, op)) {
+        if (PyObject_CallFinalizerFromDealloc(op) < 0) {
+            /* The exception handler, for one, saved it: it is a task as before. */
+            if (coro != NULL && task->fut.state == FUTURE_PENDING && registry_add(coro, TaskObject_CAST(op)) < 0) {
+                PyErr_WriteUnraisable(op);
+            }
+            return;
+        }
+        registry_remove(TaskObject_CAST(op));
+        future_dealloc_by_base(op, Task_dealloc);
+        return;
+    }
+    registry_remove(TaskObject_CAST(op));
+    PyObject_GC_UnTrack(op);
+    future_clear_fields(&task->fut);
+    Py_CLEAR(task->fut_waiter);
+    Py_CLEAR(task->coro);
+    Py_CLEAR(task->name);
+    Py_CLEAR(task->context);
+    TASK_FLAGS(task)->must_cancel = 0;
+    TASK_FLAGS(task)->log_destroy_pending = 0;
+    task->num_cancels_requested = 0;
+    PyObject *loop = task->fut.loop;
+    task->fut.loop = NULL;
+    CoroPart *part = future_free_lists(state_of_module(((PyHeapTypeObject *)type)->ht_module), loop);
+    if (part != NULL && part->free_task_count < FUTURE_FREE_MAX) {
+        part->free_tasks[part->free_task_count++] = op;
+    } else {
+        type->tp_free(op);
+    }
+    Py_DECREF(type);
+    Py_DECREF(loop);
+}
+
+#if HAVE_OWN_TASK_LIST || !HAVE_HEAP_BASE_TYPES
+static PyTypeObject *
+base_of(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    while (type->tp_dealloc != Task_dealloc) {
+        type = type->tp_base;
+    }
+    return type->tp_base;
+}
+#endif
+
+#if HAVE_OWN_TASK_LIST
+/* The collector clears weak references before it finalises, so the standard registry forgets the task here, too. */
+static void
+Task_finalize(PyObject *op)
+{
+    registry_remove(TaskObject_CAST(op));
+    base_of(op)->tp_finalize(op);
+}
+#endif
+
+#if !HAVE_HEAP_BASE_TYPES
+static int
+Task_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    return base_of(op)->tp_traverse(op, visit, arg);
+}
+
+static int
+Task_clear(PyObject *op)
+{
+    return base_of(op)->tp_clear(op);
+}
+#endif
+
+PyDoc_STRVAR(Task_set_result_doc, "set_result($self, result, /)\n--\n\nRaises RuntimeError: see asyncio.Task.");
+
+/* Future's own comes first in the order of bases. */
+static PyObject *
+Task_set_result(PyObject *op, PyObject *Py_UNUSED(result))
+{
+    (void)op;
+    PyErr_SetString(PyExc_RuntimeError, "Task does not support set_result operation");
+    return NULL;
+}
+
+static PyMethodDef Task_methods[] = {
+    {"set_result", Task_set_result, METH_O, Task_set_result_doc},
+    {NULL},
+};
+
+PyDoc_STRVAR(Task_doc, "Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--\n\n"
+                       "asyncio.Task, made by fastloop's loops.\n\n"
+                       "Works on any loop. Raises TypeError when coro is no coroutine. See asyncio.Task.");
+
+static PyType_Slot Task_slots[] = {
+    {Py_tp_doc, (void *)Task_doc},
+    {Py_tp_init, Task_init},
+    {Py_tp_dealloc, Task_dealloc},
+    {Py_tp_methods, Task_methods},
+#if HAVE_OWN_TASK_LIST
+    {Py_tp_finalize, Task_finalize},
+#endif
+#if !HAVE_HEAP_BASE_TYPES
+    {Py_tp_traverse, Task_traverse},
+    {Py_tp_clear, Task_clear},
+#endif
+    {Py_tp_iter, Future_await},
+    {Py_am_await, Future_await},
+    {0, NULL},
+};
+
+PyType_Spec Task_spec = {
+    .name = "fastloop.Task",
+    .basicsize = sizeof(TaskObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE
+#if !HAVE_HEAP_BASE_TYPES
+             | Py_TPFLAGS_HAVE_GC
+#endif
+    ,
+    .slots = Task_slots,
+};

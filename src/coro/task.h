@@ -1,0 +1,30 @@
+/* Task. */
+
+#ifndef FASTLOOP_CORO_TASK_H
+#define FASTLOOP_CORO_TASK_H
+
+#include "coro/future.h"
+
+typedef struct {
+    BaseTask base;
+#if HAVE_OWN_TASK_LIST
+    TaskNode node; /* in CoroState.tasks while pending; both NULL when not */
+#endif
+} TaskObject;
+
+#define TaskObject_CAST(op) ((TaskObject *)(op))
+
+extern PyType_Spec Task_spec;
+
+/* New task of a loop of ours. `name` and `context` may be NULL. */
+PyObject *task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *context, bool eager);
+
+/* ready_run of a step: `arg` is an exception to throw, or NULL. */
+int task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg);
+/* ready_run of a wake-up: `arg` is the future that is done. */
+int task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg);
+/* The same for a caller who has entered the task's context. -1 with an exception. */
+int task_step(State *state, BaseTask *task, PyObject *exc);
+int task_wakeup(State *state, BaseTask *task, PyObject *future);
+
+#endif

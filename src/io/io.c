@@ -1,0 +1,235 @@
+/* The I/O part of a loop: its place in the life of the loop, and the methods that io/ adds to the Loop type. */
+
+#include "io/io.h"
+
+#include "io/server.h"
+#include "io/transport.h"
+
+/* ---- hooks ---- */
+
+/* Does the running Python's asyncio.Server count transports by themselves? */
+static int
+ask_server(LoopObject *loop, struct IoPart *io)
+{
+    PyObject *method = PyObject_GetAttr(loop->state->asyncio_Server, loop->state->str__attach);
+    PyObject *code = method == NULL ? NULL : PyObject_GetAttrString(method, "__code__");
+    PyObject *count = code == NULL ? NULL : PyObject_GetAttrString(code, "co_argcount");
+    long arguments = count == NULL ? -1 : PyLong_AsLong(count);
+    Py_XDECREF(method);
+    Py_XDECREF(code);
+    Py_XDECREF(count);
+    if (arguments == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    io->server_takes_transport = arguments == 2;
+    return 0;
+}
+
+static int
+io_open(LoopObject *loop)
+{
+    struct IoPart *io = PyMem_Calloc(1, sizeof(struct IoPart));
+    if (io == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    poller_init(&io->poller);
+    signals_init(&io->signals);
+    if (ask_server(loop, io) < 0) {
+        PyMem_Free(io);
+        return -1;
+    }
+    loop->io = io;
+    return 0;
+}
+
+static void
+io_flush(LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    if (UNLIKELY(io == NULL)) {
+        return;
+    }
+    io->poller.polled = false;
+    if (io->flush_head != NULL) {
+        transport_flush_all(loop);
+    }
+}
+
+static void
+io_close(LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    if (io == NULL) {
+        return;
+    }
+    signals_close(loop);
+    while (io->streams != NULL) {
+        UvStream *stream = io->streams;
+        if (stream->owner != NULL) {
+            transport_loop_closed(stream->owner);
+        } else {
+            stream_close(stream);
+        }
+    }
+    poller_clear(loop);
+}
+
+/* The loop goes without having been closed: Python objects must neither be called nor find anything of it. */
+static void
+io_abandon(LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    if (io == NULL) {
+        return;
+    }
+    while (io->streams != NULL) {
+        UvStream *stream = io->streams;
+        if (stream->owner != NULL) {
+            stream->owner->stream = NULL;
+            stream->owner->reading = stream->owner->writing = false;
+        }
+        stream_close(stream);
+    }
+    signals_close(loop);
+    poller_close(loop);
+    Py_CLEAR(io->read_bytes);
+    PyMem_RawFree(io->read_buffer);
+    loop->io = NULL;
+    PyMem_Free(io);
+}
+
+static int
+io_fork(LoopObject *loop)
+{
+    if (loop->io == NULL) {
+        return 0;
+    }
+    int err = poller_fork(loop);
+    return err < 0 ? err : signals_fork(loop);
+}
+
+static int
+io_traverse(LoopObject *loop, visitproc visit, void *arg)
+{
+    struct IoPart *io = loop->io;
+    if (io == NULL) {
+        return 0;
+    }
+    for (SocketTransport *transport = io->active; transport != NULL; transport = transport->next_active) {
+        Py_VISIT(transport);
+    }
+    Py_VISIT(io->foreign_transports);
+    return poller_traverse(&io->poller, visit, arg);
+}
+
+static void
+io_clear(LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    if (io == NULL) {
+        return;
+    }
+    poller_clear(loop);
+    io->flush_head = io->flush_tail = NULL;
+    while (io->active != NULL) {
+        transport_release(io->active, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);
+    }
+    Py_CLEAR(io->foreign_transports);
+}
+
+const LoopHooks io_hooks = {
+    .open = io_open,
+    .flush = io_flush,
+    .close = io_close,
+    .abandon = io_abandon,
+    .fork = io_fork,
+    .traverse = io_traverse,
+    .clear = io_clear,
+};
+
+/* ---- methods of the loop ---- */
+
+PyDoc_STRVAR(Loop_foreign_transports_doc,
+             "_foreign_transports($self, /)\n--\n\n"
+             "The mapping fd -> transport in which the standard library's own transports register themselves.");
+
+static PyObject *
+Loop_foreign_transports(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (loop->io == NULL) {
+        return PyDict_New();
+    }
+    if (loop->io->foreign_transports == NULL) {
+        PyObject *mapping = PyObject_CallNoArgs(loop->state->weakref_WeakValueDictionary);
+        if (mapping == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(loop->io->foreign_transports, mapping);
+    }
+    return Py_NewRef(loop->io->foreign_transports);
+}
+
+PyDoc_STRVAR(Loop_open_handles_doc,
+             "_open_handles($self, /)\n--\n\n"
+             "List (kind, fd) of the uv handles that are open, apart from the loop's own; for tests.");
+
+static PyObject *
+Loop_open_handles(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    PyObject *list = PyList_New(0);
+    UvStream *stream = loop->io == NULL ? NULL : loop->io->streams;
+    for (; list != NULL && stream != NULL; stream = stream->next) {
+        uv_os_fd_t fd = -1;
+        (void)uv_fileno(&stream->uv.handle, &fd);
+        PyObject *pair = Py_BuildValue("si", uv_handle_type_name(stream->uv.handle.type), (int)fd);
+        if (pair == NULL || PyList_Append(list, pair) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(pair);
+    }
+    return list;
+}
+
+#define FASTCALL_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_FASTCALL | METH_KEYWORDS
+#define VARARGS_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_VARARGS | METH_KEYWORDS
+
+PyMethodDef io_loop_methods[] = {
+    {"add_reader", FASTCALL_KEYWORDS(Loop_add_reader),
+     "add_reader($self, fd, callback, *args)\n--\n\n"
+     "Call callback(*args) in every turn in which `fd`, an int or an object with fileno(), can be read.\n\n"
+     "Replaces and cancels the reader that was there. Raises ValueError for what is no descriptor, OSError for one\n"
+     "that cannot be polled (PermissionError for a regular file), RuntimeError for one that a transport owns and when\n"
+     "the loop is closed. See asyncio.loop.add_reader()."},
+    {"add_writer", FASTCALL_KEYWORDS(Loop_add_writer),
+     "add_writer($self, fd, callback, *args)\n--\n\n"
+     "Call callback(*args) in every turn in which `fd` can be written; otherwise as add_reader().\n\n"
+     "See asyncio.loop.add_writer()."},
+    {"remove_reader", Loop_remove_reader, METH_O,
+     "remove_reader($self, fd, /)\n--\n\n"
+     "Stop watching `fd` for reading; True if a reader was there. See asyncio.loop.remove_reader()."},
+    {"remove_writer", Loop_remove_writer, METH_O,
+     "remove_writer($self, fd, /)\n--\n\n"
+     "Stop watching `fd` for writing; True if a writer was there. See asyncio.loop.remove_writer()."},
+    /* What the standard library's own transports and sock_* methods call: no check for transports, and the handle is
+       returned. */
+    {"_add_reader", FASTCALL_KEYWORDS(Loop_private_add_reader), NULL},
+    {"_add_writer", FASTCALL_KEYWORDS(Loop_private_add_writer), NULL},
+    {"_remove_reader", Loop_private_remove_reader, METH_O, NULL},
+    {"_remove_writer", Loop_private_remove_writer, METH_O, NULL},
+    {"_ensure_fd_no_transport", Loop_ensure_fd_no_transport, METH_O, NULL},
+    {"_poll_state", Loop_poll_state, METH_O,
+     "_poll_state($self, fd, /)\n--\n\n"
+     "(events, reader, writer) of a descriptor that add_reader() or add_writer() watches, or None; `events` as in the\n"
+     "selectors module."},
+    {"_make_socket_transport", VARARGS_KEYWORDS(Loop_make_socket_transport), NULL},
+    {"_start_serving", VARARGS_KEYWORDS(Loop_start_serving), NULL},
+    {"_install_wakeup_fd", Loop_install_wakeup_fd, METH_NOARGS, NULL},
+    {"_uninstall_wakeup_fd", Loop_uninstall_wakeup_fd, METH_NOARGS, NULL},
+    {"_keep_wakeup_fd", Loop_keep_wakeup_fd, METH_O, NULL},
+    {"_foreign_transports", Loop_foreign_transports, METH_NOARGS, Loop_foreign_transports_doc},
+    {"_open_handles", Loop_open_handles, METH_NOARGS, Loop_open_handles_doc},
+    {NULL},
+};

@@ -1,0 +1,39 @@
+/* The I/O part of a loop: what hangs on `loop->io`, and how io/ takes part in the life of a loop.
+
+   Every libuv handle of io/ is a separate allocation with a back-pointer; the loop knows them all, so it can close
+   them whatever becomes of the Python objects. A Python object is kept alive by the loop only while libuv may call
+   it, and the loop's traverse visits those. */
+
+#ifndef FASTLOOP_IO_IO_H
+#define FASTLOOP_IO_IO_H
+
+#include "io/poller.h"
+#include "io/signals.h"
+#include "io/stream.h"
+#include "sched/loop.h"
+
+typedef struct SocketTransport SocketTransport;
+
+struct IoPart {
+    Poller poller;
+    Signals signals;
+
+    UvStream *streams;           /* every stream whose uv handle is not being closed yet */
+    SocketTransport *active;     /* transports that libuv may call, or that have bytes to flush: strong references */
+    SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */
+    SocketTransport *flush_tail;
+
+    /* From the allocation callback of libuv to the read callback that follows it at once. */
+    char *read_buffer;           /* shared by all small reads; allocated by the first */
+    PyObject *read_bytes;        /* a bulk read goes straight into this bytes object, or NULL */
+    Py_buffer read_view;         /* the buffer of a BufferedProtocol; obj is NULL when there is none */
+
+    PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
+    bool server_takes_transport;  /* Server._attach(transport) of 3.13 and later, else Server._attach() */
+};
+
+/* Taken by module.c: methods for the Loop type, and the hooks for state->io_hooks. */
+extern PyMethodDef io_loop_methods[];
+extern const LoopHooks io_hooks;
+
+#endif

@@ -1,0 +1,734 @@
+/* The poller. What is ready inside one poll is appended to the ready queue, as the standard selector loop does.
+
+   Invariant: `entries[fd].watched` is what the set watches for fd, and it is the union of what the reader, the writer
+   and the internal function want. Pointers into `entries` are not kept across a call that may run Python code or grow
+   the table. Where a handle is cancelled, it has left the table first. */
+
+#include "io/poller.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "base/uverror.h"
+#include "io/io.h"
+#include "io/transport.h"
+#include "sched/loop.h"
+
+enum { FIRST_SIZE = 64 };
+
+void
+poller_init(Poller *poller)
+{
+    *poller = (Poller){.set = -1};
+}
+
+/* ---- the table ---- */
+
+static PollerEntry *
+get_entry(LoopObject *loop, int fd)
+{
+    struct IoPart *io = loop->io;
+    return io == NULL || fd < 0 || (size_t)fd >= io->poller.size ? NULL : &io->poller.entries[fd];
+}
+
+/* The entry of a descriptor, made if need be; NULL with MemoryError. The kernel bounds `fd`, so it bounds the table. */
+static PollerEntry *
+make_entry(LoopObject *loop, int fd)
+{
+    Poller *poller = &loop->io->poller;
+    if ((size_t)fd >= poller->size) {
+        size_t size = poller->size == 0 ? FIRST_SIZE : poller->size;
+        while (size <= (size_t)fd) {
+            size *= 2;
+        }
+        PollerEntry *entries = PyMem_Resize(poller->entries, PollerEntry, size);
+        if (entries == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        memset(entries + poller->size, 0, (size - poller->size) * sizeof(PollerEntry));
+        poller->entries = entries;
+        poller->size = size;
+    }
+    return &poller->entries[fd];
+}
+
+static unsigned
+wanted(PollerEntry *entry)
+{
+    return (entry->reader.run != NULL || entry->internal != NULL ? POLLSET_READ : 0) |
+           (entry->writer.run != NULL ? POLLSET_WRITE : 0);
+}
+
+static ReadyEntry *
+record_of(PollerEntry *entry, unsigned event)
+{
+    return event == POLLSET_READ ? &entry->reader : &entry->writer;
+}
+
+/* Cancels a record that has left the table, and drops it. Keeps the exception that is set, if one is. */
+static void
+drop_record(LoopObject *loop, ReadyEntry record)
+{
+    if (record.run == handle_run) {
+        PyObject *exc = compat_take_exception();
+        PyObject *result = PyObject_CallMethodNoArgs(record.owner, loop->state->str_cancel);
+        if (result == NULL) {
+            PyErr_WriteUnraisable(record.owner);
+        }
+        Py_XDECREF(result);
+        if (exc != NULL) {
+            compat_restore_exception(exc);
+        }
+    }
+    Py_XDECREF(record.owner);
+}
+
+/* ---- the set and its uv_poll ---- */
+
+static bool
+is_cancelled(ReadyEntry *record)
+{
+    return record->run == handle_run && ((HandleObject *)record->owner)->cancelled;
+}
+
+static void
+dispatch_record(LoopObject *loop, int fd, unsigned event)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    ReadyEntry *record = record_of(entry, event);
+    if (record->run == NULL) {
+        return;
+    }
+    int err = is_cancelled(record) ? poller_unwatch(loop, fd, event)
+                                   : ready_append(&loop->ready, record->run, record->owner, NULL);
+    if (err < 0) {
+        loop_report(loop, "Polling failed", NULL);
+    }
+}
+
+static void
+dispatch(LoopObject *loop, PollsetEvent *event)
+{
+    PollerEntry *entry = get_entry(loop, event->fd);
+    if (entry == NULL || entry->watched == 0) {
+        /* Closed while a duplicate of it stays open: the kernel goes on reporting it. */
+        (void)pollset_change(loop->io->poller.set, event->fd, POLLSET_READ, 0);
+        return;
+    }
+    if (entry->internal != NULL) {
+        entry->internal(loop);
+        return;
+    }
+    if (event->events & POLLSET_READ) {
+        dispatch_record(loop, event->fd, POLLSET_READ);
+    }
+    if (event->events & POLLSET_WRITE) {
+        dispatch_record(loop, event->fd, POLLSET_WRITE);
+    }
+}
+
+static void
+on_poll(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
+{
+    LoopObject *loop = poll->data;
+    if (loop == NULL) {
+        return;
+    }
+    loop_enter(loop);
+    Poller *poller = &loop->io->poller;
+    if (poller->polled) {
+        return;
+    }
+    poller->polled = true;
+    PollsetEvent events_ready[POLLSET_BATCH];
+    int count = pollset_poll(poller->set, events_ready);
+    for (int i = 0; i < count; i++) {
+        dispatch(loop, &events_ready[i]);
+    }
+}
+
+static void
+on_closed(uv_handle_t *handle)
+{
+    PyMem_RawFree(handle);
+}
+
+static void
+close_poll(Poller *poller)
+{
+    if (poller->poll != NULL) {
+        poller->poll->data = NULL;
+        uv_close((uv_handle_t *)poller->poll, on_closed);
+        poller->poll = NULL;
+    }
+}
+
+/* Has libuv watch the set. A negative libuv code on failure. */
+static int
+start_poll(LoopObject *loop)
+{
+    Poller *poller = &loop->io->poller;
+    uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
+    int err = poll == NULL ? UV_ENOMEM : uv_poll_init(loop->uv, poll, poller->set);
+    if (err < 0) {
+        PyMem_RawFree(poll);
+        return err;
+    }
+    poll->data = loop;
+    poller->poll = poll;
+    err = uv_poll_start(poll, UV_READABLE, on_poll);
+    if (err < 0) {
+        close_poll(poller);
+    }
+    return err;
+}
+
+/* ready_run: the start of the uv_poll, when another thread was the first to use the poller. */
+static int
+run_start_poll(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(arg))
+{
+    if (loop->io != NULL && loop->io->poller.poll == NULL) {
+        int err = start_poll(loop);
+        if (err < 0) {
+            uverror_raise(err);
+            loop_report(loop, "Polling failed", NULL);
+        }
+    }
+    return 0;
+}
+
+/* Opens the set and starts the uv_poll at the first use; -1 with an exception. */
+static int
+ensure_open(LoopObject *loop)
+{
+    Poller *poller = &loop->io->poller;
+    if (poller->set < 0) {
+        int set = pollset_open();
+        if (set < 0) {
+            uverror_raise(set);
+            return -1;
+        }
+        poller->set = set;
+    }
+    if (LIKELY(poller->poll != NULL)) {
+        return 0;
+    }
+    if (!loop_is_own_thread(loop)) {
+        return loop_push(loop, run_start_poll, Py_None, NULL);
+    }
+    int err = start_poll(loop);
+    if (err < 0) {
+        uverror_raise(err);
+        return -1;
+    }
+    return 0;
+}
+
+/* Makes the set watch what the entry wants; -1 with OSError, and the entry is as it was. */
+static int
+update(LoopObject *loop, int fd, unsigned after)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    if (entry->watched == after) {
+        return 0;
+    }
+    int err = pollset_change(loop->io->poller.set, fd, entry->watched, after);
+    /* Taking away cannot fail in a way that matters: a descriptor that was closed has left the set by itself. */
+    if (err < 0 && after != 0) {
+        uverror_raise(err);
+        return -1;
+    }
+    entry->watched = after;
+    return 0;
+}
+
+/* ---- watching ---- */
+
+int
+poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *owner, PyObject *fileobj)
+{
+    if (ensure_open(loop) < 0) {
+        return -1;
+    }
+    /* A number that is no descriptor must not make the table grow. */
+    PollerEntry *entry = get_entry(loop, fd);
+    bool added = entry == NULL;
+    if (added) {
+        int err = pollset_change(loop->io->poller.set, fd, 0, event);
+        if (err < 0) {
+            uverror_raise(err);
+            return -1;
+        }
+        entry = make_entry(loop, fd);
+        if (entry == NULL) {
+            (void)pollset_change(loop->io->poller.set, fd, event, 0);
+            return -1;
+        }
+        entry->watched = event;
+    } else if (update(loop, fd, wanted(entry) | event) < 0) {
+        return -1;
+    }
+    if (entry->fileobj == NULL) {
+        entry->fileobj = Py_XNewRef(fileobj);
+    }
+    ReadyEntry *place = record_of(entry, event);
+    ReadyEntry old = *place;
+    *place = (ReadyEntry){.run = run, .owner = Py_NewRef(owner)};
+    drop_record(loop, old);
+    return 0;
+}
+
+int
+poller_unwatch(LoopObject *loop, int fd, unsigned event)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    if (entry == NULL || record_of(entry, event)->run == NULL) {
+        return 0;
+    }
+    ReadyEntry *place = record_of(entry, event);
+    ReadyEntry old = *place;
+    *place = (ReadyEntry){NULL};
+    PyObject *fileobj = NULL;
+    if (update(loop, fd, wanted(entry)) < 0) {
+        /* The number belongs to a file that cannot be polled now: nothing is left to watch. */
+        PyErr_Clear();
+        entry->watched = 0;
+    }
+    if (wanted(entry) == 0) {
+        fileobj = entry->fileobj;
+        entry->fileobj = NULL;
+    }
+    drop_record(loop, old);
+    Py_XDECREF(fileobj);
+    return 1;
+}
+
+int
+poller_watch_internal(LoopObject *loop, int fd, poller_internal function)
+{
+    if (ensure_open(loop) < 0) {
+        return -1;
+    }
+    PollerEntry *entry = make_entry(loop, fd);
+    if (entry == NULL || update(loop, fd, POLLSET_READ) < 0) {
+        return -1;
+    }
+    entry->internal = function;
+    return 0;
+}
+
+SocketTransport *
+poller_get_transport(LoopObject *loop, int fd)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    return entry == NULL ? NULL : entry->transport;
+}
+
+int
+poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport)
+{
+    PollerEntry *entry = transport == NULL ? get_entry(loop, fd) : make_entry(loop, fd);
+    if (entry == NULL) {
+        return transport == NULL ? 0 : -1;
+    }
+    entry->transport = transport;
+    return 0;
+}
+
+/* ---- descriptors ---- */
+
+/* int(fileobj.fileno()) or the int itself; -1 with ValueError, but a negative number may also come without one. */
+static int
+convert(PyObject *fileobj)
+{
+    PyObject *number = NULL;
+    if (PyLong_Check(fileobj)) {
+        number = Py_NewRef(fileobj);
+    } else {
+        PyObject *result = PyObject_CallMethod(fileobj, "fileno", NULL);
+        number = result == NULL ? NULL : PyNumber_Long(result);
+        Py_XDECREF(result);
+    }
+    if (number == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
+            PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
+        }
+        return -1;
+    }
+    int overflow;
+    long value = PyLong_AsLongAndOverflow(number, &overflow);
+    Py_DECREF(number);
+    if (overflow > 0 || value > INT_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "Python int too large to convert to C int");
+        return -1;
+    }
+    return overflow < 0 || value < 0 ? -1 : (int)value;
+}
+
+int
+poller_fd_of(PyObject *fileobj)
+{
+    int fd = convert(fileobj);
+    if (fd < 0 && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, PyLong_Check(fileobj) ? "Invalid file descriptor: %S" : "Invalid file descriptor: -1",
+                     fileobj);
+    }
+    return fd;
+}
+
+/* Raises that a transport owns the descriptor, unless it is being closed. */
+static int
+refuse_owned(PyObject *fileobj, PyObject *transport, bool closing)
+{
+    if (closing) {
+        return 0;
+    }
+    PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R", fileobj, transport);
+    return -1;
+}
+
+static int
+check_foreign_transports(LoopObject *loop, PyObject *fileobj, int fd)
+{
+    PyObject *transport = PyObject_CallMethod(loop->io->foreign_transports, "get", "i", fd);
+    if (transport == NULL || transport == Py_None) {
+        Py_XDECREF(transport);
+        return transport == NULL ? -1 : 0;
+    }
+    PyObject *closing = PyObject_CallMethod(transport, "is_closing", NULL);
+    int truth = closing == NULL ? -1 : PyObject_IsTrue(closing);
+    Py_XDECREF(closing);
+    int err = truth < 0 ? -1 : refuse_owned(fileobj, transport, truth);
+    Py_DECREF(transport);
+    return err;
+}
+
+int
+poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd)
+{
+    *fd = convert(fileobj);
+    if (*fd < 0) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    SocketTransport *transport = poller_get_transport(loop, *fd);
+    if (transport != NULL) {
+        return refuse_owned(fileobj, (PyObject *)transport, transport_is_closing(transport));
+    }
+    if (loop->io != NULL && loop->io->foreign_transports != NULL) {
+        return check_foreign_transports(loop, fileobj, *fd);
+    }
+    return 0;
+}
+
+/* The descriptor under which a file object was registered that has been closed since; -1 when it was not. */
+static int
+find_fileobj(LoopObject *loop, PyObject *fileobj)
+{
+    Poller *poller = &loop->io->poller;
+    for (size_t fd = 0; fd < poller->size; fd++) {
+        if (poller->entries[fd].fileobj == fileobj) {
+            return (int)fd;
+        }
+    }
+    return -1;
+}
+
+bool
+poller_has_reader(LoopObject *loop, int fd, PyObject *owner)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    return entry != NULL && entry->reader.owner == owner;
+}
+
+void
+poller_drop_internal(LoopObject *loop, int fd)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    if (entry != NULL) {
+        entry->internal = NULL;
+        if (entry->watched != 0) {
+            (void)pollset_change(loop->io->poller.set, fd, entry->watched, 0);
+            entry->watched = 0;
+        }
+    }
+}
+
+/* ---- life ---- */
+
+void
+poller_clear(LoopObject *loop)
+{
+    Poller *poller = &loop->io->poller;
+    for (size_t fd = 0; fd < poller->size; fd++) {
+        PollerEntry old = poller->entries[fd];
+        PollerEntry *entry = &poller->entries[fd];
+        entry->reader = entry->writer = (ReadyEntry){NULL};
+        entry->fileobj = NULL;
+        Py_XDECREF(old.reader.owner);
+        Py_XDECREF(old.writer.owner);
+        Py_XDECREF(old.fileobj);
+    }
+}
+
+void
+poller_close(LoopObject *loop)
+{
+    Poller *poller = &loop->io->poller;
+    close_poll(poller);
+    if (poller->set >= 0) {
+        /* In a child of a fork the set is the parent's as well: closing our number takes nothing out of it. */
+        close(poller->set);
+        poller->set = -1;
+    }
+    PyMem_Free(poller->entries);
+    poller->entries = NULL;
+    poller->size = 0;
+}
+
+int
+poller_fork(LoopObject *loop)
+{
+    Poller *poller = &loop->io->poller;
+    if (poller->set < 0) {
+        return 0;
+    }
+    close_poll(poller);
+    close(poller->set);
+    poller->set = pollset_open();
+    if (poller->set < 0) {
+        return poller->set;
+    }
+    for (size_t fd = 0; fd < poller->size; fd++) {
+        PollerEntry *entry = &poller->entries[fd];
+        if (entry->watched != 0 && pollset_change(poller->set, (int)fd, 0, entry->watched) < 0) {
+            entry->watched = 0;
+        }
+    }
+    return start_poll(loop);
+}
+
+int
+poller_traverse(Poller *poller, visitproc visit, void *arg)
+{
+    for (size_t fd = 0; fd < poller->size; fd++) {
+        PollerEntry *entry = &poller->entries[fd];
+        Py_VISIT(entry->reader.owner);
+        Py_VISIT(entry->writer.owner);
+        Py_VISIT(entry->fileobj);
+    }
+    return 0;
+}
+
+/* ---- methods of the loop ---- */
+
+/* The arguments of f(fd, callback, *args, context=None); everything is borrowed. */
+typedef struct {
+    PyObject *fd;
+    PyObject *callback;
+    PyObject *const *rest;
+    Py_ssize_t nrest;
+    PyObject *context;
+} WatchArgs;
+
+/* Takes one keyword; false when there is no such argument or it is there already. */
+static bool
+take_keyword(WatchArgs *parsed, PyObject *name, PyObject *value, bool takes_context)
+{
+    PyObject **place = PyUnicode_CompareWithASCIIString(name, "fd") == 0         ? &parsed->fd
+                       : PyUnicode_CompareWithASCIIString(name, "callback") == 0 ? &parsed->callback
+                       : takes_context && PyUnicode_CompareWithASCIIString(name, "context") == 0
+                           ? &parsed->context
+                           : NULL;
+    if (place == NULL || *place != NULL) {
+        return false;
+    }
+    *place = value;
+    return true;
+}
+
+static int
+parse_watch(WatchArgs *parsed, const char *method, bool takes_context, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    *parsed = (WatchArgs){.fd = nargs > 0 ? args[0] : NULL, .callback = nargs > 1 ? args[1] : NULL};
+    if (nargs > 2) {
+        parsed->rest = args + 2;
+        parsed->nrest = nargs - 2;
+    }
+    Py_ssize_t count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        if (!take_keyword(parsed, name, args[nargs + i], takes_context)) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", method, name);
+            return -1;
+        }
+    }
+    if (parsed->fd == NULL || parsed->callback == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s() missing required positional argument: '%s'", method,
+                     parsed->fd == NULL ? "fd" : "callback");
+        return -1;
+    }
+    return 0;
+}
+
+/* loop._add_reader() and its kin: the handle (new), or NULL with an exception. */
+static PyObject *
+add_handle(LoopObject *loop, WatchArgs *parsed, unsigned event)
+{
+    if (loop_check_open(loop) < 0) {
+        return NULL;
+    }
+    HandleObject *handle = handle_new(loop, parsed->callback, parsed->rest, parsed->nrest, parsed->context);
+    if (handle == NULL) {
+        return NULL;
+    }
+    PyObject *fileobj = PyLong_Check(parsed->fd) ? NULL : parsed->fd;
+    int fd = poller_fd_of(parsed->fd);
+    /* Python code ran in fileno(). */
+    if (fd < 0 || loop_check_open(loop) < 0 ||
+        poller_watch(loop, fd, event, handle_run, (PyObject *)handle, fileobj) < 0) {
+        Py_CLEAR(handle);
+    }
+    return (PyObject *)handle;
+}
+
+static PyObject *
+add_public(PyObject *op, const char *method, unsigned event, PyObject *const *args, Py_ssize_t nargs,
+           PyObject *kwnames)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    WatchArgs parsed;
+    int fd;
+    if (parse_watch(&parsed, method, false, args, nargs, kwnames) < 0 ||
+        poller_check_no_transport(loop, parsed.fd, &fd) < 0) {
+        return NULL;
+    }
+    PyObject *handle = add_handle(loop, &parsed, event);
+    if (handle == NULL) {
+        return NULL;
+    }
+    Py_DECREF(handle);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+add_private(PyObject *op, const char *method, unsigned event, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    WatchArgs parsed;
+    if (parse_watch(&parsed, method, true, args, nargs, kwnames) < 0) {
+        return NULL;
+    }
+    return add_handle(LoopObject_CAST(op), &parsed, event);
+}
+
+/* loop._remove_reader() and its kin: a bool. */
+static PyObject *
+remove_private(PyObject *op, PyObject *fileobj, unsigned event)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (loop->closed || loop->io == NULL) {
+        Py_RETURN_FALSE;
+    }
+    int fd = poller_fd_of(fileobj);
+    if (fd < 0 && PyErr_ExceptionMatches(PyExc_ValueError) && loop->io != NULL) {
+        fd = find_fileobj(loop, fileobj);
+        if (fd >= 0) {
+            PyErr_Clear();
+        }
+    }
+    if (fd < 0) {
+        return NULL;
+    }
+    int found = poller_unwatch(loop, fd, event);
+    return found < 0 ? NULL : PyBool_FromLong(found);
+}
+
+static PyObject *
+remove_public(PyObject *op, PyObject *fileobj, unsigned event)
+{
+    int fd;
+    if (poller_check_no_transport(LoopObject_CAST(op), fileobj, &fd) < 0) {
+        return NULL;
+    }
+    return remove_private(op, fileobj, event);
+}
+
+PyObject *
+Loop_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return add_public(op, "add_reader", POLLSET_READ, args, nargs, kwnames);
+}
+
+PyObject *
+Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return add_public(op, "add_writer", POLLSET_WRITE, args, nargs, kwnames);
+}
+
+PyObject *
+Loop_remove_reader(PyObject *op, PyObject *fd)
+{
+    return remove_public(op, fd, POLLSET_READ);
+}
+
+PyObject *
+Loop_remove_writer(PyObject *op, PyObject *fd)
+{
+    return remove_public(op, fd, POLLSET_WRITE);
+}
+
+PyObject *
+Loop_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return add_private(op, "_add_reader", POLLSET_READ, args, nargs, kwnames);
+}
+
+PyObject *
+Loop_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return add_private(op, "_add_writer", POLLSET_WRITE, args, nargs, kwnames);
+}
+
+PyObject *
+Loop_private_remove_reader(PyObject *op, PyObject *fd)
+{
+    return remove_private(op, fd, POLLSET_READ);
+}
+
+PyObject *
+Loop_private_remove_writer(PyObject *op, PyObject *fd)
+{
+    return remove_private(op, fd, POLLSET_WRITE);
+}
+
+PyObject *
+Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj)
+{
+    int fd;
+    if (poller_check_no_transport(LoopObject_CAST(op), fileobj, &fd) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+Loop_poll_state(PyObject *op, PyObject *fileobj)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    int fd = poller_fd_of(fileobj);
+    if (fd < 0) {
+        return NULL;
+    }
+    PollerEntry *entry = get_entry(loop, fd);
+    if (entry == NULL || entry->watched == 0) {
+        Py_RETURN_NONE;
+    }
+    PyObject *reader = entry->reader.owner == NULL ? Py_None : entry->reader.owner;
+    PyObject *writer = entry->writer.owner == NULL ? Py_None : entry->writer.owner;
+    return Py_BuildValue("(IOO)", entry->watched, reader, writer);
+}

@@ -1,0 +1,81 @@
+/* The poller: add_reader() and add_writer(), the listeners, and whatever else watches a descriptor that is not ours.
+
+   One set of descriptors of our own, watched through a single uv_poll, so that a descriptor closed behind our back
+   can never make libuv abort. A table from descriptor to what waits for it. Belongs to the thread of the loop; the
+   methods for Python may be called from others, as on the standard loop. */
+
+#ifndef FASTLOOP_IO_POLLER_H
+#define FASTLOOP_IO_POLLER_H
+
+#include "io/pollset.h"
+#include "sched/ready.h"
+
+typedef struct SocketTransport SocketTransport;
+
+/* Called inside the poll, for descriptors of our own. Must not leave an exception set. */
+typedef void (*poller_internal)(LoopObject *loop);
+
+typedef struct {
+    ReadyEntry reader;          /* `run` is NULL when there is none; the record is queued when the descriptor is ready */
+    ReadyEntry writer;
+    poller_internal internal;   /* instead of a reader */
+    PyObject *fileobj;          /* what was registered, when it was no int: strong or NULL */
+    SocketTransport *transport; /* the transport that owns the descriptor: borrowed or NULL */
+    unsigned watched;           /* what the set watches */
+} PollerEntry;
+
+typedef struct {
+    uv_poll_t *poll; /* allocated apart; NULL until the set is used */
+    int set;         /* -1 until it is used */
+    PollerEntry *entries;
+    size_t size;
+    bool polled;     /* in this turn already: libuv may call more than once in one poll */
+} Poller;
+
+void poller_init(Poller *poller);
+
+/* Sets or replaces the reader or the writer (`event`) of a descriptor; new reference to `owner`; the handle that was
+   there is cancelled. -1 with an exception. */
+int poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *owner, PyObject *fileobj);
+/* Takes the reader or the writer away and cancels it: 1 if there was one, else 0; -1 with an exception. */
+int poller_unwatch(LoopObject *loop, int fd, unsigned event);
+/* Calls a C function whenever a descriptor is readable. -1 with an exception. */
+int poller_watch_internal(LoopObject *loop, int fd, poller_internal function);
+
+void poller_drop_internal(LoopObject *loop, int fd);
+/* Is `owner` the reader of a descriptor? */
+bool poller_has_reader(LoopObject *loop, int fd, PyObject *owner);
+
+/* The transport that owns a descriptor: borrowed, or NULL. */
+SocketTransport *poller_get_transport(LoopObject *loop, int fd);
+/* Notes the owner of a descriptor. -1 with MemoryError. */
+int poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport);
+
+/* A descriptor from an int or an object with fileno(), with the errors of the selectors module; -1 with one. */
+int poller_fd_of(PyObject *fileobj);
+
+/* Raises what loop._ensure_fd_no_transport(fileobj) raises; -1 if so, else 0 and the descriptor, which may be
+   negative. */
+int poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd);
+
+/* Drops every record; may run Python code. */
+void poller_clear(LoopObject *loop);
+/* Closes the set; runs no Python code. */
+void poller_close(LoopObject *loop);
+/* In a forked child: a set of its own, which watches the same. A negative libuv code on failure. */
+int poller_fork(LoopObject *loop);
+int poller_traverse(Poller *poller, visitproc visit, void *arg);
+
+/* Methods of the loop; io.c has the table. */
+PyObject *Loop_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_remove_reader(PyObject *op, PyObject *fd);
+PyObject *Loop_remove_writer(PyObject *op, PyObject *fd);
+PyObject *Loop_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_private_remove_reader(PyObject *op, PyObject *fd);
+PyObject *Loop_private_remove_writer(PyObject *op, PyObject *fd);
+PyObject *Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj);
+PyObject *Loop_poll_state(PyObject *op, PyObject *fileobj);
+
+#endif

@@ -1,0 +1,314 @@
+/* Reading: from libuv to data_received(), buffer_updated() and eof_received().
+
+   Small reads share one buffer of the loop and are copied to bytes of the exact size; a peer that sends bulk is read
+   straight into a bytes object; a BufferedProtocol gives its own buffer. Nothing ever allocates much for a small read:
+   malloc would map, fault in and unmap pages for every message.
+
+   libuv calls the allocation callback, reads, and calls the read callback. uv_read_stop() in between takes the read
+   callback away and crashes libuv 1.44, so what get_buffer() does to the transport is caught up with afterwards. */
+
+#include "io/transport.h"
+
+#include <sys/stat.h>
+
+#include "base/uverror.h"
+
+enum {
+    SHARED_SIZE = 64 * 1024,
+    BULK_SIZE = 256 * 1024,
+    /* A bulk read that brings less than this was the end of the bulk. */
+    BULK_MINIMUM = 32 * 1024,
+};
+
+/* ---- the allocation callback ---- */
+
+/* Raises what recv_into() raises for something that is no writable buffer. */
+static void
+raise_not_writable(PyObject *object)
+{
+    PyErr_Clear();
+    PyErr_Format(PyExc_TypeError, "recv_into() argument 1 must be read-write bytes-like object, not %.50s",
+                 Py_TYPE(object)->tp_name);
+}
+
+/* protocol.get_buffer(-1), not empty; NULL with an exception. */
+static PyObject *
+ask_for_buffer(SocketTransport *self)
+{
+    PyObject *protocol = Py_NewRef(self->protocol);
+    PyObject *hint = PyLong_FromLong(-1);
+    PyObject *buffer = hint == NULL
+                           ? NULL
+                           : PyObject_CallMethodOneArg(protocol, self->state->str_get_buffer, hint);
+    Py_XDECREF(hint);
+    Py_DECREF(protocol);
+    if (buffer == NULL) {
+        return NULL;
+    }
+    Py_ssize_t size = PyObject_Size(buffer);
+    if (size <= 0) {
+        if (size == 0) {
+            PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+        }
+        Py_CLEAR(buffer);
+    }
+    return buffer;
+}
+
+/* Fills io->read_view from the BufferedProtocol; false when that failed, which was dealt with. */
+static bool
+take_user_buffer(SocketTransport *self, LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    const char *message = "Fatal error: protocol.get_buffer() call failed.";
+    PyObject *buffer = ask_for_buffer(self);
+    if (buffer != NULL) {
+        if (PyObject_GetBuffer(buffer, &io->read_view, PyBUF_WRITABLE) < 0) {
+            raise_not_writable(buffer);
+            message = "Fatal read error on socket transport";
+            Py_CLEAR(buffer);
+        }
+    }
+    if (buffer == NULL) {
+        if (transport_fail(self, message) < 0) {
+            loop_raise_later(loop);
+        }
+        return false;
+    }
+    Py_DECREF(buffer);
+    return true;
+}
+
+/* The memory for the next read of a Protocol; libuv reports UV_ENOBUFS when it is NULL. */
+static uv_buf_t
+take_own_buffer(SocketTransport *self, struct IoPart *io)
+{
+    if (self->bulk) {
+        io->read_bytes = PyBytes_FromStringAndSize(NULL, BULK_SIZE);
+        if (io->read_bytes != NULL) {
+            return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), BULK_SIZE);
+        }
+        PyErr_Clear();
+    }
+    if (io->read_buffer == NULL) {
+        io->read_buffer = PyMem_RawMalloc(SHARED_SIZE);
+    }
+    return uv_buf_init(io->read_buffer, io->read_buffer == NULL ? 0 : SHARED_SIZE);
+}
+
+static void
+on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
+{
+    UvStream *stream = stream_of((uv_stream_t *)handle);
+    loop_enter(stream->loop);
+    SocketTransport *self = stream->owner;
+    struct IoPart *io = stream->loop->io;
+    *buffer = uv_buf_init(NULL, 0);
+    if (self == NULL || io == NULL) {
+        return;
+    }
+    if (!self->buffered) {
+        *buffer = take_own_buffer(self, io);
+        return;
+    }
+    Py_INCREF(self);
+    self->in_alloc = true;
+    PyObject *context;
+    bool entered = transport_enter_context(self, &context);
+    if (take_user_buffer(self, stream->loop)) {
+        *buffer = uv_buf_init(io->read_view.buf, (unsigned)Py_MIN(io->read_view.len, (Py_ssize_t)INT_MAX));
+    }
+    transport_leave_context(context, entered);
+    /* The read callback follows in any case, and the stream is kept by whoever keeps the transport. */
+    Py_DECREF(self);
+}
+
+/* ---- the read callback ---- */
+
+/* Calls protocol.<name>(argument); -1 with an exception. */
+static int
+call_protocol(SocketTransport *self, PyObject *name, PyObject *argument)
+{
+    PyObject *stack[2] = {Py_NewRef(self->protocol), argument};
+    PyObject *result = PyObject_VectorcallMethod(name, stack, 2, NULL);
+    Py_DECREF(stack[0]);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* What was read as bytes: `direct` (stolen) shrunk, or a copy of the shared buffer. NULL with an exception. */
+static PyObject *
+bytes_read(SocketTransport *self, const char *data, Py_ssize_t size, PyObject *direct)
+{
+    if (direct == NULL) {
+        self->bulk = size == SHARED_SIZE;
+        return PyBytes_FromStringAndSize(data, size);
+    }
+    self->bulk = size >= BULK_MINIMUM;
+    /* On failure the object is gone and NULL comes back. */
+    (void)_PyBytes_Resize(&direct, size);
+    return direct;
+}
+
+static int
+deliver_bytes(SocketTransport *self, PyObject *bytes)
+{
+    if (bytes == NULL) {
+        return transport_fail(self, "Fatal read error on socket transport");
+    }
+    int err = 0;
+    if (!self->conn_lost) {
+        err = call_protocol(self, self->state->str_data_received, bytes);
+        if (err < 0) {
+            err = transport_fail(self, "Fatal error: protocol.data_received() call failed.");
+        }
+    }
+    Py_DECREF(bytes);
+    return err;
+}
+
+static int
+deliver_buffered(SocketTransport *self, Py_ssize_t size)
+{
+    if (self->protocol == NULL) {
+        return 0;
+    }
+    PyObject *count = PyLong_FromSsize_t(size);
+    int err = count == NULL ? -1 : call_protocol(self, self->state->str_buffer_updated, count);
+    Py_XDECREF(count);
+    return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
+}
+
+/* The peer will send no more: true from eof_received() keeps the connection open for writing. */
+static int
+deliver_eof(SocketTransport *self)
+{
+    if (self->conn_lost) {
+        return 0;
+    }
+    transport_log_debug(self, "%r received EOF");
+    PyObject *protocol = Py_NewRef(self->protocol);
+    PyObject *result = PyObject_CallMethodNoArgs(protocol, self->state->str_eof_received);
+    Py_DECREF(protocol);
+    int keep_open = result == NULL ? -1 : PyObject_IsTrue(result);
+    Py_XDECREF(result);
+    if (keep_open < 0) {
+        return transport_fail(self, "Fatal error: protocol.eof_received() call failed.");
+    }
+    transport_stop_reading(self);
+    if (!keep_open && transport_close(self) < 0) {
+        return transport_fail(self, "Fatal read error on socket transport");
+    }
+    return 0;
+}
+
+static int
+deliver_error(SocketTransport *self, int code)
+{
+    if (self->conn_lost) {
+        return 0;
+    }
+    uverror_raise(code);
+    return transport_fail(self, "Fatal read error on socket transport");
+}
+
+/* `asked`: the protocol's get_buffer() was called for this read. */
+static int
+deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct, bool asked)
+{
+    if (size > 0) {
+        return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));
+    }
+    Py_XDECREF(direct);
+    if (size == 0 || (size == UV_ENOBUFS && asked)) {
+        /* Nothing to read after all, or get_buffer() failed, which the allocation callback has dealt with. */
+        return 0;
+    }
+    return size == UV_EOF ? deliver_eof(self) : deliver_error(self, (int)size);
+}
+
+static void
+on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
+{
+    UvStream *stream = stream_of(uv);
+    LoopObject *loop = stream->loop;
+    loop_enter(loop);
+    struct IoPart *io = loop->io;
+    PyObject *direct = io->read_bytes;
+    Py_buffer view = io->read_view;
+    io->read_bytes = NULL;
+    io->read_view = (Py_buffer){NULL};
+    SocketTransport *self = (SocketTransport *)Py_XNewRef(stream->owner);
+    if (self == NULL) {
+        Py_XDECREF(direct);
+        PyBuffer_Release(&view);
+        return;
+    }
+    bool asked = self->in_alloc;
+    self->in_alloc = false;
+    if (!self->reading) {
+        /* get_buffer() paused, closed or failed; what was read meanwhile is delivered as the standard loop does. */
+        self->reading = true;
+        transport_stop_reading(self);
+    }
+    PyBuffer_Release(&view);
+    PyObject *context;
+    bool entered = transport_enter_context(self, &context);
+    if (deliver(self, size, buffer->base, direct, asked) < 0) {
+        loop_raise_later(loop);
+    }
+    transport_leave_context(context, entered);
+    Py_DECREF(self);
+}
+
+/* ---- starting and stopping ---- */
+
+/* Somebody may have closed the descriptor behind our back, and libuv aborts when epoll refuses it. */
+static int
+check_descriptor(SocketTransport *self)
+{
+    struct stat status;
+    if (fstat(self->fd, &status) < 0 || !S_ISSOCK(status.st_mode)) {
+        uverror_raise(UV_EBADF);
+        return -1;
+    }
+    return 0;
+}
+
+int
+transport_start_reading(SocketTransport *self)
+{
+    if (self->reading || self->stream == NULL) {
+        return 0;
+    }
+    if (self->in_alloc) {
+        self->reading = true;
+        return 0;
+    }
+    if (check_descriptor(self) < 0) {
+        return transport_fail(self, "Fatal read error on socket transport");
+    }
+    int err = uv_read_start(&self->stream->uv.stream, on_alloc, on_read);
+    if (err < 0) {
+        return deliver_error(self, err);
+    }
+    self->reading = true;
+    transport_hold(self, HOLD_READING);
+    return 0;
+}
+
+void
+transport_stop_reading(SocketTransport *self)
+{
+    if (!self->reading) {
+        return;
+    }
+    self->reading = false;
+    if (self->in_alloc) {
+        return;
+    }
+    if (self->stream != NULL) {
+        uv_read_stop(&self->stream->uv.stream);
+    }
+    transport_release(self, HOLD_READING);
+}

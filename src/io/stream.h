@@ -1,0 +1,48 @@
+/* The libuv side of a stream transport: the memory of a uv_tcp_t or uv_pipe_t and of its writes.
+
+   A UvStream is an allocation of its own that lives until libuv's close callback. It knows its transport by a borrowed
+   back-pointer, which is taken away when either side goes. The loop lists all that are open. */
+
+#ifndef FASTLOOP_IO_STREAM_H
+#define FASTLOOP_IO_STREAM_H
+
+#include "base/chunks.h"
+#include "sched/ready.h"
+
+typedef struct SocketTransport SocketTransport;
+typedef struct UvStream UvStream;
+
+struct UvStream {
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } uv;
+    LoopObject *loop;       /* borrowed: a loop waits for the close callback before it goes */
+    SocketTransport *owner; /* borrowed; NULL once nobody is interested any more */
+    UvStream *previous;     /* in loop->io->streams */
+    UvStream *next;
+};
+
+/* Opens a stream on a connected socket: `is_tcp` for AF_INET and AF_INET6, else whatever read() and write() serve. The
+   descriptor belongs to libuv from now on. NULL with OSError, and then the descriptor is still the caller's. */
+UvStream *stream_open(LoopObject *loop, int fd, bool is_tcp, SocketTransport *owner);
+
+/* Closes the descriptor at once and frees the memory later; takes the back-pointer away. Runs no Python code. */
+void stream_close(UvStream *stream);
+
+/* stream_close() from whichever thread; another one than the loop's only orphans the stream and asks the loop. */
+void stream_close_threadsafe(UvStream *stream);
+
+/* Hands about `size` bytes of a queue to libuv, which tells transport_written() when they are gone. 0 or a negative
+   libuv code. */
+int stream_write(UvStream *stream, Chunks *queue, size_t size);
+
+static inline UvStream *
+stream_of(uv_stream_t *uv)
+{
+    return (UvStream *)((char *)uv - offsetof(UvStream, uv));
+}
+
+#endif

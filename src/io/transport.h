@@ -1,0 +1,249 @@
+/* SocketTransport: the transport of a connected stream socket, a subclass of asyncio.transports._FlowControlMixin.
+
+   transport.c is the type and its life, reading.c and writing.c move bytes, limits.c is flow control, extra.c is
+   get_extra_info() and the socket object. It behaves as asyncio's _SelectorSocketTransport of the running Python, but
+   bytes written in a turn leave together at its end, and reading is libuv's.
+
+   Life: made open; `closing` from close() or an error on; `conn_lost` once connection_lost() is scheduled or may not
+   be any more; `over` when the socket is closed and connection_lost() was called. */
+
+#ifndef FASTLOOP_IO_TRANSPORT_H
+#define FASTLOOP_IO_TRANSPORT_H
+
+#include "io/io.h"
+
+#include <sys/socket.h>
+
+/* Room for the slots of asyncio.transports._FlowControlMixin (five words on 3.11 to 3.15); module.c checks it. */
+enum { TRANSPORT_BASE_SLOTS = 8 };
+
+/* Why the loop holds the transport: it is linked into io->active while there is a reason. */
+enum { HOLD_READING = 1, HOLD_WRITING = 2, HOLD_FLUSH = 4 };
+
+/* Who owns the descriptor that the Python socket object shows. */
+typedef enum {
+    SOCK_NONE,   /* there is no Python object yet */
+    SOCK_SHARED, /* it shows libuv's descriptor: it is detached before that is closed */
+    SOCK_OWN,    /* it has one of its own */
+} SockState;
+
+/* A socket address as the kernel gave it. */
+typedef struct {
+    socklen_t size;
+    char bytes[];
+} Address;
+
+struct SocketTransport {
+    PyObject_HEAD
+    PyObject *base_slots[TRANSPORT_BASE_SLOTS];
+    State *state;             /* borrowed: the type keeps its module */
+    LoopObject *loop;         /* NULL when over */
+    UvStream *stream;         /* NULL once closed */
+    PyObject *protocol;       /* NULL when over */
+    PyObject *server;         /* NULL without one, and when over */
+    PyObject *context;        /* in which the protocol is called from the poll */
+    PyObject *fixed_context;  /* the one that the caller asked for (3.15), or NULL: copies of the current one */
+    PyObject *extra;          /* dict, filled on demand, or NULL */
+    PyObject *sock;           /* the Python socket, see sock_state */
+    PyObject *empty_waiter;   /* the future of _make_empty_waiter(), or NULL */
+    PyObject *limits;         /* (low, high) as the user gave them, or NULL: the defaults */
+    PyObject *dict;
+    PyObject *weakrefs;
+
+    Chunks queue;             /* what was written; while `writing` it waits behind that */
+    double high_water;        /* bytes */
+    double low_water;
+
+    SocketTransport *previous_active; /* in io->active, while `hold` is not 0 */
+    SocketTransport *next_active;
+    SocketTransport *next_flush;      /* in io->flush_head, while HOLD_FLUSH */
+
+    Address *peer;            /* NULL: unknown, or in `extra` */
+    Address *local;
+    int fd;
+    int family;
+    int type;
+    int proto;
+    unsigned conn_lost;       /* counts, as the standard's `_conn_lost`, the writes after the end too */
+    uint8_t hold;
+    uint8_t sock_state;       /* SockState */
+
+    bool opened;              /* completely made: the finaliser has something to say */
+    bool losing;              /* connection_lost() was or is being called */
+    bool over;
+    bool closing;
+    bool eof;                 /* write_eof() was called */
+    bool shutdown_due;        /* ... and takes effect when the output is gone */
+    bool paused;              /* pause_reading() was called */
+    bool reading;             /* libuv reads, or will once the allocation callback has returned */
+    bool in_alloc;            /* between libuv's allocation and read callbacks, where reading cannot be stopped */
+    bool writing;             /* a write is in flight */
+    bool buffered;            /* the protocol is a BufferedProtocol */
+    bool bulk;                /* the last reads filled the buffer */
+    bool protocol_paused;
+    bool server_takes_transport; /* see IoPart */
+};
+
+#define SocketTransport_CAST(op) ((SocketTransport *)(op))
+
+extern PyType_Spec SocketTransport_spec;
+
+/* What a transport is made of; everything is borrowed, and may be NULL but `protocol`. */
+typedef struct {
+    int fd;           /* without `sock`: libuv's from now on */
+    int family;
+    int type;
+    int proto;
+    PyObject *sock;   /* a Python socket, or anything with fileno(); then the four above are ignored */
+    const struct sockaddr *peer;
+    socklen_t peer_size;
+    PyObject *protocol;
+    PyObject *waiter;
+    PyObject *extra;
+    PyObject *server;
+    PyObject *context;
+} TransportSpec;
+
+/* New transport, with connection_made() scheduled. NULL with an exception; without a `sock` the descriptor is closed
+   then. */
+SocketTransport *transport_new(LoopObject *loop, const TransportSpec *spec);
+
+/* The method of the loop. */
+PyObject *Loop_make_socket_transport(PyObject *op, PyObject *args, PyObject *kwargs);
+
+/* ---- transport.c ---- */
+
+static inline bool
+transport_is_closing(SocketTransport *self)
+{
+    return self->closing;
+}
+
+/* Has the loop hold the transport for a reason, or no longer. The last release may free it. */
+void transport_hold(SocketTransport *self, uint8_t reason);
+void transport_release(SocketTransport *self, uint8_t reason);
+
+/* Deals with the exception that is set as the standard's `_fatal_error(exc, message)` does, and ends the connection.
+   Returns -1, with the exception still set, for SystemExit and KeyboardInterrupt, else 0. */
+int transport_fail(SocketTransport *self, const char *message);
+
+/* The standard's `_force_close(exc)`; `exc` is None or an exception. -1 with an exception when the loop is closed. */
+int transport_force_close(SocketTransport *self, PyObject *exc);
+
+/* What close() does; -1 with an exception. */
+int transport_close(SocketTransport *self);
+
+/* Schedules `_call_connection_lost(exc)`, for which `conn_lost` must just have become 1. -1 with an exception. */
+int transport_schedule_lost(SocketTransport *self, PyObject *exc);
+
+/* Closes the descriptor for good. The Python socket loses it too. */
+void transport_close_socket(SocketTransport *self);
+
+/* The loop is being closed: the transport loses its stream, a Python socket of the user's keeps its connection. */
+void transport_loop_closed(SocketTransport *self);
+
+/* True, with an exception or a call scheduled, when this is another thread than the loop's: the method `name` is left
+   to the loop's thread. The standard loop has no such rule; here libuv must not be touched. */
+bool transport_defer_to_loop(SocketTransport *self, const char *name);
+
+/* Raises what the standard transport's method `name` raises for this argument; always NULL. */
+PyObject *transport_refuse(SocketTransport *self, const char *name, PyObject *argument);
+
+/* logger.debug(format, transport), in debug mode; never fails. */
+void transport_log_debug(SocketTransport *self, const char *format);
+
+/* Enters the transport's context for a call out of the poll. False when it could not: then there is none to leave. */
+bool transport_enter_context(SocketTransport *self, PyObject **context);
+void transport_leave_context(PyObject *context, bool entered);
+
+/* ---- reading.c ---- */
+
+/* The standard's is_reading(). */
+static inline bool
+transport_wants_reading(SocketTransport *self)
+{
+    return !self->closing && !self->paused;
+}
+
+/* Has libuv read; -1 with an exception. */
+int transport_start_reading(SocketTransport *self);
+void transport_stop_reading(SocketTransport *self);
+
+/* ---- writing.c ---- */
+
+/* Bytes that the kernel would not take yet. */
+size_t transport_buffer_size(SocketTransport *self);
+
+static inline bool
+transport_has_output(SocketTransport *self)
+{
+    return self->writing || self->queue.count > 0;
+}
+
+/* Tries to send what was written. Reports errors as transport_fail() does: 0, or -1 with SystemExit or
+   KeyboardInterrupt. */
+int transport_flush(SocketTransport *self);
+
+/* What is due when the last byte has gone: the empty waiter, the end of a closing transport, the shutdown for
+   write_eof(). Nothing when there is output yet. -1 with an exception. */
+int transport_drained(SocketTransport *self);
+
+/* Completes the empty waiter, with an exception unless that is NULL; nothing when there is none or it is done. -1 with
+   an exception. */
+int transport_finish_waiter(SocketTransport *self, PyObject *exc);
+
+/* Drops what was not sent. */
+void transport_drop_output(SocketTransport *self);
+
+/* From libuv: the write in flight is done. */
+void transport_written(SocketTransport *self, int status);
+
+/* The end of a turn: flushes every transport that was written to. */
+void transport_flush_all(LoopObject *loop);
+
+PyObject *SocketTransport_write(PyObject *op, PyObject *data);
+PyObject *SocketTransport_writelines(PyObject *op, PyObject *list);
+PyObject *SocketTransport_write_eof(PyObject *op, PyObject *ignored);
+PyObject *SocketTransport_make_empty_waiter(PyObject *op, PyObject *ignored);
+PyObject *SocketTransport_reset_empty_waiter(PyObject *op, PyObject *ignored);
+
+/* ---- limits.c ---- */
+
+/* Tells the protocol to pause above the high-water mark, or to resume below the low one. 0, or -1 with SystemExit or
+   KeyboardInterrupt; everything else is reported. */
+int transport_maybe_pause(SocketTransport *self);
+int transport_maybe_resume(SocketTransport *self);
+
+void limits_init(SocketTransport *self);
+/* One of the two marks as the user gave it (new), and its setter; -1 with an exception. */
+PyObject *limits_get(SocketTransport *self, bool high);
+int limits_set(SocketTransport *self, bool high, PyObject *value);
+PyObject *SocketTransport_maybe_pause_protocol(PyObject *op, PyObject *ignored);
+PyObject *SocketTransport_maybe_resume_protocol(PyObject *op, PyObject *ignored);
+PyObject *SocketTransport_get_limits(PyObject *op, PyObject *ignored);
+PyObject *SocketTransport_set_limits(PyObject *op, PyObject *args, PyObject *kwargs);
+PyObject *SocketTransport_set_limits_quietly(PyObject *op, PyObject *args, PyObject *kwargs);
+
+/* ---- extra.c ---- */
+
+/* New copy of an address; NULL without memory or without an address. */
+Address *address_new(const struct sockaddr *address, socklen_t size);
+
+/* An address as the socket module gives it; None for a family that only the socket module knows. */
+PyObject *address_to_python(const void *address, socklen_t size);
+
+/* The Python socket (borrowed), made if need be. None when there is none any more; NULL with an exception. */
+PyObject *transport_sock(SocketTransport *self);
+
+/* Takes a Python socket that shows libuv's descriptor into use. -1 with an exception. */
+int transport_share_sock(SocketTransport *self, PyObject *sock);
+
+/* The standard's `_extra` dict (borrowed), complete. NULL with an exception. */
+PyObject *transport_extra(SocketTransport *self);
+
+/* Notes the local address while the socket is still open. */
+void transport_note_local(SocketTransport *self);
+
+PyObject *SocketTransport_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+#endif

@@ -1,0 +1,486 @@
+/* Writing: bytes of one turn leave together when it ends.
+
+   While nothing is in flight, `queue` holds bytes that the kernel was not offered yet; they do not count as buffered.
+   What it does not take goes into one uv_write of limited size, and from then on `queue` waits behind that. When that
+   write is done the rest is tried again. */
+
+#include "io/transport.h"
+
+#include <errno.h>
+
+#include "base/uverror.h"
+
+enum {
+    /* Do not gather more than this before the kernel is offered it. */
+    FLUSH_AT = 16 * 1024,
+    /* The size of one write in flight: the progress of more than the default high-water mark would show too late. */
+    IN_FLIGHT = 256 * 1024,
+    MAX_BUFFERS = 512,
+};
+
+/* ---- sending ---- */
+
+size_t
+transport_buffer_size(SocketTransport *self)
+{
+    if (!self->writing || self->stream == NULL) {
+        return 0;
+    }
+    return uv_stream_get_write_queue_size(&self->stream->uv.stream) + self->queue.size_bytes;
+}
+
+void
+transport_drop_output(SocketTransport *self)
+{
+    chunks_clear(&self->queue);
+}
+
+/* Offers the queue to the kernel: 0 with an empty queue, UV_EAGAIN when it is full, or another negative code. */
+static int
+try_queue(SocketTransport *self)
+{
+    while (self->queue.count > 0) {
+        uv_buf_t buffers[MAX_BUFFERS];
+        unsigned count = chunks_describe(&self->queue, buffers, MAX_BUFFERS);
+        size_t offered = 0;
+        for (unsigned i = 0; i < count; i++) {
+            offered += buffers[i].len;
+        }
+        int written = uv_try_write(&self->stream->uv.stream, buffers, count);
+        if (written < 0) {
+            return written;
+        }
+        chunks_consume(&self->queue, (size_t)written);
+        if ((size_t)written < offered) {
+            return UV_EAGAIN;
+        }
+    }
+    return 0;
+}
+
+int
+transport_flush(SocketTransport *self)
+{
+    if (self->writing || self->queue.count == 0) {
+        return 0;
+    }
+    int err = self->stream == NULL ? UV_ECANCELED : try_queue(self);
+    if (err == UV_EAGAIN) {
+        err = stream_write(self->stream, &self->queue, IN_FLIGHT);
+        if (err == 0) {
+            self->writing = true;
+            transport_hold(self, HOLD_WRITING);
+            return 0;
+        }
+    }
+    if (err < 0) {
+        transport_drop_output(self);
+        uverror_raise(err);
+        return transport_fail(self, "Fatal write error on socket transport");
+    }
+    return 0;
+}
+
+/* shutdown(SHUT_WR); -1 with OSError. */
+static int
+shut_down_writing(SocketTransport *self)
+{
+    if (self->stream != NULL && shutdown(self->fd, SHUT_WR) < 0) {
+        uverror_raise(-errno);
+        return -1;
+    }
+    return 0;
+}
+
+int
+transport_finish_waiter(SocketTransport *self, PyObject *exc)
+{
+    if (self->empty_waiter == NULL) {
+        return 0;
+    }
+    PyObject *waiter = Py_NewRef(self->empty_waiter);
+    PyObject *done = PyObject_CallMethod(waiter, "done", NULL);
+    int truth = done == NULL ? -1 : PyObject_IsTrue(done);
+    Py_XDECREF(done);
+    PyObject *result = NULL;
+    if (truth == 0) {
+        result = exc == NULL ? PyObject_CallMethod(waiter, "set_result", "O", Py_None)
+                             : PyObject_CallMethod(waiter, "set_exception", "O", exc);
+    }
+    Py_DECREF(waiter);
+    int err = truth > 0 || result != NULL ? 0 : -1;
+    Py_XDECREF(result);
+    return err;
+}
+
+int
+transport_drained(SocketTransport *self)
+{
+    if (transport_has_output(self)) {
+        return 0;
+    }
+    if (transport_finish_waiter(self, NULL) < 0) {
+        return -1;
+    }
+    if (self->closing) {
+        if (self->conn_lost) {
+            return 0;
+        }
+        self->conn_lost = 1;
+        return transport_schedule_lost(self, Py_None);
+    }
+    if (self->shutdown_due) {
+        self->shutdown_due = false;
+        return shut_down_writing(self);
+    }
+    return 0;
+}
+
+/* transport_drained() where there is no caller to raise to. */
+static void
+drained_or_report(SocketTransport *self, LoopObject *loop)
+{
+    if (transport_drained(self) < 0) {
+        loop_report(loop, "Exception in callback SocketTransport._write_ready()", "transport", self, NULL);
+    }
+}
+
+/* The write in flight failed: ends the connection, and whoever waits for the buffer to empty. */
+static int
+write_failed(SocketTransport *self, int code)
+{
+    PyObject *exc = uverror_new(code);
+    if (exc == NULL) {
+        return transport_fail(self, "Fatal write error on socket transport");
+    }
+    transport_drop_output(self);
+    compat_restore_exception(Py_NewRef(exc));
+    int err = transport_fail(self, "Fatal write error on socket transport");
+    if (err == 0 && transport_finish_waiter(self, exc) < 0) {
+        err = transport_fail(self, "Fatal write error on socket transport");
+    }
+    Py_DECREF(exc);
+    return err;
+}
+
+void
+transport_written(SocketTransport *self, int status)
+{
+    LoopObject *loop = (LoopObject *)Py_NewRef(self->loop);
+    Py_INCREF(self);
+    self->writing = false;
+    transport_release(self, HOLD_WRITING);
+    int err = 0;
+    if (!self->conn_lost) {
+        PyObject *context;
+        bool entered = transport_enter_context(self, &context);
+        err = status < 0 ? write_failed(self, status) : transport_flush(self);
+        if (err == 0 && !self->conn_lost) {
+            err = transport_maybe_resume(self);
+        }
+        if (err == 0 && !self->conn_lost) {
+            drained_or_report(self, loop);
+        }
+        transport_leave_context(context, entered);
+    }
+    if (err < 0) {
+        loop_raise_later(loop);
+    }
+    Py_DECREF(self);
+    Py_DECREF(loop);
+}
+
+/* ---- the end of the turn ---- */
+
+static void
+link_flush(SocketTransport *self)
+{
+    if (self->hold & HOLD_FLUSH) {
+        return;
+    }
+    struct IoPart *io = self->loop->io;
+    self->next_flush = NULL;
+    if (io->flush_tail != NULL) {
+        io->flush_tail->next_flush = self;
+    } else {
+        io->flush_head = self;
+    }
+    io->flush_tail = self;
+    transport_hold(self, HOLD_FLUSH);
+}
+
+/* A flush with nobody above it to do the rest. 0, or -1 with SystemExit or KeyboardInterrupt. */
+static int
+flush_and_pause(SocketTransport *self, LoopObject *loop)
+{
+    int err = transport_flush(self);
+    if (err == 0 && UNLIKELY(self->writing)) {
+        PyObject *context;
+        bool entered = transport_enter_context(self, &context);
+        err = transport_maybe_pause(self);
+        transport_leave_context(context, entered);
+    }
+    if (err == 0 && !self->conn_lost) {
+        drained_or_report(self, loop);
+    }
+    return err;
+}
+
+void
+transport_flush_all(LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    while (io->flush_head != NULL) {
+        SocketTransport *self = (SocketTransport *)Py_NewRef(io->flush_head);
+        io->flush_head = self->next_flush;
+        if (io->flush_head == NULL) {
+            io->flush_tail = NULL;
+        }
+        self->next_flush = NULL;
+        transport_release(self, HOLD_FLUSH);
+        if (flush_and_pause(self, loop) < 0) {
+            loop_raise_later(loop);
+        }
+        Py_DECREF(self);
+    }
+}
+
+/* ready_run: the flush of bytes that another thread wrote. */
+static int
+run_flush(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    return flush_and_pause(SocketTransport_CAST(owner), loop);
+}
+
+/* Decides when what was just queued is sent. 0, or -1 with an exception for the caller of write(). */
+static int
+send_soon(SocketTransport *self)
+{
+    if (self->writing) {
+        return transport_maybe_pause(self);
+    }
+    if (UNLIKELY(!loop_is_own_thread(self->loop))) {
+        return loop_push(self->loop, run_flush, (PyObject *)self, NULL);
+    }
+    if (!self->loop->in_turn || self->queue.size_bytes >= FLUSH_AT) {
+        return transport_flush(self) < 0 ? -1 : transport_maybe_pause(self);
+    }
+    link_flush(self);
+    return 0;
+}
+
+/* ---- what the user writes ---- */
+
+/* Counts a write to a lost connection, and warns from the fifth on. */
+static int
+count_lost_write(SocketTransport *self)
+{
+    PyObject *threshold = PyObject_GetAttrString(self->state->asyncio_constants, "LOG_THRESHOLD_FOR_CONNLOST_WRITES");
+    long limit = threshold == NULL ? -1 : PyLong_AsLong(threshold);
+    Py_XDECREF(threshold);
+    if (limit == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    PyObject *result = Py_None;
+    Py_INCREF(result);
+    if ((long)self->conn_lost >= limit) {
+        Py_SETREF(result, PyObject_CallMethod(self->state->asyncio_logger, "warning", "s",
+                                              "socket.send() raised exception."));
+    }
+    self->conn_lost++;
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Exact bytes for any bytes-like object: itself, or a copy, since the user may change his. NULL with BufferError. */
+static PyObject *
+as_exact_bytes(PyObject *data)
+{
+    if (PyBytes_CheckExact(data)) {
+        return Py_NewRef(data);
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(view.buf, view.len);
+    PyBuffer_Release(&view);
+    return bytes;
+}
+
+/* Refuses to write after write_eof() and during sendfile(); -1 with RuntimeError. */
+static int
+check_writable(SocketTransport *self, const char *after_eof, const char *during_sendfile)
+{
+    if (self->eof) {
+        PyErr_SetString(PyExc_RuntimeError, after_eof);
+        return -1;
+    }
+    if (self->empty_waiter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, during_sendfile);
+        return -1;
+    }
+    return 0;
+}
+
+/* Is there a loop and a stream to write to? -1 with RuntimeError after the loop was closed. */
+static int
+check_stream(SocketTransport *self)
+{
+    if (LIKELY(self->stream != NULL)) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+    return -1;
+}
+
+PyObject *
+SocketTransport_write(PyObject *op, PyObject *data)
+{
+    SocketTransport *self = SocketTransport_CAST(op);
+    bool exact = PyBytes_CheckExact(data);
+    if (!exact && !PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
+        return transport_refuse(self, "write", data);
+    }
+    if (check_writable(self, "Cannot call write() after write_eof()",
+                       "unable to write; sendfile is in progress") < 0) {
+        return NULL;
+    }
+    int truth = exact ? PyBytes_GET_SIZE(data) > 0 : PyObject_IsTrue(data);
+    if (truth <= 0) {
+        return truth < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    if (self->conn_lost) {
+        return count_lost_write(self) < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    if (check_stream(self) < 0) {
+        return NULL;
+    }
+    PyObject *bytes = as_exact_bytes(data);
+    int err = bytes == NULL ? transport_fail(self, "Fatal write error on socket transport")
+                            : chunks_push(&self->queue, bytes);
+    if (err == 0 && bytes != NULL) {
+        err = send_soon(self);
+    }
+    Py_XDECREF(bytes);
+    return err < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* Makes every item of a list of ours exact bytes, empty ones included. -1 with the exception of the first that is no
+   buffer. */
+static int
+make_exact(PyObject *list)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        PyObject *bytes = as_exact_bytes(PyList_GET_ITEM(list, i));
+        if (bytes == NULL || PyList_SetItem(list, i, bytes) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+push_all(SocketTransport *self, PyObject *list)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        PyObject *bytes = PyList_GET_ITEM(list, i);
+        if (PyBytes_GET_SIZE(bytes) > 0 && chunks_push(&self->queue, bytes) < 0) {
+            return -1;
+        }
+    }
+    return self->queue.count == 0 ? 0 : send_soon(self);
+}
+
+PyObject *
+SocketTransport_writelines(PyObject *op, PyObject *iterable)
+{
+    SocketTransport *self = SocketTransport_CAST(op);
+    if (check_writable(self, "Cannot call writelines() after write_eof()",
+                       "unable to writelines; sendfile is in progress") < 0) {
+        return NULL;
+    }
+    int truth = PyObject_IsTrue(iterable);
+    if (truth <= 0) {
+        return truth < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    if (self->conn_lost) {
+        return count_lost_write(self) < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    PyObject *list = PySequence_List(iterable);
+    if (list == NULL) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (make_exact(list) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Clear();
+            (void)transport_refuse(self, "writelines", list);
+        } else if (transport_fail(self, "Fatal write error on socket transport") == 0) {
+            result = Py_NewRef(Py_None);
+        }
+    } else if (check_stream(self) == 0 && push_all(self, list) == 0) {
+        result = Py_NewRef(Py_None);
+    }
+    Py_DECREF(list);
+    return result;
+}
+
+PyObject *
+SocketTransport_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    SocketTransport *self = SocketTransport_CAST(op);
+    if (self->closing || self->eof) {
+        Py_RETURN_NONE;
+    }
+    if (transport_defer_to_loop(self, "write_eof")) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    self->eof = true;
+    if (transport_flush(self) < 0) {
+        return NULL;
+    }
+    if (transport_has_output(self)) {
+        self->shutdown_due = true;
+        Py_RETURN_NONE;
+    }
+    if (!self->conn_lost && shut_down_writing(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- for sendfile ---- */
+
+PyObject *
+SocketTransport_make_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    SocketTransport *self = SocketTransport_CAST(op);
+    if (self->empty_waiter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
+        return NULL;
+    }
+    if (transport_flush(self) < 0) {
+        return NULL;
+    }
+    if (self->loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Transport is closed");
+        return NULL;
+    }
+    PyObject *waiter = PyObject_CallMethod((PyObject *)self->loop, "create_future", NULL);
+    if (waiter == NULL) {
+        return NULL;
+    }
+    Py_XSETREF(self->empty_waiter, Py_NewRef(waiter));
+    if (!transport_has_output(self) && transport_finish_waiter(self, NULL) < 0) {
+        Py_CLEAR(waiter);
+    }
+    return waiter;
+}
+
+PyObject *
+SocketTransport_reset_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Py_CLEAR(SocketTransport_CAST(op)->empty_waiter);
+    Py_RETURN_NONE;
+}

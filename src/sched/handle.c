@@ -1,0 +1,618 @@
+/* Handle and TimerHandle. Instances are made by the loop only and recycled through its free lists.
+
+   Ownership: a handle holds its loop; the ready queue or the heap holds the handle. cancel() drops the callback and
+   its arguments at once and takes a timer out of the heap. */
+
+#include "sched/handle.h"
+
+#include <math.h>
+
+#include "sched/loop.h"
+
+#define HandleObject_CAST(op) ((HandleObject *)(op))
+
+/* ---- making ---- */
+
+static inline HandleFreeList *
+free_list_of(LoopObject *loop, PyTypeObject *type)
+{
+    return type == loop->state->HandleType ? &loop->free_handles : &loop->free_timers;
+}
+
+static HandleObject *
+take_parked(LoopObject *loop, PyTypeObject *type)
+{
+    HandleFreeList *list = free_list_of(loop, type);
+    HandleObject *handle = list->first;
+    if (handle != NULL) {
+        list->first = (HandleObject *)handle->callback;
+        list->count--;
+        (void)PyObject_Init((PyObject *)handle, type);
+    }
+    return handle;
+}
+
+/* A tracked handle with everything but the type's own fields set. */
+static HandleObject *
+make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
+     PyObject *context)
+{
+    if (context == NULL || context == Py_None) {
+        context = PyContext_CopyCurrent();
+        if (context == NULL) {
+            return NULL;
+        }
+    } else {
+        Py_INCREF(context);
+    }
+    PyObject *args_tuple = NULL;
+    if (nargs > HANDLE_INLINE_ARGS) {
+        args_tuple = PyTuple_New(nargs);
+        if (args_tuple == NULL) {
+            Py_DECREF(context);
+            return NULL;
+        }
+        for (Py_ssize_t i = 0; i < nargs; i++) {
+            PyTuple_SET_ITEM(args_tuple, i, Py_NewRef(args[i]));
+        }
+        nargs = 0;
+    }
+    /* The free lists belong to the loop's thread; call_soon_threadsafe() comes here from others. */
+    HandleObject *handle = loop_is_own_thread(loop) ? take_parked(loop, type) : NULL;
+    if (handle == NULL) {
+        handle = (HandleObject *)type->tp_alloc(type, 0);
+        if (handle == NULL) {
+            Py_XDECREF(args_tuple);
+            Py_DECREF(context);
+            return NULL;
+        }
+        PyObject_GC_UnTrack(handle);
+    }
+    handle->loop = (LoopObject *)Py_NewRef(loop);
+    handle->callback = Py_NewRef(callback);
+    handle->context = context;
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        handle->args[i] = Py_NewRef(args[i]);
+    }
+    handle->nargs = (int)nargs;
+    handle->args_tuple = args_tuple;
+    handle->source_traceback = NULL;
+    handle->repr = NULL;
+    handle->cancelled = false;
+    handle->scheduled = false;
+    handle->when_object = NULL;
+    PyObject_GC_Track(handle);
+    return handle;
+}
+
+int
+handle_set_traceback(LoopObject *loop, HandleObject *handle)
+{
+    PyObject *stack = PyObject_CallMethodNoArgs((PyObject *)loop, loop->state->str__extract_stack);
+    if (stack == NULL) {
+        return -1;
+    }
+    Py_XSETREF(handle->source_traceback, stack);
+    return 0;
+}
+
+HandleObject *
+handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    HandleObject *handle = make(loop, loop->state->HandleType, callback, args, nargs, context);
+    if (handle != NULL && UNLIKELY(loop->debug) && handle_set_traceback(loop, handle) < 0) {
+        Py_CLEAR(handle);
+    }
+    return handle;
+}
+
+HandleObject *
+timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject *callback, PyObject *const *args,
+                 Py_ssize_t nargs, PyObject *context)
+{
+    HandleObject *handle = make(loop, loop->state->TimerHandleType, callback, args, nargs, context);
+    if (handle == NULL) {
+        return NULL;
+    }
+    handle->when = when;
+    handle->when_object = Py_XNewRef(when_object);
+    if (UNLIKELY(isnan(when))) {
+        /* The standard heap takes a NaN for due at once, and gives it back. */
+        handle->when = -INFINITY;
+        if (when_object == NULL) {
+            handle->when_object = PyFloat_FromDouble(when);
+        }
+    }
+    if (UNLIKELY(loop->debug) && handle_set_traceback(loop, handle) < 0) {
+        Py_CLEAR(handle);
+    }
+    return handle;
+}
+
+/* ---- running ---- */
+
+/* The arguments as a tuple, made on demand and kept; NULL with an exception. Borrowed. */
+static PyObject *
+args_as_tuple(HandleObject *handle)
+{
+    if (handle->args_tuple == NULL) {
+        PyObject *tuple = PyTuple_New(handle->nargs);
+        if (tuple == NULL) {
+            return NULL;
+        }
+        for (int i = 0; i < handle->nargs; i++) {
+            PyTuple_SET_ITEM(tuple, i, Py_NewRef(handle->args[i]));
+        }
+        handle->args_tuple = tuple;
+    }
+    return handle->args_tuple;
+}
+
+/* context.run(callback, *args) for a context that is none, which only fails or not when it is used. */
+static PyObject *
+call_in_foreign_context(HandleObject *handle)
+{
+    PyObject *run = PyObject_GetAttrString(handle->context, "run");
+    PyObject *tuple = run == NULL ? NULL : args_as_tuple(handle);
+    PyObject *args = tuple == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(tuple) + 1);
+    PyObject *result = NULL;
+    if (args != NULL) {
+        PyTuple_SET_ITEM(args, 0, Py_NewRef(handle->callback));
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+            PyTuple_SET_ITEM(args, i + 1, Py_NewRef(PyTuple_GET_ITEM(tuple, i)));
+        }
+        result = PyObject_CallObject(run, args);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(run);
+    return result;
+}
+
+/* Calls handle.callback(*args) in its context. The callee may cancel the handle: everything used is held here. */
+static PyObject *
+call_in_context(HandleObject *handle)
+{
+    if (UNLIKELY(!PyContext_CheckExact(handle->context))) {
+        return call_in_foreign_context(handle);
+    }
+    PyObject *callback = Py_NewRef(handle->callback);
+    PyObject *context = Py_NewRef(handle->context);
+    PyObject *tuple = Py_XNewRef(handle->args_tuple);
+    PyObject *stack[1 + HANDLE_INLINE_ARGS];
+    int nargs = handle->nargs;
+    for (int i = 0; i < nargs; i++) {
+        stack[1 + i] = Py_NewRef(handle->args[i]);
+    }
+    PyObject *result = NULL;
+    if (PyContext_Enter(context) == 0) {
+        if (tuple != NULL) {
+            result = PyObject_Call(callback, tuple, NULL);
+        } else {
+            result = PyObject_Vectorcall(callback, stack + 1, (size_t)nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        }
+        if (PyContext_Exit(context) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    for (int i = 0; i < nargs; i++) {
+        Py_DECREF(stack[1 + i]);
+    }
+    Py_XDECREF(tuple);
+    Py_DECREF(context);
+    Py_DECREF(callback);
+    return result;
+}
+
+/* Passes the exception that is set to loop._report_handle_error(handle, exc), which builds the standard context. */
+static int
+report_error(LoopObject *loop, PyObject *handle)
+{
+    if (loop_must_propagate()) {
+        return -1;
+    }
+    PyObject *exc = compat_take_exception();
+    PyObject *result =
+        PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_handle_error, handle, exc, NULL);
+    Py_DECREF(exc);
+    if (result == NULL) {
+        if (loop_must_propagate()) {
+            return -1;
+        }
+        PyErr_WriteUnraisable((PyObject *)loop);
+        return 0;
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+int
+handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    HandleObject *handle = HandleObject_CAST(owner);
+    if (handle->cancelled || handle->callback == NULL) {
+        return 0;
+    }
+    if (handle->callback == loop->state->set_result_unless_cancelled && loop->state->complete_future != NULL &&
+        handle->nargs == 2) {
+        /* The end of an asyncio.sleep(): nothing of it can see the context. */
+        int done = loop->state->complete_future(loop->state, handle->args[0], handle->args[1]);
+        if (done != 0) {
+            return done > 0 ? 0 : report_error(loop, owner);
+        }
+    }
+    PyObject *result = call_in_context(handle);
+    if (LIKELY(result != NULL)) {
+        Py_DECREF(result);
+        return 0;
+    }
+    return report_error(loop, owner);
+}
+
+int
+handle_run_foreign(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    PyObject *cancelled = PyObject_GetAttr(owner, loop->state->str__cancelled);
+    int skip = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+    Py_XDECREF(cancelled);
+    if (skip == 0) {
+        PyObject *result = PyObject_CallMethodNoArgs(owner, loop->state->str__run);
+        Py_XDECREF(result);
+        skip = result == NULL ? -1 : 0;
+    }
+    return skip < 0 ? report_error(loop, owner) : 0;
+}
+
+/* ---- methods ---- */
+
+static void
+drop_callback(HandleObject *handle)
+{
+    int nargs = handle->nargs;
+    handle->nargs = 0;
+    PyObject *args[HANDLE_INLINE_ARGS];
+    for (int i = 0; i < nargs; i++) {
+        args[i] = handle->args[i];
+    }
+    PyObject *callback = handle->callback;
+    PyObject *tuple = handle->args_tuple;
+    handle->callback = handle->args_tuple = NULL;
+    for (int i = 0; i < nargs; i++) {
+        Py_DECREF(args[i]);
+    }
+    Py_XDECREF(tuple);
+    Py_XDECREF(callback);
+}
+
+PyDoc_STRVAR(Handle_cancel_doc, "cancel($self, /)\n--\n\n"
+                                "Cancel the callback; does nothing if it was cancelled or has run.\n\n"
+                                "See asyncio.Handle.cancel().");
+
+static PyObject *
+Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    HandleObject *handle = HandleObject_CAST(op);
+    if (handle->cancelled || handle->loop == NULL) {
+        Py_RETURN_NONE;
+    }
+    handle->cancelled = true;
+    if (UNLIKELY(handle->loop->debug)) {
+        /* Kept for messages such as "Executing <Handle ...> took 2.5 seconds". */
+        PyObject *repr = PyObject_Repr(op);
+        if (repr == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(handle->repr, repr);
+    }
+    /* Another thread leaves the heap alone: the loop skips the cancelled timer when it is due. */
+    if (handle->scheduled && loop_is_own_thread(handle->loop)) {
+        timers_remove(&handle->loop->timers, handle);
+    }
+    drop_callback(handle);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(HandleObject_CAST(op)->cancelled);
+}
+
+static PyObject *
+Handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *context = HandleObject_CAST(op)->context;
+    return Py_NewRef(context == NULL ? Py_None : context);
+}
+
+static PyObject *
+Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *loop = HandleObject_CAST(op)->loop;
+    if (loop != NULL && handle_run(loop, op, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+TimerHandle_when(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    HandleObject *handle = HandleObject_CAST(op);
+    if (handle->when_object != NULL) {
+        return Py_NewRef(handle->when_object);
+    }
+    return PyFloat_FromDouble(handle->when);
+}
+
+/* ---- the base's slots, by getters ---- */
+
+static PyObject *
+new_or_none(PyObject *value)
+{
+    return Py_NewRef(value == NULL ? Py_None : value);
+}
+
+static PyObject *
+get_callback(PyObject *op, void *Py_UNUSED(closure))
+{
+    return new_or_none(HandleObject_CAST(op)->callback);
+}
+
+static PyObject *
+get_args(PyObject *op, void *Py_UNUSED(closure))
+{
+    HandleObject *handle = HandleObject_CAST(op);
+    if (handle->callback == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *tuple = args_as_tuple(handle);
+    return Py_XNewRef(tuple);
+}
+
+static PyObject *
+get_cancelled(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(HandleObject_CAST(op)->cancelled);
+}
+
+static PyObject *
+get_loop(PyObject *op, void *Py_UNUSED(closure))
+{
+    return new_or_none((PyObject *)HandleObject_CAST(op)->loop);
+}
+
+static PyObject *
+get_context(PyObject *op, void *Py_UNUSED(closure))
+{
+    return new_or_none(HandleObject_CAST(op)->context);
+}
+
+static PyObject *
+get_source_traceback(PyObject *op, void *Py_UNUSED(closure))
+{
+    return new_or_none(HandleObject_CAST(op)->source_traceback);
+}
+
+static int
+set_source_traceback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(HandleObject_CAST(op)->source_traceback, Py_XNewRef(value == Py_None ? NULL : value));
+    return 0;
+}
+
+static PyObject *
+get_repr(PyObject *op, void *Py_UNUSED(closure))
+{
+    return new_or_none(HandleObject_CAST(op)->repr);
+}
+
+static int
+set_repr(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(HandleObject_CAST(op)->repr, Py_XNewRef(value == Py_None ? NULL : value));
+    return 0;
+}
+
+static PyObject *
+get_when(PyObject *op, void *Py_UNUSED(closure))
+{
+    return TimerHandle_when(op, NULL);
+}
+
+static PyObject *
+get_scheduled(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(HandleObject_CAST(op)->scheduled);
+}
+
+/* ---- life ---- */
+
+/* The index of the base's list of weak references among its slots. */
+static inline size_t
+weak_list_index(HandleObject *handle)
+{
+    size_t offset = (size_t)Py_TYPE(handle)->tp_weaklistoffset;
+    return (offset - offsetof(HandleObject, base_slots)) / sizeof(PyObject *);
+}
+
+/* Did somebody set a slot of the base, through the base's own descriptor? All of them are NULL otherwise. */
+static inline bool
+has_base_slots(HandleObject *handle)
+{
+    uintptr_t any = 0;
+    for (size_t i = 0; i < HANDLE_BASE_SLOTS; i++) {
+        any |= (uintptr_t)handle->base_slots[i];
+    }
+    return any != 0;
+}
+
+static void
+clear_base_slots(HandleObject *handle)
+{
+    for (size_t i = 0; i < HANDLE_BASE_SLOTS; i++) {
+        if (i != weak_list_index(handle)) {
+            Py_CLEAR(handle->base_slots[i]);
+        }
+    }
+}
+
+static int
+Handle_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    HandleObject *handle = HandleObject_CAST(op);
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(handle->loop);
+    Py_VISIT(handle->callback);
+    Py_VISIT(handle->context);
+    for (int i = 0; i < handle->nargs; i++) {
+        Py_VISIT(handle->args[i]);
+    }
+    Py_VISIT(handle->args_tuple);
+    Py_VISIT(handle->source_traceback);
+    Py_VISIT(handle->when_object);
+    for (size_t i = 0; i < HANDLE_BASE_SLOTS; i++) {
+        if (i != weak_list_index(handle)) {
+            Py_VISIT(handle->base_slots[i]);
+        }
+    }
+    return 0;
+}
+
+static int
+Handle_clear(PyObject *op)
+{
+    HandleObject *handle = HandleObject_CAST(op);
+    drop_callback(handle);
+    Py_CLEAR(handle->context);
+    Py_CLEAR(handle->source_traceback);
+    Py_CLEAR(handle->repr);
+    Py_CLEAR(handle->when_object);
+    if (UNLIKELY(has_base_slots(handle))) {
+        clear_base_slots(handle);
+    }
+    Py_CLEAR(handle->loop);
+    return 0;
+}
+
+/* Keeps an empty handle for the next one of its loop; false when it must be freed. */
+static bool
+park(LoopObject *loop, HandleObject *handle)
+{
+    HandleFreeList *list = free_list_of(loop, Py_TYPE(handle));
+    if (loop->closed || list->count >= HANDLE_FREE_MAX || !loop_is_own_thread(loop)) {
+        return false;
+    }
+    handle->callback = (PyObject *)list->first;
+    list->first = handle;
+    list->count++;
+    return true;
+}
+
+static void
+Handle_dealloc(PyObject *op)
+{
+    HandleObject *handle = HandleObject_CAST(op);
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    if (*(PyObject **)((char *)op + type->tp_weaklistoffset) != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
+    /* Our reference keeps the loop alive until the handle is parked with it. */
+    LoopObject *loop = (LoopObject *)Py_XNewRef(handle->loop);
+    (void)Handle_clear(op);
+    if (loop == NULL || !park(loop, handle)) {
+        type->tp_free(op);
+    }
+    Py_DECREF(type);
+    Py_XDECREF(loop);
+}
+
+static void
+free_list_clear(HandleFreeList *list)
+{
+    while (list->first != NULL) {
+        HandleObject *handle = list->first;
+        list->first = (HandleObject *)handle->callback;
+        PyObject_GC_Del(handle);
+    }
+    list->count = 0;
+}
+
+void
+handle_free_list_clear(LoopObject *loop)
+{
+    free_list_clear(&loop->free_handles);
+    free_list_clear(&loop->free_timers);
+}
+
+static PyMethodDef Handle_methods[] = {
+    {"cancel", Handle_cancel, METH_NOARGS, Handle_cancel_doc},
+    {"cancelled", Handle_cancelled, METH_NOARGS,
+     "cancelled($self, /)\n--\n\nReturn True if the callback was cancelled. See asyncio.Handle.cancelled()."},
+    {"get_context", Handle_get_context, METH_NOARGS,
+     "get_context($self, /)\n--\n\nReturn the contextvars.Context of the callback. See asyncio.Handle.get_context()."},
+    {"_run", Handle_run, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyMethodDef TimerHandle_methods[] = {
+    {"cancel", Handle_cancel, METH_NOARGS, Handle_cancel_doc},
+    {"cancelled", Handle_cancelled, METH_NOARGS,
+     "cancelled($self, /)\n--\n\nReturn True if the callback was cancelled. See asyncio.Handle.cancelled()."},
+    {"get_context", Handle_get_context, METH_NOARGS,
+     "get_context($self, /)\n--\n\nReturn the contextvars.Context of the callback. See asyncio.Handle.get_context()."},
+    {"_run", Handle_run, METH_NOARGS, NULL},
+    {"when", TimerHandle_when, METH_NOARGS,
+     "when($self, /)\n--\n\nReturn the scheduled time, in seconds of loop.time(). See asyncio.TimerHandle.when()."},
+    {NULL},
+};
+
+#define BASE_GETSETS                                                                         \
+    {"_callback", get_callback, NULL, NULL, NULL}, {"_args", get_args, NULL, NULL, NULL},    \
+        {"_cancelled", get_cancelled, NULL, NULL, NULL}, {"_loop", get_loop, NULL, NULL, NULL}, \
+        {"_context", get_context, NULL, NULL, NULL},                                         \
+        {"_source_traceback", get_source_traceback, set_source_traceback, NULL, NULL},       \
+        {"_repr", get_repr, set_repr, NULL, NULL}
+
+static PyGetSetDef Handle_getset[] = {BASE_GETSETS, {NULL}};
+
+static PyGetSetDef TimerHandle_getset[] = {
+    BASE_GETSETS,
+    {"_when", get_when, NULL, NULL, NULL},
+    {"_scheduled", get_scheduled, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyType_Slot Handle_slots[] = {
+    {Py_tp_doc, "A callback scheduled by fastloop; an asyncio.Handle. Made by loop.call_soon() only."},
+    {Py_tp_methods, Handle_methods},
+    {Py_tp_getset, Handle_getset},
+    {Py_tp_traverse, Handle_traverse},
+    {Py_tp_clear, Handle_clear},
+    {Py_tp_dealloc, Handle_dealloc},
+    {0, NULL},
+};
+
+static PyType_Slot TimerHandle_slots[] = {
+    {Py_tp_doc, "A callback scheduled by fastloop for a time; an asyncio.TimerHandle. Made by loop.call_at() only."},
+    {Py_tp_methods, TimerHandle_methods},
+    {Py_tp_getset, TimerHandle_getset},
+    {Py_tp_traverse, Handle_traverse},
+    {Py_tp_clear, Handle_clear},
+    {Py_tp_dealloc, Handle_dealloc},
+    {0, NULL},
+};
+
+PyType_Spec Handle_spec = {
+    .name = "fastloop._core.Handle",
+    .basicsize = sizeof(HandleObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = Handle_slots,
+};
+
+PyType_Spec TimerHandle_spec = {
+    .name = "fastloop._core.TimerHandle",
+    .basicsize = sizeof(HandleObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = TimerHandle_slots,
+};

@@ -1,0 +1,57 @@
+/* Handle and TimerHandle: what call_soon() and call_later() return.
+
+   Both are subclasses of asyncio's own types, with fields of ours after the base's slots; every slot of the base is
+   shadowed by a getter, so that the base's methods find the same values. Up to three arguments lie inline. */
+
+#ifndef FASTLOOP_SCHED_HANDLE_H
+#define FASTLOOP_SCHED_HANDLE_H
+
+#include "sched/ready.h"
+
+/* Room for the slots of asyncio.Handle and asyncio.TimerHandle (ten words on 3.11 to 3.15); module.c checks it. */
+enum { HANDLE_BASE_SLOTS = 10, HANDLE_INLINE_ARGS = 3 };
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *base_slots[HANDLE_BASE_SLOTS];
+    LoopObject *loop;            /* strong; NULL while parked on the free list */
+    PyObject *callback;          /* NULL once cancelled; the next one while parked */
+    PyObject *context;
+    PyObject *args[HANDLE_INLINE_ARGS];
+    PyObject *args_tuple;        /* instead of args[] when there are more than three, or when somebody looked */
+    PyObject *source_traceback;  /* debug mode only */
+    PyObject *repr;              /* kept by cancel() in debug mode */
+    int nargs;                   /* number of inline arguments */
+    bool cancelled;
+    /* TimerHandle only */
+    bool scheduled;
+    double when;                 /* NaN is kept as minus infinity, which is how the standard heap treats it */
+    PyObject *when_object;       /* what when() gives back if it is not the float, else NULL */
+    size_t heap_index;
+} HandleObject;
+
+extern PyType_Spec Handle_spec;
+extern PyType_Spec TimerHandle_spec;
+
+/* New handle for callback(*args). `context` may be NULL: a copy of the current one. Leaves it to the caller to queue it. */
+HandleObject *handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *context);
+
+/* New timer handle for `when` seconds of the loop's clock, not in the heap yet. `when_object` is what when() gives back:
+   NULL for the float itself. */
+HandleObject *timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject *callback,
+                               PyObject *const *args, Py_ssize_t nargs, PyObject *context);
+
+/* ready_run of our handles. */
+int handle_run(LoopObject *loop, PyObject *owner, PyObject *arg);
+
+/* ready_run of any other object with `_run()` and `_cancelled`, such as asyncio.Handle. */
+int handle_run_foreign(LoopObject *loop, PyObject *owner, PyObject *arg);
+
+/* The handle's record of where it was made, from the Python frame that called us; debug mode only. */
+int handle_set_traceback(LoopObject *loop, HandleObject *handle);
+
+/* Frees the parked handles of a loop. */
+void handle_free_list_clear(LoopObject *loop);
+
+#endif

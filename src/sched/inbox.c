@@ -1,0 +1,173 @@
+/* The inbox: records from other threads, an array under a mutex, and a uv_async that wakes the poll.
+
+   Nothing under the lock calls Python or waits, so it may be taken with the thread state attached. */
+
+#include "sched/inbox.h"
+
+#include "base/uverror.h"
+#include "sched/loop.h"
+
+/* libuv calls this on the loop's thread after one or more wake-ups; the turn drains the inbox afterwards. */
+static void
+on_wakeup(uv_async_t *async)
+{
+    LoopObject *loop = async->data;
+    if (loop == NULL) {
+        return;
+    }
+    loop_enter(loop);
+    if (inbox_drain(&loop->inbox, &loop->ready) < 0) {
+        loop_raise_later(loop);
+    }
+}
+
+static void
+on_closed(uv_handle_t *handle)
+{
+    PyMem_RawFree(handle);
+}
+
+int
+inbox_open(Inbox *inbox, LoopObject *loop, uv_loop_t *uv)
+{
+    int err = uv_mutex_init(&inbox->lock);
+    if (err < 0) {
+        return err;
+    }
+    inbox->async = PyMem_RawMalloc(sizeof(uv_async_t));
+    if (inbox->async == NULL) {
+        uv_mutex_destroy(&inbox->lock);
+        return UV_ENOMEM;
+    }
+    err = uv_async_init(uv, inbox->async, on_wakeup);
+    if (err < 0) {
+        PyMem_RawFree(inbox->async);
+        inbox->async = NULL;
+        uv_mutex_destroy(&inbox->lock);
+        return err;
+    }
+    inbox->async->data = loop;
+    inbox->open = true;
+    return 0;
+}
+
+void
+inbox_close(Inbox *inbox)
+{
+    if (!inbox->open) {
+        return;
+    }
+    uv_mutex_lock(&inbox->lock);
+    inbox->open = false;
+    ReadyEntry *entries = inbox->entries;
+    size_t count = inbox->count;
+    inbox->entries = NULL;
+    inbox->count = inbox->capacity = 0;
+    uv_async_t *async = inbox->async;
+    inbox->async = NULL;
+    uv_mutex_unlock(&inbox->lock);
+
+    async->data = NULL;
+    uv_close((uv_handle_t *)async, on_closed);
+    for (size_t i = 0; i < count; i++) {
+        Py_DECREF(entries[i].owner);
+        Py_XDECREF(entries[i].arg);
+    }
+    PyMem_RawFree(entries);
+}
+
+void
+inbox_destroy(Inbox *inbox)
+{
+    uv_mutex_destroy(&inbox->lock);
+}
+
+/* Room for one more record; called with the lock held. */
+static bool
+reserve_lock_held(Inbox *inbox)
+{
+    if (inbox->count < inbox->capacity) {
+        return true;
+    }
+    size_t capacity = inbox->capacity == 0 ? 64 : inbox->capacity * 2;
+    ReadyEntry *entries = PyMem_RawRealloc(inbox->entries, capacity * sizeof(ReadyEntry));
+    if (entries == NULL) {
+        return false;
+    }
+    inbox->entries = entries;
+    inbox->capacity = capacity;
+    return true;
+}
+
+int
+inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *arg)
+{
+    enum { PUSHED, CLOSED, NO_MEMORY } outcome = CLOSED;
+    uv_mutex_lock(&inbox->lock);
+    if (inbox->open) {
+        outcome = reserve_lock_held(inbox) ? PUSHED : NO_MEMORY;
+    }
+    if (outcome == PUSHED) {
+        inbox->entries[inbox->count++] = (ReadyEntry){run, Py_NewRef(owner), Py_XNewRef(arg)};
+        if (!inbox->signalled) {
+            inbox->signalled = true;
+            /* Inside the lock: close() must not free the handle in between. */
+            uv_async_send(inbox->async);
+        }
+    }
+    uv_mutex_unlock(&inbox->lock);
+    if (outcome == CLOSED) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+    } else if (outcome == NO_MEMORY) {
+        PyErr_NoMemory();
+    }
+    return outcome == PUSHED ? 0 : -1;
+}
+
+void
+inbox_wake_threadsafe(Inbox *inbox)
+{
+    uv_mutex_lock(&inbox->lock);
+    if (inbox->open) {
+        uv_async_send(inbox->async);
+    }
+    uv_mutex_unlock(&inbox->lock);
+}
+
+int
+inbox_drain(Inbox *inbox, Ready *ready)
+{
+    int result = 0;
+    uv_mutex_lock(&inbox->lock);
+    size_t taken = 0;
+    while (taken < inbox->count) {
+        if (ready->count > ready->mask && ready_grow(ready) < 0) {
+            result = -1;
+            break;
+        }
+        ready->entries[(ready->head + ready->count++) & ready->mask] = inbox->entries[taken++];
+    }
+    for (size_t i = taken; i < inbox->count; i++) {
+        inbox->entries[i - taken] = inbox->entries[i];
+    }
+    inbox->count -= taken;
+    inbox->signalled = false;
+    if (inbox->count > 0) {
+        inbox->signalled = true;
+        uv_async_send(inbox->async);
+    }
+    uv_mutex_unlock(&inbox->lock);
+    return result;
+}
+
+int
+inbox_traverse(Inbox *inbox, visitproc visit, void *arg)
+{
+    /* Without the lock: a collection runs with the other threads stopped or out of the interpreter, and none of them
+       can be inside the lock then (nothing under it lets go of the thread state). */
+    for (size_t i = 0; i < inbox->count; i++) {
+        Py_VISIT(inbox->entries[i].owner);
+        Py_VISIT(inbox->entries[i].arg);
+    }
+    return 0;
+}

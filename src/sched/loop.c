@@ -1,0 +1,1081 @@
+/* The loop: life, scheduling methods, and the turn.
+
+   Order of a turn, which is the standard loop's: poll, then timers that are due, then everything that was ready at that
+   point; what these add waits for the next turn. I/O callbacks of libuv run inside the poll, with the thread state
+   attached (loop_enter). An exception that must leave run_forever() is parked in loop->pending by loop_raise_later(). */
+
+#include "sched/loop.h"
+
+#include <math.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "base/uverror.h"
+#include "sched/sleep.h"
+
+enum {
+    /* With work ready the poll is skipped for this long and this many turns. A ready descriptor beside a busy chain of
+       callbacks must not wait longer than 20 us; an empty poll costs 0.5 us. */
+    POLL_INTERVAL_NS = 10000,
+    POLL_INTERVAL_TURNS = 16,
+    /* A chain of callbacks that is pure C lets nobody else run: give the thread state away this often. */
+    RELEASE_INTERVAL_NS = 5000000,
+};
+
+/* ---- time ---- */
+
+double
+loop_time(LoopObject *loop)
+{
+    if (LIKELY(loop->native_time)) {
+        return (double)compat_monotonic_ns() / 1e9;
+    }
+    PyObject *now = PyObject_CallMethodNoArgs((PyObject *)loop, loop->state->str_time);
+    if (now == NULL) {
+        return -1.0;
+    }
+    double seconds = PyFloat_AsDouble(now);
+    Py_DECREF(now);
+    return seconds;
+}
+
+/* ---- checks and reports ---- */
+
+int
+loop_check_open(LoopObject *loop)
+{
+    if (loop->closed) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    return 0;
+}
+
+void
+loop_raise_later(LoopObject *loop)
+{
+    if (loop->pending != NULL) {
+        PyErr_WriteUnraisable((PyObject *)loop);
+        return;
+    }
+    loop->pending = compat_take_exception();
+    if (loop->uv != NULL) {
+        uv_stop(loop->uv);
+    }
+}
+
+/* Calls loop.call_exception_handler(context); 0, or -1 with an exception. */
+static int
+call_exception_handler(LoopObject *loop, PyObject *context)
+{
+    PyObject *result =
+        PyObject_CallMethodOneArg((PyObject *)loop, loop->state->str_call_exception_handler, context);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+void
+loop_report(LoopObject *loop, const char *message, ...)
+{
+    if (loop_must_propagate()) {
+        loop_raise_later(loop);
+        return;
+    }
+    PyObject *exc = compat_take_exception();
+    PyObject *context = Py_BuildValue("{ss,sO}", "message", message, "exception", exc == NULL ? Py_None : exc);
+    int err = context == NULL ? -1 : 0;
+    va_list pairs;
+    va_start(pairs, message);
+    for (const char *key = va_arg(pairs, const char *); key != NULL; key = va_arg(pairs, const char *)) {
+        PyObject *value = va_arg(pairs, PyObject *);
+        if (err == 0 && value != NULL) {
+            err = PyDict_SetItemString(context, key, value);
+        }
+    }
+    va_end(pairs);
+    Py_XDECREF(exc);
+    if (err == 0) {
+        err = call_exception_handler(loop, context);
+    }
+    Py_XDECREF(context);
+    if (err < 0) {
+        if (loop_must_propagate()) {
+            loop_raise_later(loop);
+        } else {
+            PyErr_WriteUnraisable((PyObject *)loop);
+        }
+    }
+}
+
+/* The checks of debug mode before a callback is taken; `threadsafe` leaves the thread out. */
+static int
+check_in_debug(LoopObject *loop, PyObject *callback, const char *method, bool threadsafe)
+{
+    PyObject *self = (PyObject *)loop;
+    if (!threadsafe) {
+        PyObject *result = PyObject_CallMethodNoArgs(self, loop->state->str__check_thread);
+        if (result == NULL) {
+            return -1;
+        }
+        Py_DECREF(result);
+    }
+    PyObject *name = PyUnicode_FromString(method);
+    if (name == NULL) {
+        return -1;
+    }
+    PyObject *result = PyObject_CallMethodObjArgs(self, loop->state->str__check_callback, callback, name, NULL);
+    Py_DECREF(name);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* ---- call_soon and its kin ---- */
+
+int
+loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    if (LIKELY(loop->native_call_soon && !loop->debug)) {
+        if (loop_check_open(loop) < 0) {
+            return -1;
+        }
+        HandleObject *handle = handle_new(loop, callback, args, nargs, context);
+        if (handle == NULL) {
+            return -1;
+        }
+        int err = loop_push(loop, handle_run, (PyObject *)handle, NULL);
+        Py_DECREF(handle);
+        return err;
+    }
+    PyObject *method = PyObject_GetAttr((PyObject *)loop, loop->state->str_call_soon);
+    PyObject *positional = method == NULL ? NULL : PyTuple_New(nargs + 1);
+    PyObject *keywords = positional == NULL || context == NULL ? NULL : Py_BuildValue("{sO}", "context", context);
+    PyObject *result = NULL;
+    if (positional != NULL && (context == NULL || keywords != NULL)) {
+        PyTuple_SET_ITEM(positional, 0, Py_NewRef(callback));
+        for (Py_ssize_t i = 0; i < nargs; i++) {
+            PyTuple_SET_ITEM(positional, i + 1, Py_NewRef(args[i]));
+        }
+        result = PyObject_Call(method, positional, keywords);
+    }
+    Py_XDECREF(method);
+    Py_XDECREF(positional);
+    Py_XDECREF(keywords);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+PyDoc_STRVAR(Loop_call_soon_doc,
+             "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+             "Call callback(*args) in the next turn of the loop, in the order of registration.\n\n"
+             "context is the contextvars.Context to run in, by default a copy of the current one. Returns an\n"
+             "asyncio.Handle. Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon().");
+
+static PyObject *
+Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    PyObject *context = NULL;
+    if (args_context_only(loop->state, "call_soon", args, nargs, kwnames, 1, &context) < 0 ||
+        loop_check_open(loop) < 0) {
+        return NULL;
+    }
+    if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon", false) < 0) {
+        return NULL;
+    }
+    HandleObject *handle = handle_new(loop, args[0], args + 1, nargs - 1, context);
+    if (handle != NULL && loop_push(loop, handle_run, (PyObject *)handle, NULL) < 0) {
+        Py_CLEAR(handle);
+    }
+    return (PyObject *)handle;
+}
+
+PyDoc_STRVAR(Loop_call_soon_threadsafe_doc,
+             "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+             "Like call_soon(), from any thread; wakes the loop.\n\n"
+             "Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon_threadsafe().");
+
+static PyObject *
+Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    PyObject *context = NULL;
+    if (args_context_only(loop->state, "call_soon_threadsafe", args, nargs, kwnames, 1, &context) < 0 ||
+        loop_check_open(loop) < 0) {
+        return NULL;
+    }
+    if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon_threadsafe", true) < 0) {
+        return NULL;
+    }
+    HandleObject *handle = handle_new(loop, args[0], args + 1, nargs - 1, context);
+    if (handle == NULL) {
+        return NULL;
+    }
+    /* On the loop's own thread this is the ready queue, which keeps the poll from blocking; else the inbox. */
+    int err = loop_push(loop, handle_run, (PyObject *)handle, NULL);
+    if (err < 0) {
+        Py_CLEAR(handle);
+    }
+    return (PyObject *)handle;
+}
+
+/* Schedules args[0](*args[1:]) for `seconds`; `when_object` is what when() gives back, NULL for the float itself. */
+static PyObject *
+schedule_timer(LoopObject *loop, double seconds, PyObject *when_object, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *context)
+{
+    if (loop_check_open(loop) < 0 ||
+        (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_at", false) < 0)) {
+        return NULL;
+    }
+    HandleObject *handle = timer_handle_new(loop, seconds, when_object, args[0], args + 1, nargs - 1, context);
+    if (handle != NULL && timers_push(&loop->timers, handle) < 0) {
+        Py_CLEAR(handle);
+    }
+    return (PyObject *)handle;
+}
+
+/* The same for a time that may be any number. */
+static PyObject *
+schedule_timer_at(LoopObject *loop, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    double seconds = PyFloat_AsDouble(when);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return schedule_timer(loop, seconds, PyFloat_CheckExact(when) ? NULL : when, args, nargs, context);
+}
+
+PyDoc_STRVAR(Loop_call_at_doc,
+             "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+             "Call callback(*args) at `when`, in seconds of loop.time(); never earlier.\n\n"
+             "Returns an asyncio.TimerHandle. Raises TypeError when `when` is None, RuntimeError when the loop is\n"
+             "closed. See asyncio.loop.call_at().");
+
+static PyObject *
+Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    PyObject *context = NULL;
+    if (args_context_only(loop->state, "call_at", args, nargs, kwnames, 2, &context) < 0) {
+        return NULL;
+    }
+    if (args[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "when cannot be None");
+        return NULL;
+    }
+    return schedule_timer_at(loop, args[0], args + 1, nargs - 1, context);
+}
+
+PyDoc_STRVAR(Loop_call_later_doc,
+             "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+             "Call callback(*args) after `delay` seconds.\n\n"
+             "A delay of zero or less makes it due in the next turn. Returns an asyncio.TimerHandle. Raises TypeError\n"
+             "when delay is None, RuntimeError when the loop is closed. See asyncio.loop.call_later().");
+
+static PyObject *
+Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    PyObject *context = NULL;
+    if (args_context_only(loop->state, "call_later", args, nargs, kwnames, 2, &context) < 0) {
+        return NULL;
+    }
+    if (args[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "delay must not be None");
+        return NULL;
+    }
+    if (LIKELY(loop->native_time && PyFloat_CheckExact(args[0]))) {
+        double seconds = loop_time(loop) + PyFloat_AS_DOUBLE(args[0]);
+        return schedule_timer(loop, seconds, NULL, args + 1, nargs - 1, context);
+    }
+    PyObject *now = PyObject_CallMethodNoArgs(op, loop->state->str_time);
+    PyObject *when = now == NULL ? NULL : PyNumber_Add(now, args[0]);
+    Py_XDECREF(now);
+    if (when == NULL) {
+        return NULL;
+    }
+    PyObject *handle = schedule_timer_at(loop, when, args + 1, nargs - 1, context);
+    Py_DECREF(when);
+    return handle;
+}
+
+PyDoc_STRVAR(Loop_make_handle_doc, "_make_handle($self, callback, args, context=None, /)\n--\n\n"
+                                   "Return an asyncio.Handle for callback(*args) that is not scheduled.");
+
+static PyObject *
+Loop_make_handle(PyObject *op, PyObject *args)
+{
+    PyObject *callback, *positional, *context = NULL;
+    if (!PyArg_ParseTuple(args, "OO!|O:_make_handle", &callback, &PyTuple_Type, &positional, &context)) {
+        return NULL;
+    }
+    return (PyObject *)handle_new(LoopObject_CAST(op), callback, &PyTuple_GET_ITEM(positional, 0),
+                                  PyTuple_GET_SIZE(positional), context);
+}
+
+/* The function that runs a handle of whichever type. */
+static ready_run
+runner_of(LoopObject *loop, PyObject *handle)
+{
+    bool ours = Py_IS_TYPE(handle, loop->state->HandleType) || Py_IS_TYPE(handle, loop->state->TimerHandleType);
+    return ours ? handle_run : handle_run_foreign;
+}
+
+PyDoc_STRVAR(Loop_add_callback_doc, "_add_callback($self, handle, /)\n--\n\nQueue an asyncio.Handle for the next turn.");
+
+static PyObject *
+Loop_add_callback(PyObject *op, PyObject *handle)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (loop_push(loop, runner_of(loop, handle), handle, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_add_callback_signalsafe(PyObject *op, PyObject *handle)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (inbox_push_threadsafe(&loop->inbox, runner_of(loop, handle), handle, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_write_to_self(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (!loop->closed) {
+        inbox_wake_threadsafe(&loop->inbox);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_timer_handle_cancelled(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(handle))
+{
+    /* Our timers leave the heap by themselves. */
+    Py_RETURN_NONE;
+}
+
+/* ---- the turn ---- */
+
+/* Debug mode: runs a record and has it reported when it took longer than slow_callback_duration. */
+static int
+run_timed(LoopObject *loop, ReadyEntry *entry)
+{
+    bool is_handle = entry->run == handle_run || entry->run == handle_run_foreign;
+    Py_XSETREF(loop->current_handle, Py_NewRef(is_handle ? entry->owner : Py_None));
+    uint64_t start = compat_monotonic_ns();
+    int err = entry->run(loop, entry->owner, entry->arg);
+    double seconds = (double)(compat_monotonic_ns() - start) / 1e9;
+    Py_CLEAR(loop->current_handle);
+    if (err < 0) {
+        return err;
+    }
+    PyObject *duration = PyFloat_FromDouble(seconds);
+    PyObject *result = duration == NULL ? NULL
+                                        : PyObject_CallMethodObjArgs((PyObject *)loop,
+                                                                     loop->state->str__report_slow_callback,
+                                                                     entry->owner, duration, NULL);
+    Py_XDECREF(duration);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Runs what was ready when the turn reached this point. -1 with the exception that ends the run; the rest stays. */
+static int
+run_ready(LoopObject *loop)
+{
+    for (size_t left = loop->ready.count; left > 0 && loop->ready.count > 0; left--) {
+        ReadyEntry entry = ready_take(&loop->ready);
+        int err = UNLIKELY(loop->debug) ? run_timed(loop, &entry) : entry.run(loop, entry.owner, entry.arg);
+        Py_DECREF(entry.owner);
+        Py_XDECREF(entry.arg);
+        if (UNLIKELY(err < 0)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Moves the timers that are due to the ready queue, earliest first. */
+static int
+collect_timers(LoopObject *loop)
+{
+    if (loop->timers.count == 0) {
+        return 0;
+    }
+    double now = loop_time(loop);
+    if (now == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    double end = now + loop->clock_resolution;
+    while (loop->timers.count > 0 && loop->timers.entries[0].when < end) {
+        HandleObject *handle = timers_pop(&loop->timers);
+        int err = handle->cancelled ? 0 : ready_append(&loop->ready, handle_run, (PyObject *)handle, NULL);
+        Py_DECREF(handle);
+        if (err < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Lets other threads and signal handlers in when nothing else did for a while. */
+static int
+yield_now_and_then(LoopObject *loop, uint64_t now)
+{
+    if (now - loop->last_release_ns > RELEASE_INTERVAL_NS) {
+        PyThreadState *thread_state = PyEval_SaveThread();
+        PyEval_RestoreThread(thread_state);
+        loop->last_release_ns = compat_monotonic_ns();
+    }
+    return PyErr_CheckSignals();
+}
+
+/* Polls if it is time to, and blocks if there is nothing to do. -1 with an exception. */
+static int
+poll_events(LoopObject *loop)
+{
+    bool busy = loop->ready.count > 0 || loop->stopping;
+    uint64_t now = compat_monotonic_ns();
+    if (busy && loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < POLL_INTERVAL_NS &&
+        !loop->stopping) {
+        loop->turns_since_poll++;
+        return 0;
+    }
+    if (busy) {
+        if (yield_now_and_then(loop, now) < 0) {
+            return -1;
+        }
+        uv_run(loop->uv, UV_RUN_NOWAIT);
+    } else {
+        if (sleep_until_event(loop, now) < 0) {
+            return -1;
+        }
+        now = compat_monotonic_ns();
+    }
+    loop->turns_since_poll = 0;
+    loop->last_poll_ns = now;
+    if (UNLIKELY(loop->pending != NULL)) {
+        PyObject *exc = loop->pending;
+        loop->pending = NULL;
+        compat_restore_exception(exc);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+flush(LoopObject *loop)
+{
+    const LoopHooks *hooks = loop->state->io_hooks;
+    if (hooks != NULL && hooks->flush != NULL) {
+        hooks->flush(loop);
+    }
+}
+
+/* Sends what was written even when an exception ends the run, which it must not disturb. */
+static void
+flush_keeping_exception(LoopObject *loop)
+{
+    PyObject *exc = compat_take_exception();
+    flush(loop);
+    if (exc != NULL) {
+        compat_restore_exception(exc);
+    }
+}
+
+static int
+turn(LoopObject *loop)
+{
+    int err = poll_events(loop);
+    if (err == 0) {
+        err = collect_timers(loop);
+    }
+    if (err == 0) {
+        err = run_ready(loop);
+    }
+    if (UNLIKELY(err < 0)) {
+        flush_keeping_exception(loop);
+        return -1;
+    }
+    flush(loop);
+    if (UNLIKELY(loop->pending != NULL)) {
+        PyObject *exc = loop->pending;
+        loop->pending = NULL;
+        compat_restore_exception(exc);
+        return -1;
+    }
+    return 0;
+}
+
+/* After a fork the child must not touch what it shares with its parent (the epoll set). */
+static int
+rearm_after_fork(LoopObject *loop)
+{
+    pid_t pid = getpid();
+    if (LIKELY(loop->pid == pid)) {
+        return 0;
+    }
+    loop->pid = pid;
+    int err = uv_loop_fork(loop->uv);
+    if (err == 0) {
+        err = sleep_fork(loop);
+    }
+    const LoopHooks *hooks = loop->state->io_hooks;
+    if (err == 0 && hooks != NULL && hooks->fork != NULL) {
+        err = hooks->fork(loop);
+    }
+    if (err < 0) {
+        uverror_raise(err);
+        return -1;
+    }
+    return 0;
+}
+
+/* Runs turns until `stopping`, or just one. */
+static PyObject *
+run_turns(LoopObject *loop, bool once)
+{
+    if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0) {
+        return NULL;
+    }
+    if (inbox_drain(&loop->inbox, &loop->ready) < 0) {
+        return NULL;
+    }
+    bool outer = loop->in_turn;
+    loop->in_turn = true;
+    loop->last_release_ns = compat_monotonic_ns();
+    int err;
+    do {
+        err = turn(loop);
+    } while (err == 0 && !once && !loop->stopping);
+    loop->in_turn = outer;
+    if (err < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(Loop_run_turns_doc, "_run_turns($self, /)\n--\n\nRun turns until stop() is called; run_forever() wraps this.");
+
+static PyObject *
+Loop_run_turns(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return run_turns(LoopObject_CAST(op), false);
+}
+
+PyDoc_STRVAR(Loop_run_once_doc, "_run_once($self, /)\n--\n\nRun one turn of the loop.");
+
+static PyObject *
+Loop_run_once(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return run_turns(LoopObject_CAST(op), true);
+}
+
+/* ---- small methods ---- */
+
+static PyObject *
+Loop_time(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
+{
+    return PyFloat_FromDouble((double)compat_monotonic_ns() / 1e9);
+}
+
+static PyObject *
+Loop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject_CAST(op)->stopping = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_is_running(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(LoopObject_CAST(op)->thread_id != 0);
+}
+
+static PyObject *
+Loop_is_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(LoopObject_CAST(op)->closed);
+}
+
+static PyObject *
+Loop_get_debug(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(LoopObject_CAST(op)->debug);
+}
+
+static PyObject *
+Loop_check_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (loop_check_open(LoopObject_CAST(op)) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- closing ---- */
+
+static void
+close_parts(LoopObject *loop)
+{
+    const LoopHooks *all[] = {loop->state->pool_hooks, loop->state->io_hooks, loop->state->coro_hooks};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i] != NULL && all[i]->close != NULL) {
+            all[i]->close(loop);
+        }
+    }
+}
+
+static void
+abandon_parts(LoopObject *loop)
+{
+    const LoopHooks *all[] = {loop->state->pool_hooks, loop->state->io_hooks, loop->state->coro_hooks};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i] != NULL && all[i]->abandon != NULL) {
+            all[i]->abandon(loop);
+        }
+    }
+}
+
+/* Closes the uv_loop, whose remaining handles must all be on their way to be closed. Runs no Python code. */
+static void
+close_uv(LoopObject *loop)
+{
+    if (loop->uv == NULL) {
+        return;
+    }
+    uv_loop_t *uv = loop->uv;
+    sleep_close(loop);
+    inbox_close(&loop->inbox);
+    abandon_parts(loop);
+    while (uv_loop_close(uv) == UV_EBUSY) {
+        uv_run(uv, UV_RUN_NOWAIT);
+    }
+    loop->uv = NULL;
+    PyMem_RawFree(uv);
+    inbox_destroy(&loop->inbox);
+}
+
+PyDoc_STRVAR(Loop_close_core_doc, "_close_core($self, /)\n--\n\n"
+                                  "Close every handle, drop every callback and timer; close() wraps this.");
+
+static PyObject *
+Loop_close_core(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (loop->closed || loop->uv == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (loop->in_turn) {
+        PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
+        return NULL;
+    }
+    if (rearm_after_fork(loop) < 0) {
+        return NULL;
+    }
+    close_parts(loop);
+    loop->closed = true;
+    close_uv(loop);
+    timers_clear(&loop->timers);
+    ready_clear(&loop->ready);
+    handle_free_list_clear(loop);
+    Py_RETURN_NONE;
+}
+
+/* ---- attributes that the standard library's code reads ---- */
+
+static PyObject *
+get_thread_id(PyObject *op, void *Py_UNUSED(closure))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (loop->thread_id == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLong(loop->thread_id);
+}
+
+static int
+set_thread_id(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (loop->in_turn) {
+        /* __init__() called again, or nonsense: a running loop stays its thread's. */
+        return 0;
+    }
+    if (value == NULL || value == Py_None) {
+        loop->thread_id = 0;
+        return 0;
+    }
+    unsigned long ident = PyLong_AsUnsignedLong(value);
+    if (ident == (unsigned long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    loop->thread_id = ident;
+    return 0;
+}
+
+/* `_ready` and `_scheduled` are true views; assigning to them, as the base's __init__() does, has no effect. */
+static int
+ignore_assignment(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(value), void *Py_UNUSED(closure))
+{
+    return 0;
+}
+
+static PyObject *
+get_ready(PyObject *op, void *Py_UNUSED(closure))
+{
+    Ready *ready = &LoopObject_CAST(op)->ready;
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list != NULL && i < ready->count; i++) {
+        if (PyList_Append(list, ready->entries[(ready->head + i) & ready->mask].owner) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    PyObject *view = list == NULL ? NULL : PyList_AsTuple(list);
+    Py_XDECREF(list);
+    return view;
+}
+
+static PyObject *
+get_scheduled(PyObject *op, void *Py_UNUSED(closure))
+{
+    Timers *timers = &LoopObject_CAST(op)->timers;
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list != NULL && i < timers->count; i++) {
+        if (PyList_Append(list, (PyObject *)timers->entries[i].handle) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    PyObject *view = list == NULL ? NULL : PyList_AsTuple(list);
+    Py_XDECREF(list);
+    return view;
+}
+
+static PyObject *
+get_flag(PyObject *op, void *closure)
+{
+    return PyBool_FromLong(*((bool *)((char *)op + (size_t)closure)));
+}
+
+static int
+set_flag(PyObject *op, PyObject *value, void *closure)
+{
+    int truth = value == NULL ? 0 : PyObject_IsTrue(value);
+    if (truth < 0) {
+        return -1;
+    }
+    *((bool *)((char *)op + (size_t)closure)) = truth != 0;
+    return 0;
+}
+
+static PyObject *
+get_current_handle(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *handle = LoopObject_CAST(op)->current_handle;
+    return Py_NewRef(handle == NULL ? Py_None : handle);
+}
+
+static int
+set_current_handle(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(LoopObject_CAST(op)->current_handle, Py_XNewRef(value == Py_None ? NULL : value));
+    return 0;
+}
+
+/* ---- replaced methods ---- */
+
+/* Is `name`, looked up on the type of `op`, still the method of _core.Loop? */
+static bool
+type_keeps(LoopObject *loop, PyObject *name)
+{
+    PyObject *found = PyObject_GetAttr((PyObject *)Py_TYPE(loop), name);
+    PyObject *original = PyObject_GetAttr((PyObject *)loop->state->LoopType, name);
+    bool same = found != NULL && found == original;
+    Py_XDECREF(found);
+    Py_XDECREF(original);
+    PyErr_Clear();
+    return same;
+}
+
+static bool
+instance_keeps(LoopObject *loop, PyObject *name)
+{
+    int found = loop->dict == NULL ? 0 : PyDict_Contains(loop->dict, name);
+    if (found < 0) {
+        PyErr_Clear();
+    }
+    return found == 0;
+}
+
+/* Finds out which methods are our own. Called when the loop is made, when a run starts, and at each assignment. */
+static void
+note_replaced_methods(LoopObject *loop)
+{
+    State *state = loop->state;
+    loop->native_call_soon = instance_keeps(loop, state->str_call_soon) && type_keeps(loop, state->str_call_soon);
+    loop->native_time = instance_keeps(loop, state->str_time) && type_keeps(loop, state->str_time);
+}
+
+static int
+Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    int err = PyObject_GenericSetAttr(op, name, value);
+    LoopObject *loop = LoopObject_CAST(op);
+    if (err == 0 && PyUnicode_Check(name) &&
+        (PyUnicode_Compare(name, loop->state->str_call_soon) == 0 ||
+         PyUnicode_Compare(name, loop->state->str_time) == 0)) {
+        note_replaced_methods(loop);
+    }
+    return err;
+}
+
+PyDoc_STRVAR(Loop_note_replaced_doc, "_note_replaced_methods($self, /)\n--\n\n"
+                                     "Look again which methods a subclass, a patch or the instance replaced.");
+
+static PyObject *
+Loop_note_replaced(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    note_replaced_methods(LoopObject_CAST(op));
+    Py_RETURN_NONE;
+}
+
+/* ---- life ---- */
+
+static int
+open_parts(LoopObject *loop)
+{
+    const LoopHooks *all[] = {loop->state->coro_hooks, loop->state->io_hooks, loop->state->pool_hooks};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i] != NULL && all[i]->open != NULL && all[i]->open(loop) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Sets up libuv; 0 or -1 with an exception, with nothing left behind. */
+static int
+open_uv(LoopObject *loop)
+{
+    uv_loop_t *uv = PyMem_RawMalloc(sizeof(uv_loop_t));
+    if (uv == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int err = uv_loop_init(uv);
+    if (err < 0) {
+        goto fail_init;
+    }
+    uv->data = loop;
+    err = inbox_open(&loop->inbox, loop, uv);
+    if (err < 0) {
+        goto fail_inbox;
+    }
+    err = sleep_open(loop, uv);
+    if (err < 0) {
+        goto fail_sleep;
+    }
+    loop->uv = uv;
+    return 0;
+
+fail_sleep:
+    inbox_close(&loop->inbox);
+    uv_run(uv, UV_RUN_NOWAIT);
+    inbox_destroy(&loop->inbox);
+fail_inbox:
+    uv_loop_close(uv);
+fail_init:
+    PyMem_RawFree(uv);
+    uverror_raise(err);
+    return -1;
+}
+
+static PyObject *
+Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    State *state = state_of_type(type);
+    if (state == NULL) {
+        return NULL;
+    }
+    LoopObject *loop = (LoopObject *)type->tp_alloc(type, 0);
+    if (loop == NULL) {
+        return NULL;
+    }
+    loop->state = state;
+    loop->timer_fd = -1;
+    loop->clock_resolution = 1e-9;
+    loop->pid = getpid();
+    note_replaced_methods(loop);
+    if (ready_init(&loop->ready) < 0 || open_uv(loop) < 0 || open_parts(loop) < 0) {
+        /* What was opened is closed by dealloc. */
+        Py_DECREF(loop);
+        return NULL;
+    }
+    return (PyObject *)loop;
+}
+
+static int
+Loop_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(loop->dict);
+    Py_VISIT(loop->pending);
+    Py_VISIT(loop->current_handle);
+    int err = ready_traverse(&loop->ready, visit, arg);
+    if (err == 0) {
+        err = timers_traverse(&loop->timers, visit, arg);
+    }
+    if (err == 0) {
+        err = inbox_traverse(&loop->inbox, visit, arg);
+    }
+    const LoopHooks *all[] = {loop->state->coro_hooks, loop->state->io_hooks, loop->state->pool_hooks};
+    for (size_t i = 0; err == 0 && i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i] != NULL && all[i]->traverse != NULL) {
+            err = all[i]->traverse(loop, visit, arg);
+        }
+    }
+    return err;
+}
+
+static int
+Loop_clear(PyObject *op)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    const LoopHooks *all[] = {loop->state->pool_hooks, loop->state->io_hooks, loop->state->coro_hooks};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i] != NULL && all[i]->clear != NULL) {
+            all[i]->clear(loop);
+        }
+    }
+    timers_clear(&loop->timers);
+    ready_clear(&loop->ready);
+    Py_CLEAR(loop->pending);
+    Py_CLEAR(loop->current_handle);
+    Py_CLEAR(loop->dict);
+    return 0;
+}
+
+static void
+Loop_dealloc(PyObject *op)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    if (loop->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
+    (void)Loop_clear(op);
+    loop->closed = true;
+    /* The child of a fork leaves the shared epoll set alone; a failure here can only leak. */
+    if (loop->uv != NULL && rearm_after_fork(loop) < 0) {
+        PyErr_Clear();
+    }
+    if (loop->uv != NULL) {
+        close_uv(loop);
+    } else {
+        abandon_parts(loop);
+    }
+    ready_free(&loop->ready);
+    handle_free_list_clear(loop);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+int
+loop_add_methods(PyTypeObject *type, PyMethodDef *methods)
+{
+    for (PyMethodDef *method = methods; method->ml_name != NULL; method++) {
+        PyObject *descriptor = PyDescr_NewMethod(type, method);
+        if (descriptor == NULL) {
+            return -1;
+        }
+        int err = PyObject_SetAttrString((PyObject *)type, method->ml_name, descriptor);
+        Py_DECREF(descriptor);
+        if (err < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+#define FASTCALL_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef Loop_methods[] = {
+    {"call_soon", FASTCALL_KEYWORDS(Loop_call_soon), METH_FASTCALL | METH_KEYWORDS, Loop_call_soon_doc},
+    {"call_soon_threadsafe", FASTCALL_KEYWORDS(Loop_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
+     Loop_call_soon_threadsafe_doc},
+    {"call_later", FASTCALL_KEYWORDS(Loop_call_later), METH_FASTCALL | METH_KEYWORDS, Loop_call_later_doc},
+    {"call_at", FASTCALL_KEYWORDS(Loop_call_at), METH_FASTCALL | METH_KEYWORDS, Loop_call_at_doc},
+    {"time", Loop_time, METH_NOARGS,
+     "time($self, /)\n--\n\nReturn the time of the loop in seconds: time.monotonic(). See asyncio.loop.time()."},
+    {"stop", Loop_stop, METH_NOARGS,
+     "stop($self, /)\n--\n\nEnd run_forever() after the current turn. See asyncio.loop.stop()."},
+    {"is_running", Loop_is_running, METH_NOARGS,
+     "is_running($self, /)\n--\n\nReturn True while the loop runs. See asyncio.loop.is_running()."},
+    {"is_closed", Loop_is_closed, METH_NOARGS,
+     "is_closed($self, /)\n--\n\nReturn True after close(). See asyncio.loop.is_closed()."},
+    {"get_debug", Loop_get_debug, METH_NOARGS,
+     "get_debug($self, /)\n--\n\nReturn True in debug mode. See asyncio.loop.get_debug()."},
+    {"_check_closed", Loop_check_closed, METH_NOARGS, NULL},
+    {"_make_handle", Loop_make_handle, METH_VARARGS, Loop_make_handle_doc},
+    {"_add_callback", Loop_add_callback, METH_O, Loop_add_callback_doc},
+    {"_add_callback_signalsafe", Loop_add_callback_signalsafe, METH_O, NULL},
+    {"_timer_handle_cancelled", Loop_timer_handle_cancelled, METH_O, NULL},
+    {"_write_to_self", Loop_write_to_self, METH_NOARGS, NULL},
+    {"_run_turns", Loop_run_turns, METH_NOARGS, Loop_run_turns_doc},
+    {"_run_once", Loop_run_once, METH_NOARGS, Loop_run_once_doc},
+    {"_close_core", Loop_close_core, METH_NOARGS, Loop_close_core_doc},
+    {"_note_replaced_methods", Loop_note_replaced, METH_NOARGS, Loop_note_replaced_doc},
+    {NULL},
+};
+
+#define FLAG(field) (void *)offsetof(LoopObject, field)
+
+static PyGetSetDef Loop_getset[] = {
+    {"_ready", get_ready, ignore_assignment, NULL, NULL},
+    {"_scheduled", get_scheduled, ignore_assignment, NULL, NULL},
+    {"_thread_id", get_thread_id, set_thread_id, NULL, NULL},
+    {"_closed", get_flag, ignore_assignment, NULL, FLAG(closed)},
+    {"_stopping", get_flag, set_flag, NULL, FLAG(stopping)},
+    {"_debug", get_flag, set_flag, NULL, FLAG(debug)},
+    {"_current_handle", get_current_handle, set_current_handle, NULL, NULL},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL},
+};
+
+static PyMemberDef Loop_members[] = {
+    {"_clock_resolution", T_DOUBLE, offsetof(LoopObject, clock_resolution), 0, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(LoopObject, dict), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(LoopObject, weakrefs), READONLY, NULL},
+    {NULL},
+};
+
+PyDoc_STRVAR(Loop_doc, "The native part of fastloop.Loop: scheduling, timers, polling.");
+
+static PyType_Slot Loop_slots[] = {
+    {Py_tp_doc, (void *)Loop_doc},
+    {Py_tp_new, Loop_new},
+    {Py_tp_setattro, Loop_setattro},
+    {Py_tp_traverse, Loop_traverse},
+    {Py_tp_clear, Loop_clear},
+    {Py_tp_dealloc, Loop_dealloc},
+    {Py_tp_methods, Loop_methods},
+    {Py_tp_getset, Loop_getset},
+    {Py_tp_members, Loop_members},
+    {0, NULL},
+};
+
+PyType_Spec Loop_spec = {
+    .name = "fastloop._core.Loop",
+    .basicsize = sizeof(LoopObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = Loop_slots,
+};

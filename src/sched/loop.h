@@ -1,0 +1,153 @@
+/* The loop: owns the ready queue, the timers, the inbox and the uv_loop, and runs turns.
+
+   One turn: poll (I/O callbacks run here), move due timers to the ready queue, run what is ready, flush writes. A
+   loop belongs to the thread that runs it; only functions named _threadsafe may be called from others. Python code
+   is entered with the thread state attached; the turn gives it away once, around a poll that may block. */
+
+#ifndef FASTLOOP_SCHED_LOOP_H
+#define FASTLOOP_SCHED_LOOP_H
+
+#include "sched/handle.h"
+#include "sched/inbox.h"
+#include "sched/timers.h"
+
+/* What a layer above sched/ hangs on the loop. Every hook may be NULL. */
+struct LoopHooks {
+    /* Called by Loop.__new__; -1 with an exception. */
+    int (*open)(LoopObject *loop);
+    /* The end of a turn, and of a run: sends what was written in it. Reports its own errors. */
+    void (*flush)(LoopObject *loop);
+    /* Loop.close(): closes every uv handle of the layer; may run Python code. */
+    void (*close)(LoopObject *loop);
+    /* The last call, without Python code: closes uv handles that are still open, frees the layer's part. */
+    void (*abandon)(LoopObject *loop);
+    /* In a forked child, after uv_loop_fork(); a negative libuv code on failure. */
+    int (*fork)(LoopObject *loop);
+    int (*traverse)(LoopObject *loop, visitproc visit, void *arg);
+    void (*clear)(LoopObject *loop);
+};
+
+/* Parked handles of each kind: enough for the bursts of a busy server, 200 bytes each. */
+enum { HANDLE_FREE_MAX = 2048 };
+
+typedef struct {
+    HandleObject *first; /* linked through `callback` */
+    int count;
+} HandleFreeList;
+
+struct LoopObject {
+    PyObject_HEAD
+    State *state;
+    uv_loop_t *uv;          /* allocated apart; NULL once closed */
+    Ready ready;
+    Timers timers;
+    Inbox inbox;
+
+    unsigned long thread_id; /* of the running thread, 0 while not running */
+    bool closed;
+    bool stopping;
+    bool debug;
+    bool in_turn;
+    bool native_call_soon;   /* neither a subclass nor the instance replaced call_soon() */
+    bool native_time;        /* likewise time() */
+    pid_t pid;               /* of the process that made, or last re-armed, the uv_loop */
+
+    PyThreadState *released; /* our thread state while a blocking poll has given it away */
+    PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
+
+    uint64_t last_poll_ns;
+    uint64_t last_release_ns;
+    unsigned turns_since_poll;
+
+    uv_timer_t *coarse_timer;  /* wakes the poll a little before a far deadline */
+    uv_poll_t *precise_poll;   /* a timerfd for the rest, where the system has it */
+    int timer_fd;
+    uint64_t precise_deadline_ns; /* what the timerfd is armed for, 0 = not */
+
+    double clock_resolution;
+    PyObject *current_handle;  /* debug mode: the handle that runs, else NULL */
+    PyObject *dict;
+    PyObject *weakrefs;
+
+    HandleFreeList free_handles;
+    HandleFreeList free_timers;
+
+    struct IoPart *io;     /* io/'s */
+    struct CoroPart *coro; /* coro/'s */
+    struct PoolPart *pool; /* pool/'s */
+};
+
+#define LoopObject_CAST(op) ((LoopObject *)(op))
+
+extern PyType_Spec Loop_spec;
+
+/* True when `op` is a fastloop (or a Python subclass of one). */
+static inline bool
+loop_check(State *state, PyObject *op)
+{
+    return PyObject_TypeCheck(op, state->LoopType);
+}
+
+/* Raises RuntimeError('Event loop is closed') and returns -1 when it is. */
+int loop_check_open(LoopObject *loop);
+
+/* May the calling thread touch the ready queue, the timers and the free lists? The running thread may; with a GIL, so
+   may anybody while no thread runs the loop. */
+static inline bool
+loop_is_own_thread(LoopObject *loop)
+{
+    return loop->thread_id == compat_thread_ident() || (!HAVE_FREE_THREADING && loop->thread_id == 0);
+}
+
+/* Queues a record for the next turn, from whichever thread: through the ring on the loop's own, through the inbox on
+   another. New references are taken. -1 with an exception (MemoryError, RuntimeError when closed). */
+static inline int
+loop_push(LoopObject *loop, ready_run run, PyObject *owner, PyObject *arg)
+{
+    if (UNLIKELY(loop->closed)) {
+        return loop_check_open(loop);
+    }
+    if (LIKELY(loop_is_own_thread(loop))) {
+        return ready_append(&loop->ready, run, owner, arg);
+    }
+    return inbox_push_threadsafe(&loop->inbox, run, owner, arg);
+}
+
+/* What C code calls in place of Python's `loop.call_soon(callback, *args, context=context)`: the same effect, and a
+   replaced call_soon() is honoured. `context` may be NULL. */
+int loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context);
+
+/* loop.time() in seconds: the monotonic clock, or what replaced it. -1.0 with an exception on failure. */
+double loop_time(LoopObject *loop);
+
+/* First statement of every libuv callback: takes the thread state back if the poll gave it away. */
+static inline void
+loop_enter(LoopObject *loop)
+{
+    if (loop->released != NULL) {
+        PyThreadState *thread_state = loop->released;
+        loop->released = NULL;
+        PyEval_RestoreThread(thread_state);
+    }
+}
+
+/* Keeps the exception that is set until the turn can raise it out of run_forever(), and ends the poll. For SystemExit
+   and KeyboardInterrupt inside a libuv callback; a second one is written as unraisable. */
+void loop_raise_later(LoopObject *loop);
+
+/* Reports the exception that is set through loop.call_exception_handler(), with `message` and further pairs
+   (const char *key, PyObject *value), ended by NULL. SystemExit and KeyboardInterrupt go to loop_raise_later()
+   instead. Never leaves an exception set. */
+void loop_report(LoopObject *loop, const char *message, ...);
+
+/* Is the exception that is set one that must leave run_forever()? */
+static inline bool
+loop_must_propagate(void)
+{
+    return PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
+}
+
+/* Adds methods of another layer to the Loop type (module.c, at start). */
+int loop_add_methods(PyTypeObject *type, PyMethodDef *methods);
+
+#endif

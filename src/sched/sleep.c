@@ -1,0 +1,237 @@
+/* How a loop with nothing to do waits.
+
+   libuv counts in whole milliseconds and rounds down. A far deadline is left to a uv_timer (the time-out of the poll: no
+   system call of its own) that ends a little early; the last stretch is timed by a timerfd, in nanoseconds. Where the
+   system has no timerfd the uv_timer rounds up: late by up to a millisecond, never early. */
+
+#include "sched/sleep.h"
+
+#include <errno.h>
+#include <math.h>
+#include <unistd.h>
+
+#include "sched/loop.h"
+
+#if HAVE_TIMERFD
+#include <sys/timerfd.h>
+#endif
+
+static const uint64_t NS_PER_MS = 1000000;
+static const uint64_t NS_PER_S = 1000000000;
+/* Deadlines nearer than this are timed by the timerfd alone. */
+static const uint64_t PRECISE_NS = 3000000;
+/* The standard loop never waits longer than a day at once. */
+static const double MAX_WAIT_S = 86400.0;
+
+static void
+on_coarse_timer(uv_timer_t *timer)
+{
+    LoopObject *loop = timer->data;
+    if (loop != NULL) {
+        loop_enter(loop);
+    }
+}
+
+static void
+on_closed(uv_handle_t *handle)
+{
+    PyMem_RawFree(handle);
+}
+
+#if HAVE_TIMERFD
+
+static void
+on_precise_timer(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
+{
+    LoopObject *loop = poll->data;
+    if (loop == NULL) {
+        return;
+    }
+    loop_enter(loop);
+    uint64_t expirations;
+    ssize_t size = read(loop->timer_fd, &expirations, sizeof(expirations));
+    if (size > 0 || errno == EAGAIN) {
+        loop->precise_deadline_ns = 0;
+    }
+}
+
+static int
+open_precise(LoopObject *loop, uv_loop_t *uv)
+{
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
+    int err = poll == NULL ? UV_ENOMEM : uv_poll_init(uv, poll, fd);
+    if (err < 0) {
+        PyMem_RawFree(poll);
+        close(fd);
+        return err;
+    }
+    poll->data = loop;
+    err = uv_poll_start(poll, UV_READABLE, on_precise_timer);
+    if (err < 0) {
+        uv_close((uv_handle_t *)poll, on_closed);
+        close(fd);
+        return err;
+    }
+    loop->timer_fd = fd;
+    loop->precise_poll = poll;
+    return 0;
+}
+
+static void
+close_precise(LoopObject *loop)
+{
+    if (loop->precise_poll != NULL) {
+        loop->precise_poll->data = NULL;
+        uv_close((uv_handle_t *)loop->precise_poll, on_closed);
+        loop->precise_poll = NULL;
+        close(loop->timer_fd);
+        loop->timer_fd = -1;
+        loop->precise_deadline_ns = 0;
+    }
+}
+
+/* Arms the timerfd; false when it cannot be. */
+static bool
+arm_precise(LoopObject *loop, uint64_t deadline_ns)
+{
+    if (loop->precise_poll == NULL) {
+        if (open_precise(loop, loop->uv) < 0) {
+            return false;
+        }
+    }
+    if (loop->precise_deadline_ns == deadline_ns) {
+        return true;
+    }
+    struct itimerspec spec = {
+        .it_value = {.tv_sec = (time_t)(deadline_ns / NS_PER_S), .tv_nsec = (long)(deadline_ns % NS_PER_S)},
+    };
+    if (timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL) < 0) {
+        return false;
+    }
+    loop->precise_deadline_ns = deadline_ns;
+    return true;
+}
+
+#else
+
+static void
+close_precise(LoopObject *Py_UNUSED(loop))
+{
+}
+
+static bool
+arm_precise(LoopObject *Py_UNUSED(loop), uint64_t Py_UNUSED(deadline_ns))
+{
+    return false;
+}
+
+#endif
+
+int
+sleep_open(LoopObject *loop, uv_loop_t *uv)
+{
+    loop->coarse_timer = PyMem_RawMalloc(sizeof(uv_timer_t));
+    if (loop->coarse_timer == NULL) {
+        return UV_ENOMEM;
+    }
+    int err = uv_timer_init(uv, loop->coarse_timer);
+    if (err < 0) {
+        PyMem_RawFree(loop->coarse_timer);
+        loop->coarse_timer = NULL;
+        return err;
+    }
+    loop->coarse_timer->data = loop;
+    return 0;
+}
+
+void
+sleep_close(LoopObject *loop)
+{
+    if (loop->coarse_timer != NULL) {
+        loop->coarse_timer->data = NULL;
+        uv_close((uv_handle_t *)loop->coarse_timer, on_closed);
+        loop->coarse_timer = NULL;
+    }
+    close_precise(loop);
+}
+
+int
+sleep_fork(LoopObject *loop)
+{
+    /* The timerfd is shared with the parent: leave its setting alone. The next wait opens a new one. */
+    close_precise(loop);
+    return 0;
+}
+
+static void
+arm_coarse(LoopObject *loop, uint64_t milliseconds)
+{
+    uv_update_time(loop->uv);
+    (void)uv_timer_start(loop->coarse_timer, on_coarse_timer, milliseconds, 0);
+}
+
+/* Arms what ends the poll `wait_ns` from now. */
+static void
+arm(LoopObject *loop, uint64_t now, uint64_t wait_ns)
+{
+    if (wait_ns > PRECISE_NS) {
+        /* One millisecond for libuv's truncation, one for the scheduler of the system. */
+        arm_coarse(loop, HAVE_TIMERFD ? wait_ns / NS_PER_MS - 2 : wait_ns / NS_PER_MS + 1);
+    } else if (!arm_precise(loop, now + wait_ns)) {
+        arm_coarse(loop, wait_ns / NS_PER_MS + 1);
+    }
+}
+
+/* Nanoseconds until the earliest timer: 0 when it is due, UINT64_MAX without one; false with an exception. */
+static bool
+time_to_wait(LoopObject *loop, uint64_t now, uint64_t *wait_ns)
+{
+    *wait_ns = UINT64_MAX;
+    if (loop->timers.count == 0) {
+        return true;
+    }
+    double seconds = (double)now / 1e9;
+    if (!loop->native_time) {
+        seconds = loop_time(loop);
+        if (seconds == -1.0 && PyErr_Occurred()) {
+            return false;
+        }
+    }
+    double wait = loop->timers.entries[0].when - seconds;
+    if (wait <= 0.0) {
+        *wait_ns = 0;
+    } else {
+        /* Rounded up: the poll must not end before the timer is due. */
+        *wait_ns = (uint64_t)ceil(fmin(wait, MAX_WAIT_S) * 1e9);
+    }
+    return true;
+}
+
+int
+sleep_until_event(LoopObject *loop, uint64_t now)
+{
+    uint64_t wait_ns;
+    if (!time_to_wait(loop, now, &wait_ns)) {
+        return -1;
+    }
+    if (wait_ns == 0) {
+        uv_run(loop->uv, UV_RUN_NOWAIT);
+        return 0;
+    }
+    bool timed = wait_ns != UINT64_MAX;
+    if (timed) {
+        arm(loop, now, wait_ns);
+    }
+    loop->released = PyEval_SaveThread();
+    uv_run(loop->uv, UV_RUN_ONCE);
+    loop_enter(loop);
+    loop->last_release_ns = compat_monotonic_ns();
+    if (timed && uv_is_active((uv_handle_t *)loop->coarse_timer)) {
+        uv_timer_stop(loop->coarse_timer);
+    }
+    return 0;
+}

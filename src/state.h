@@ -1,0 +1,111 @@
+/* The state of one `_core` module object: types, interned names and imports.
+
+   Each thing is listed once; the lists expand in module.c into exec, traverse and clear. Code reaches the state
+   through an object (`loop->state`); only `tp_new` asks PyType_GetModuleByDef. */
+
+#ifndef FASTLOOP_STATE_H
+#define FASTLOOP_STATE_H
+
+#include "compat.h"
+
+/* Heap types made by module.c, as `PyTypeObject *NameType`. */
+#define STATE_TYPES(X) \
+    X(Loop)            \
+    X(Handle)          \
+    X(TimerHandle)     \
+    X(SocketTransport) \
+    X(Listener)
+
+/* Interned strings, as `PyObject *str_name`. */
+#define STATE_NAMES(X)          \
+    X(call_soon)                \
+    X(time)                     \
+    X(context)                  \
+    X(message)                  \
+    X(exception)                \
+    X(handle)                   \
+    X(source_traceback)         \
+    X(call_exception_handler)   \
+    X(_run)                     \
+    X(_cancelled)               \
+    X(_check_thread)            \
+    X(_check_callback)          \
+    X(_report_handle_error)     \
+    X(_report_slow_callback)    \
+    X(_extract_stack)           \
+    X(_handle_signal)           \
+    X(connection_made)          \
+    X(connection_lost)          \
+    X(data_received)            \
+    X(eof_received)             \
+    X(get_buffer)               \
+    X(buffer_updated)           \
+    X(pause_writing)            \
+    X(resume_writing)           \
+    X(transport)                \
+    X(protocol)                 \
+    X(socket)                   \
+    X(sockname)                 \
+    X(peername)                 \
+    X(fileno)                   \
+    X(_io_refs)                 \
+    X(_attach)                  \
+    X(_detach)                  \
+    X(_call_connection_lost)    \
+    X(cancel)
+
+/* Attributes of other modules, as `PyObject *name`: X(field, module, attribute). */
+#define STATE_IMPORTS(X)                                                                     \
+    X(asyncio_Handle, "asyncio.events", "Handle")                                            \
+    X(asyncio_TimerHandle, "asyncio.events", "TimerHandle")                                  \
+    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled")        \
+    X(asyncio_FlowControlMixin, "asyncio.transports", "_FlowControlMixin")                   \
+    X(asyncio_BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                     \
+    X(asyncio_TransportSocket, "asyncio.trsock", "TransportSocket")                          \
+    X(asyncio_Server, "asyncio.base_events", "Server")                                       \
+    X(asyncio_constants, "asyncio", "constants")                                             \
+    X(asyncio_logger, "asyncio.log", "logger")                                               \
+    X(stock_SocketTransport, "asyncio.selector_events", "_SelectorSocketTransport")          \
+    X(socket_socket, "socket", "socket")                                                     \
+    X(signal_set_wakeup_fd, "_signal", "set_wakeup_fd")                                      \
+    X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")
+
+typedef struct LoopHooks LoopHooks;
+
+typedef struct State {
+#define X(name) PyTypeObject *name##Type;
+    STATE_TYPES(X)
+#undef X
+#define X(name) PyObject *str_##name;
+    STATE_NAMES(X)
+#undef X
+#define X(name, module, attribute) PyObject *name;
+    STATE_IMPORTS(X)
+#undef X
+    /* How the layers above sched/ take part in the life of a loop; set once by module.c. */
+    const LoopHooks *io_hooks;
+    const LoopHooks *coro_hooks;
+    const LoopHooks *pool_hooks;
+    struct CoroState *coro; /* coro/'s part of the module state */
+    /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
+       future is none of ours, -1 with an exception. */
+    int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
+} State;
+
+extern PyModuleDef core_module;
+
+static inline State *
+state_of_module(PyObject *module)
+{
+    return (State *)PyModule_GetState(module);
+}
+
+/* The state for a type of this module or a subclass of one; NULL with an exception. */
+static inline State *
+state_of_type(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &core_module);
+    return module == NULL ? NULL : state_of_module(module);
+}
+
+#endif

@@ -1,0 +1,149 @@
+"""The ground of the whole suite: which loops a test runs on, and what it may leave behind.
+
+Every test that asks for `loop_factory`, `loop` or `run` is run once on the stock selector loop and once on
+fastloop (`--loop stock` or `--loop fastloop` picks one). An autouse fixture fails each test that leaves a
+descriptor, thread, child process, open loop, pending task, waiting callback or unreported exception behind;
+what a test brings about on purpose it takes from `guard` (see helpers.Guard).
+"""
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import socket
+import ssl
+import sys
+import weakref
+
+import pytest
+
+import helpers
+
+#: Seconds that one test may take. pytest-timeout interrupts it; when even that does not reach the interpreter
+#: (a loop that is stuck in C), faulthandler prints every stack and ends the process half a minute later.
+TIMEOUT = 60
+LOOPS = ("stock", "fastloop")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--loop", choices=(*LOOPS, "both"), default="both", help="the event loops to run on")
+
+
+def pytest_configure(config):
+    for line in (
+        "fastloop_only(reason): a promise that the stock loop does not keep, or a direct comparison with it",
+        "expects(*kinds): the test leaves 'fds', 'threads' or 'children' behind on purpose",
+    ):
+        config.addinivalue_line("markers", line)
+    for line in (
+        "error::ResourceWarning",
+        "error::RuntimeWarning",
+        "error:.*:DeprecationWarning:fastloop",
+        "error::pytest.PytestUnraisableExceptionWarning",
+        "error::pytest.PytestUnhandledThreadExceptionWarning",
+    ):
+        config.addinivalue_line("filterwarnings", line)
+    if not config.pluginmanager.hasplugin("timeout"):
+        raise pytest.UsageError("the tests need the package pytest-timeout")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--loop") == "stock":
+        skipped = [item for item in items if item.get_closest_marker("fastloop_only")]
+        config.hook.pytest_deselected(items=skipped)
+        items[:] = [item for item in items if item not in skipped]
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT, method="signal"))
+
+
+def pytest_collection_finish(session):
+    # What is alive now stays for the session: the collections after each test need not look at it again.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_generate_tests(metafunc):
+    if "loop_name" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--loop")
+        names = LOOPS if chosen == "both" else (chosen,)
+        if metafunc.definition.get_closest_marker("fastloop_only"):
+            names = tuple(name for name in names if name != "stock")
+        metafunc.parametrize("loop_name", names, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warmed_up(request):
+    """Open once what Python and fastloop keep for the life of the process, so that no test is blamed for it."""
+    wanted = request.config.getoption("--loop")
+    for name in LOOPS if wanted == "both" else (wanted,):
+        if any("loop_name" in getattr(item, "fixturenames", ()) for item in request.session.items):
+            loop = helpers.new_loop(name)
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+    ssl.create_default_context()
+    socket.getaddrinfo("localhost", 1)
+
+
+@pytest.fixture(autouse=True)
+def guard(request):
+    """Fail the test when it leaves something behind; see helpers.Guard for what may be declared."""
+    marker = request.node.get_closest_marker("timeout")
+    seconds = marker.args[0] if marker and marker.args else TIMEOUT
+    allowed = {kind for mark in request.node.iter_markers("expects") for kind in mark.args}
+    with contextlib.ExitStack() as stack:
+        if seconds:
+            faulthandler.dump_traceback_later(seconds + 30, exit=True, file=sys.__stderr__)
+            stack.callback(faulthandler.cancel_dump_traceback_later)
+        watch = stack.enter_context(helpers.Guard(allowed))
+        yield watch
+    if problems := watch.leftovers():
+        pytest.fail("left behind:\n  " + "\n  ".join(problems), pytrace=False)
+
+
+@pytest.fixture
+def loop_factory(loop_name, guard):
+    """A function that makes loops of the kind under test; each of them must be closed or gone at the end."""
+    def factory():
+        loop = helpers.new_loop(loop_name)
+        guard.loops.append(weakref.ref(loop))
+        return loop
+    return factory
+
+
+@pytest.fixture
+def loop(loop_factory, guard):
+    """An open loop, which must be idle when the test ends; it is closed then."""
+    loop = loop_factory()
+    yield loop
+    if not loop.is_closed():
+        guard.problems += helpers.settle(loop)
+        loop.close()
+
+
+@pytest.fixture
+def run(loop):
+    """Run a coroutine on `loop` and return its result."""
+    return loop.run_until_complete
+
+
+@pytest.fixture
+def contexts(loop, guard):
+    """The contexts that `loop` gave to its exception handler; what the test does not take() fails it."""
+    found = helpers.Taken()
+    loop.set_exception_handler(lambda _loop, context: found.append(context))
+    yield found
+    guard.problems += [f"exception handler called: {context}" for context in found]
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """TLS contexts of one session: .client and .server trust each other, .untrusted is signed by nobody known."""
+    return helpers.Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def python(loop_name, tmp_path, guard):
+    """Run Python source in a child process whose `new_event_loop` makes loops of the kind under test."""
+    child_python = helpers.ChildPython(loop_name, tmp_path)
+    yield child_python
+    child_python.finish()

@@ -1,0 +1,641 @@
+"""What the tests share: the loops, the guard against leftovers, recording protocols, peers, child processes."""
+import asyncio
+import collections
+import contextlib
+import errno
+import gc
+import logging
+import os
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+
+FAMILIES = {"tcp": socket.AF_INET, "unix": socket.AF_UNIX}
+
+
+def new_loop(name):
+    """Make a loop: 'stock' for asyncio's selector loop, 'fastloop' for ours."""
+    if name == "stock":
+        return asyncio.SelectorEventLoop()
+    import fastloop
+    return fastloop.new_event_loop()
+
+
+# ---------------------------------------------------------------- leftovers
+
+class Taken(list):
+    """A list of things that must have been taken by the end of the test."""
+
+    def take(self):
+        """Return everything found so far, and forget it."""
+        found = list(self)
+        self.clear()
+        return found
+
+    def take_one(self):
+        """Return the only thing found so far, and forget it."""
+        found = self.take()
+        assert len(found) == 1, found
+        return found[0]
+
+
+class LogRecords(logging.Handler):
+    """Keeps the records of the 'asyncio' logger from WARNING on."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+    def take(self):
+        """Return the messages so far, and forget them."""
+        found = [record.getMessage() for record in self.records]
+        self.records.clear()
+        return found
+
+    def take_one(self):
+        """Return the only message so far, and forget it."""
+        found = self.take()
+        assert len(found) == 1, found
+        return found[0]
+
+
+def open_files():
+    """Count this process's descriptors by what they point to, without the numbers that change."""
+    found = collections.Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[re.sub(r"\[\d+\]", "", os.readlink(f"/proc/self/fd/{fd}"))] += 1
+    return found
+
+
+def has_children():
+    """Tell whether a child of this process exists, running or not yet waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+class Guard:
+    """Watches one test and lists what it left behind.
+
+    .log        records of the asyncio logger: take() those that the test brings about; an ERROR left over fails it
+    .unraisable exceptions that Python could not raise (ResourceWarnings in finalisers): take() likewise
+    .loops      weak references to every loop made; each must be closed
+    """
+
+    def __init__(self, allowed=()):
+        self.allowed = set(allowed)
+        self.problems = []
+        self.loops = []
+        self.log = LogRecords()
+        self.unraisable = Taken()
+
+    def __enter__(self):
+        self.files = open_files()
+        self.threads = set(threading.enumerate())
+        self.children = has_children()
+        self.wakeup_fd = current_wakeup_fd()
+        self.signals = signal_handlers()
+        logging.getLogger("asyncio").addHandler(self.log)
+        self.old_hook = sys.unraisablehook
+        sys.unraisablehook = self.on_unraisable
+        return self
+
+    def __exit__(self, *exc_info):
+        gc.collect()
+        sys.unraisablehook = self.old_hook
+        logging.getLogger("asyncio").removeHandler(self.log)
+
+    def on_unraisable(self, unraisable):
+        # The text alone: the exception would keep frames, and so the leaked objects, alive.
+        self.unraisable.append(f"{type(unraisable.exc_value).__name__}: {unraisable.exc_value}")
+
+    def leftovers(self):
+        """List in words what the test has left behind."""
+        problems = list(self.problems)
+        problems += [f"loop left open: {loop!r}" for ref in self.loops if (loop := ref()) and not loop.is_closed()]
+        problems += [f"unraisable: {text}" for text in self.unraisable]
+        for record in self.log.records:
+            if record.levelno >= logging.ERROR:
+                error = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+                problems.append(f"logged: {record.getMessage()} {error}")
+        if asyncio._get_running_loop() is not None:
+            problems.append("a loop is still set as running")
+        if current_wakeup_fd() != self.wakeup_fd:
+            problems.append("signal.set_wakeup_fd() changed")
+        if signal_handlers() != self.signals:
+            problems.append("signal handlers changed")
+        # Threads and children may need a moment to end.
+        for kind, probe in (("threads", self.new_threads), ("fds", self.new_files), ("children", self.new_children)):
+            if kind not in self.allowed and (left := wait_until_empty(probe)):
+                problems.append(f"{kind}: {left}")
+        return problems
+
+    def new_threads(self):
+        return [t for t in threading.enumerate() if t not in self.threads]
+
+    def new_files(self):
+        return dict(open_files() - self.files)
+
+    def new_children(self):
+        return not self.children and has_children()
+
+
+def wait_until_empty(probe, seconds=3):
+    """Call probe() until its result is false, for some seconds; return the last result."""
+    deadline = time.monotonic() + seconds
+    while (left := probe()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    return left
+
+
+def current_wakeup_fd():
+    fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(fd)
+    return fd
+
+
+def signal_handlers():
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1,
+                                                            signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)}
+
+
+def settle(loop):
+    """Let what was already set in motion end (connection_lost and such); return in words what still waits."""
+    for _ in range(10):
+        loop.run_until_complete(asyncio.sleep(0))
+        if not loop._ready and not asyncio.all_tasks(loop):
+            break
+    problems = [f"pending task: {task!r}" for task in asyncio.all_tasks(loop)]
+    problems += [f"waiting callback: {handle!r}" for handle in loop._ready]
+    problems += [f"waiting timer: {timer!r}" for timer in loop._scheduled if not timer.cancelled()]
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    return problems
+
+
+# ---------------------------------------------------------------- waiting and comparing
+
+async def until(predicate, seconds=20):
+    """Wait until predicate() is true, by polling: it depends on nothing of the loop but sleep()."""
+    deadline = time.monotonic() + seconds
+    while not (value := predicate()):
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.001)
+    return value
+
+
+async def turns(count=3):
+    """Let some turns of the loop go by."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def normalised(text):
+    """A text without the numbers, addresses and class names that differ from loop to loop."""
+    text = re.sub(r"0x[0-9a-f]+", "0x", str(text))
+    text = re.sub(r"fd=\d+", "fd=N", text)
+    return re.sub(r"<(_UnixSelectorEventLoop|Loop)\b", "<LOOP", text)
+
+
+def outcome(function, *args, **kwargs):
+    """Call, and return ('returned', value) or ('raised', type, normalised text), to be compared between loops."""
+    try:
+        value = function(*args, **kwargs)
+    except Exception as exc:
+        return "raised", type(exc), normalised(exc)
+    if asyncio.iscoroutine(value):
+        value.close()
+        value = "a coroutine"
+    return "returned", value
+
+
+def cpu_and_switches():
+    """CPU seconds and voluntary context switches of this process so far."""
+    import psutil
+    process = psutil.Process()
+    times = process.cpu_times()
+    return times.user + times.system, process.num_ctx_switches().voluntary
+
+
+def resident_bytes():
+    """Resident memory of this process, in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# ---------------------------------------------------------------- protocols
+
+class Recorder(asyncio.Protocol):
+    """Writes down every call of the transport; `on` gives actions by callback name."""
+
+    def __init__(self, **on):
+        self.events = []
+        self.data = bytearray()
+        self.on = on
+        self.transport = None
+        self.error = None
+        self.inside = None
+
+    def note(self, name, *args):
+        self.events.append(name)
+        outer, self.inside = self.inside, name
+        try:
+            action = self.on.get(name)
+            return action(self, *args) if action else None
+        finally:
+            self.inside = outer
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.note("connection_made")
+
+    def data_received(self, data):
+        assert type(data) is bytes and data
+        self.data += data
+        self.note("data_received")
+
+    def eof_received(self):
+        return self.note("eof_received")
+
+    def pause_writing(self):
+        self.note("pause_writing")
+
+    def resume_writing(self):
+        self.note("resume_writing")
+
+    def connection_lost(self, error):
+        self.error = error
+        self.note("connection_lost")
+
+    @property
+    def made(self):
+        return "connection_made" in self.events
+
+    @property
+    def lost(self):
+        return "connection_lost" in self.events
+
+    @property
+    def story(self):
+        """The callbacks in order; data_received calls that follow each other count as one."""
+        return [name for i, name in enumerate(self.events)
+                if name != "data_received" or self.events[i - 1] != "data_received"]
+
+
+class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
+    """The same over get_buffer() and buffer_updated(); `size` is the length of its buffer."""
+
+    def __init__(self, size=1000, **on):
+        super().__init__(**on)
+        self.buffer = bytearray(size)
+        self.hints = []
+
+    def get_buffer(self, sizehint):
+        self.hints.append(sizehint)
+        replaced = self.on.get("get_buffer")
+        # A view: over TLS the stock loop reads into a slice, which of a bytearray is a copy.
+        return replaced(self) if replaced else memoryview(self.buffer)
+
+    def buffer_updated(self, count):
+        self.data += self.buffer[:count]
+        self.note("buffer_updated")
+
+
+class DatagramRecorder(asyncio.DatagramProtocol):
+    """Writes down datagrams, errors and flow control."""
+
+    def __init__(self):
+        self.received = []
+        self.errors = []
+        self.events = []
+        self.transport = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.events.append("connection_made")
+
+    def datagram_received(self, data, address):
+        self.received.append((data, address))
+
+    def error_received(self, error):
+        self.errors.append(error)
+
+    def pause_writing(self):
+        self.events.append("pause_writing")
+
+    def resume_writing(self):
+        self.events.append("resume_writing")
+
+    def connection_lost(self, error):
+        self.events.append("connection_lost")
+
+    @property
+    def lost(self):
+        return "connection_lost" in self.events
+
+
+# ---------------------------------------------------------------- the other end
+
+AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Peer:
+    """The other end of a connection: a plain socket that is polled, so that it needs nothing of the loop."""
+
+    def __init__(self, sock):
+        sock.setblocking(False)
+        self.sock = sock
+
+    async def attempt(self, function, *args):
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return function(*args)
+            except AGAIN:
+                assert time.monotonic() < deadline, "the peer waited in vain"
+                await asyncio.sleep(0.001)
+
+    async def recv(self, count=65536):
+        return await self.attempt(self.sock.recv, count)
+
+    async def recv_exactly(self, count):
+        data = bytearray()
+        while len(data) < count:
+            chunk = await self.recv(min(count - len(data), 262144))
+            assert chunk, f"end of file after {len(data)} of {count} bytes"
+            data += chunk
+        return bytes(data)
+
+    async def recv_all(self):
+        """Read to the end of file, which may be a reset."""
+        data = bytearray()
+        with contextlib.suppress(ConnectionResetError, ssl.SSLError):
+            while chunk := await self.recv(262144):
+                data += chunk
+        return bytes(data)
+
+    async def sendall(self, data):
+        view = memoryview(data)
+        while view:
+            view = view[await self.attempt(self.sock.send, view):]
+
+    def eof(self):
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self):
+        """Close so that the other end sees ECONNRESET (over TCP)."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    async def leave(self):
+        """Read what is left, to the end of file, and close: closing over unread data would reset."""
+        await self.recv_all()
+        self.close()
+
+    def close(self):
+        if isinstance(self.sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self.sock.unwrap()
+        self.sock.close()
+
+
+def socket_pair(kind):
+    """Two connected non-blocking sockets, 'tcp' or 'unix'."""
+    if kind == "unix":
+        pair = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            first = socket.create_connection(listener.getsockname())
+            pair = first, listener.accept()[0]
+    for sock in pair:
+        sock.setblocking(False)
+    return pair
+
+
+def small_buffers(*socks, size=65536):
+    """Make the kernel's buffers small, so that flow control begins within a megabyte.
+
+    Not smaller than a segment of the loopback interface: TCP then waits for timers.
+    """
+    for sock in socks:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
+class Connector:
+    """Connects a protocol under test to a Peer, in one of the ways that `ENDPOINTS` names.
+
+    'tcp', 'unix' and 'tls' say what is below, 'client' and 'server' which side the loop under test has: a client
+    is given a socket, a server accepts natively.
+    """
+
+    ENDPOINTS = ("tcp-client", "tcp-server", "unix-client", "unix-server", "tls-client", "tls-server")
+
+    def __init__(self, loop, endpoint, directory, authority=None):
+        self.loop = loop
+        self.kind, self.side = endpoint.split("-")
+        self.directory = directory
+        self.authority = authority
+        self.closing = []
+        self.transports = []
+
+    @property
+    def tls(self):
+        return self.kind == "tls"
+
+    async def __call__(self, factory=Recorder, small=False):
+        """Connect; return (transport, protocol, peer). `small` makes the kernel's buffers small."""
+        protocols = []
+
+        def remember():
+            protocols.append(factory())
+            return protocols[-1]
+
+        transport, peer = await getattr(self, "connect_" + self.side)(remember, small)
+        await until(lambda: protocols)
+        protocol = protocols[0]
+        if isinstance(protocol, Recorder):
+            await until(lambda: protocol.made)
+            transport = transport or protocol.transport
+        self.transports.append(transport)
+        return transport, protocol, peer
+
+    async def connect_client(self, factory, small):
+        ours, theirs = socket_pair("unix" if self.kind == "unix" else "tcp")
+        if small:
+            small_buffers(ours, theirs)
+        if self.kind == "unix":
+            transport, _ = await self.loop.create_unix_connection(factory, sock=ours)
+            return transport, self.add_peer(theirs)
+        if not self.tls:
+            transport, _ = await self.loop.create_connection(factory, sock=ours)
+            return transport, self.add_peer(theirs)
+        shaking = asyncio.ensure_future(self.shake_hands(theirs, server_side=True))
+        transport, _ = await self.loop.create_connection(
+            factory, sock=ours, ssl=self.authority.client, server_hostname="localhost")
+        return transport, await shaking
+
+    async def connect_server(self, factory, small):
+        options = {"ssl": self.authority.server} if self.tls else {}
+        if self.kind == "unix":
+            address = str(self.directory / f"s{len(self.closing)}")
+            server = await self.loop.create_unix_server(factory, address, **options)
+        else:
+            server = await self.loop.create_server(factory, "127.0.0.1", 0, **options)
+            address = server.sockets[0].getsockname()
+        sock = socket.socket(FAMILIES["unix" if self.kind == "unix" else "tcp"])
+        self.closing += [server]
+        if small:
+            small_buffers(sock, server.sockets[0])
+        sock.connect(address)
+        if self.tls:
+            peer = await self.shake_hands(sock, server_side=False)
+        else:
+            peer = self.add_peer(sock)
+        return None, peer
+
+    async def shake_hands(self, sock, server_side):
+        sock.setblocking(False)
+        context = self.authority.server if server_side else self.authority.client
+        sock = context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False,
+                                   server_hostname=None if server_side else "localhost")
+        peer = self.add_peer(sock)
+        await peer.attempt(sock.do_handshake)
+        return peer
+
+    def add_peer(self, sock):
+        peer = Peer(sock)
+        self.closing.append(peer)
+        return peer
+
+    async def finish(self):
+        """Close what is still open and wait until the transports are gone."""
+        for thing in self.closing:
+            thing.close()
+        for transport in self.transports:
+            # The stock loop's abort() trips over a transport that close() has emptied and closed.
+            with contextlib.suppress(AttributeError):
+                transport.abort()
+        await turns(5)
+
+
+# ---------------------------------------------------------------- TLS
+
+class Authority:
+    """A certificate authority in a folder, and TLS contexts made from it."""
+
+    def __init__(self, folder):
+        import trustme
+        authority = trustme.CA()
+        self.certificate = folder / "authority.pem"
+        authority.cert_pem.write_to_path(str(self.certificate))
+        self.authority = authority
+        self.server = self.server_context("localhost", "127.0.0.1")
+        self.client = self.client_context()
+        self.untrusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("localhost").configure_cert(self.untrusted)
+
+    def server_context(self, *names):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert(*names).configure_cert(context)
+        # A ticket that a client does not read before it closes makes the kernel send a reset.
+        context.num_tickets = 0
+        return context
+
+    def client_context(self):
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+
+# ---------------------------------------------------------------- child processes
+
+PRELUDE = """\
+import asyncio, faulthandler, os, signal, sys, threading, time
+if {watchdog}:
+    faulthandler.dump_traceback_later(45, exit=True)
+LOOP = {name!r}
+if LOOP == 'stock':
+    new_event_loop = asyncio.SelectorEventLoop
+else:
+    from fastloop import new_event_loop
+"""
+
+
+class ChildPython:
+    """Runs source text in a Python of its own, where `new_event_loop` makes loops of the kind under test."""
+
+    def __init__(self, loop_name, folder):
+        self.name = loop_name
+        self.folder = folder
+        self.children = []
+        # A thread that ends a stuck child. CPython warns of a fork beside any thread: tests of fork do without.
+        self.watchdog = True
+
+    def finish(self):
+        """End and wait for every child."""
+        for child in self.children:
+            child.kill()
+            child.communicate()
+
+    @property
+    def environment(self):
+        path = []
+        if self.name != "stock":
+            import fastloop
+            path = [os.path.dirname(os.path.dirname(os.path.abspath(fastloop.__file__)))]
+        path += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+    def command(self, source, options=()):
+        return [sys.executable, *options, "-c", PRELUDE.format(name=self.name, watchdog=self.watchdog) + textwrap.dedent(source)]
+
+    def start(self, source, options=(), **kwargs):
+        """Start it and return the Popen; standard output and error are pipes of text."""
+        child = subprocess.Popen(self.command(source, options), cwd=self.folder, env=self.environment, text=True,
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+        self.children.append(child)
+        return child
+
+    def __call__(self, source, options=(), status=0, stderr=""):
+        """Run it to its end; return its standard output after checking its exit status and standard error.
+
+        `stderr` is a regular expression that the whole standard error must match; None checks nothing.
+        """
+        child = self.start(source, options)
+        output, errors = child.communicate(timeout=60)
+        assert child.returncode == status, f"exit status {child.returncode}\n{output}\n{errors}"
+        if stderr is not None:
+            assert re.fullmatch(stderr, errors.strip(), re.DOTALL), errors
+        return output
+
+
+def is_gone(fd):
+    """Tell whether a descriptor number is closed."""
+    try:
+        os.fstat(fd)
+    except OSError as exc:
+        return exc.errno == errno.EBADF
+    return False

@@ -1,0 +1,307 @@
+"""create_connection in all its variants, and names: getaddrinfo and getnameinfo."""
+import asyncio
+import contextlib
+import errno
+import socket
+import sys
+
+import pytest
+
+from helpers import Recorder, free_port, new_loop, outcome, socket_pair, turns, until
+
+
+@pytest.fixture
+def listening(loop, run):
+    """A server on 127.0.0.1 that keeps its protocols; .address and .made."""
+    class Listening:
+        made = []
+
+        def factory(self):
+            self.made.append(Recorder())
+            return self.made[-1]
+
+    state = Listening()
+    state.made = []
+    server = run(loop.create_server(state.factory, "127.0.0.1", 0))
+    state.address = server.sockets[0].getsockname()
+    yield state
+    server.close()
+    for protocol in state.made:
+        if protocol.transport:
+            protocol.transport.abort()
+    run(turns(5))
+
+
+async def connect_and_close(loop, *args, **kwargs):
+    transport, protocol = await loop.create_connection(Recorder, *args, **kwargs)
+    assert protocol.made and protocol.transport is transport
+    names = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+    transport.close()
+    await until(lambda: protocol.lost)
+    return names
+
+
+# ---------------------------------------------------------------- ways to say where
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_host_and_port(loop, run, listening, host, as_text):
+    port = str(listening.address[1]) if as_text else listening.address[1]
+    _, peername = run(connect_and_close(loop, host, port))
+    assert peername == listening.address
+
+
+def test_a_connected_socket(loop, run):
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        expected = ours.getsockname(), ours.getpeername()
+        assert await connect_and_close(loop, sock=ours) == expected
+        assert ours.fileno() == -1
+        theirs.close()
+
+    run(main())
+
+
+def test_a_blocking_socket_is_made_non_blocking(loop, run, listening):
+    async def main():
+        sock = socket.create_connection(listening.address)
+        transport, _ = await loop.create_connection(Recorder, sock=sock)
+        assert sock.getblocking() is False
+        transport.close()
+        await turns(3)
+
+    run(main())
+
+
+def test_a_local_address(loop, run, listening):
+    port = free_port()
+    sockname, _ = run(connect_and_close(loop, *listening.address, local_addr=("127.0.0.1", port)))
+    assert sockname == ("127.0.0.1", port)
+    sockname, _ = run(connect_and_close(loop, *listening.address, local_addr=("127.0.0.2", 0)))
+    assert sockname[0] == "127.0.0.2"
+
+
+@pytest.mark.parametrize("options", [
+    {"family": socket.AF_INET}, {"proto": socket.IPPROTO_TCP}, {"flags": socket.AI_NUMERICHOST},
+    {"happy_eyeballs_delay": 0.25}, {"interleave": 1}, {"happy_eyeballs_delay": 0.01, "interleave": 2},
+], ids=str)
+def test_options(loop, run, listening, options):
+    run(connect_and_close(loop, *listening.address, **options))
+
+
+# ---------------------------------------------------------------- several addresses
+
+@pytest.fixture
+def names(loop, monkeypatch):
+    """Let getaddrinfo answer 'many' with addresses that the test chooses."""
+    answers = []
+    original = loop.getaddrinfo
+
+    async def getaddrinfo(host, port, **kwargs):
+        if host == "many":
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address) for address in answers]
+        return await original(host, port, **kwargs)
+
+    loop.getaddrinfo = getaddrinfo
+    return answers
+
+
+@pytest.mark.parametrize("options", [{}, {"happy_eyeballs_delay": 0.05}], ids=["in turn", "happy eyeballs"])
+def test_the_first_address_that_answers_is_taken(loop, run, listening, names, options):
+    names += [("127.0.0.1", free_port()), ("127.0.0.2", free_port()), listening.address]
+    _, peername = run(connect_and_close(loop, "many", 0, **options))
+    assert peername == listening.address
+
+
+def test_happy_eyeballs_does_not_wait_for_a_silent_address(loop, run, listening, names):
+    # A listener whose queue is full does not answer.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(silent.getsockname())
+            names += [silent.getsockname(), listening.address]
+            _, peername = run(asyncio.wait_for(connect_and_close(loop, "many", 0, happy_eyeballs_delay=0.02), 20))
+    assert peername == listening.address
+
+
+def test_when_none_answers_the_error_tells_all_addresses(loop, run, names):
+    names += [("127.0.0.1", free_port()), ("127.0.0.2", free_port())]
+    with pytest.raises(OSError) as caught:
+        run(loop.create_connection(Recorder, "many", 0))
+    for _, port in names:
+        assert str(port) in str(caught.value)
+    assert str(caught.value).startswith("Multiple exceptions: ")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
+def test_all_errors_as_a_group(loop, run, names):
+    names += [("127.0.0.1", free_port()), ("127.0.0.2", free_port())]
+    with pytest.raises(ExceptionGroup) as caught:
+        run(loop.create_connection(Recorder, "many", 0, all_errors=True))
+    assert [type(error) for error in caught.value.exceptions] == [ConnectionRefusedError] * 2
+
+
+# ---------------------------------------------------------------- errors
+
+def test_a_refused_connection_names_the_address(loop, run):
+    port = free_port()
+    with pytest.raises(ConnectionRefusedError) as caught:
+        run(loop.create_connection(Recorder, "127.0.0.1", port))
+    assert caught.value.errno == errno.ECONNREFUSED
+    assert caught.value.strerror == f"Connect call failed ('127.0.0.1', {port})"
+
+
+def test_an_unknown_host(loop, run):
+    with pytest.raises(socket.gaierror):
+        run(loop.create_connection(Recorder, "no.such.host.invalid", 80))
+
+
+@pytest.mark.parametrize("args, kwargs, error, message", [
+    ((), {}, ValueError, "host and port was not specified and no sock specified"),
+    (("127.0.0.1", 80), {"sock": "stream"}, ValueError, "host/port and sock can not be specified at the same time"),
+    ((), {"sock": "datagram"}, ValueError, "A Stream Socket was expected, got <socket"),
+    (("127.0.0.1", 80), {"server_hostname": "x"}, ValueError, "server_hostname is only meaningful with ssl"),
+    ((), {"sock": "stream", "ssl": True}, ValueError, "You must set server_hostname when using ssl without a host"),
+    (("127.0.0.1", 80), {"ssl_handshake_timeout": 1}, ValueError, "ssl_handshake_timeout is only meaningful with ssl"),
+    (("127.0.0.1", 80), {"ssl_shutdown_timeout": 1}, ValueError, "ssl_shutdown_timeout is only meaningful with ssl"),
+    (("127.0.0.1", 80), {"local_addr": ("203.0.113.1", 0)}, OSError,
+     "error while attempting to bind on address ('203.0.113.1', 0)"),
+    (("127.0.0.1", 99999), {}, (OverflowError, OSError), ""),
+], ids=range(9))
+def test_wrong_arguments(loop, run, args, kwargs, error, message):
+    kinds = {"stream": socket.SOCK_STREAM, "datagram": socket.SOCK_DGRAM}
+    with socket.socket(type=kinds.get(kwargs.get("sock"), socket.SOCK_STREAM)) as sock:
+        if "sock" in kwargs:
+            kwargs = {**kwargs, "sock": sock}
+        with pytest.raises(error) as caught:
+            run(loop.create_connection(Recorder, *args, **kwargs))
+    assert message in str(caught.value)
+
+
+def test_a_socket_that_is_not_connected(loop, run):
+    """The stock loop finds out when it reads: the connection is made and lost."""
+    async def main():
+        sock = socket.socket()
+        _, protocol = await loop.create_connection(Recorder, sock=sock)
+        await until(lambda: protocol.lost)
+        return protocol.story
+
+    assert run(main())[0] == "connection_made"
+
+
+def test_cancelling_a_connection_attempt_leaves_nothing(loop, run, listening):
+    async def main():
+        for pause in (0, 1, 2, 3, 5, 8):
+            task = asyncio.ensure_future(loop.create_connection(Recorder, *listening.address))
+            await turns(pause)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                transport, protocol = await task
+                transport.close()
+        await asyncio.sleep(0.02)
+        await until(lambda: all(not protocol.made or protocol.lost for protocol in listening.made))
+
+    run(main())
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_ipv6_and_its_scope(loop, run):
+    async def main():
+        try:
+            server = await loop.create_server(Recorder, "::1", 0)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        address = server.sockets[0].getsockname()
+        _, peername = await connect_and_close(loop, "::1", address[1])
+        assert peername == address
+        await asyncio.sleep(0.01)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_many_connections_at_once(loop, run, listening):
+    async def main():
+        names = await asyncio.gather(*[connect_and_close(loop, *listening.address) for _ in range(100)])
+        assert len({sockname for sockname, _ in names}) == 100
+        await until(lambda: len(listening.made) == 100 and all(protocol.lost for protocol in listening.made))
+
+    run(main())
+
+
+# ---------------------------------------------------------------- names
+
+ADDRESSES = [
+    ("127.0.0.1", 80), ("127.0.0.1", "80"), ("127.0.0.1", None), ("localhost", 80), ("::1", 80), ("", 80), (None, 80),
+    (b"127.0.0.1", b"80"), ("127.0.0.1", "http"), ("127.0.0.1", 0), ("0", 80), ("127.1", 80), ("0x7f.1", 80),
+    ("no.such.host.invalid", 80), ("127.0.0.1", "no-such-service"), ("fe80::1%lo", 80), ("bücher.invalid", 80),
+    ("x" * 300, 80), ("127.0.0.1", 70000), ("127.0.0.1", -1), (5, 80), ("127.0.0.1\0", 80), (None, None),
+]
+
+
+@pytest.mark.parametrize("flags", [{}, {"type": socket.SOCK_STREAM}, {"family": socket.AF_INET},
+                                   {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP},
+                                   {"flags": socket.AI_NUMERICHOST | socket.AI_PASSIVE}, {"family": socket.AF_INET6}],
+                         ids=str)
+def test_getaddrinfo_answers_as_socket_getaddrinfo(loop, run, flags):
+    async def main():
+        for host, port in ADDRESSES:
+            expected = outcome(socket.getaddrinfo, host, port, **flags)
+            try:
+                found = "returned", await loop.getaddrinfo(host, port, **flags)
+            except Exception as exc:
+                found = "raised", type(exc), str(exc)
+            assert found == expected, (host, port)
+
+    run(main())
+
+
+@pytest.mark.parametrize("sockaddr, flags", [
+    (("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV), (("127.0.0.1", 80), 0), (("::1", 80, 0, 0), 3),
+    (("127.0.0.1", 80), socket.NI_NUMERICSERV), (("not an address", 80), 0), (("127.0.0.1",), 0), ("text", 0),
+], ids=str)
+def test_getnameinfo_answers_as_socket_getnameinfo(loop, run, sockaddr, flags):
+    async def main():
+        expected = outcome(socket.getnameinfo, sockaddr, flags)
+        try:
+            found = "returned", await loop.getnameinfo(sockaddr, flags)
+        except Exception as exc:
+            found = "raised", type(exc), str(exc)
+        assert found == expected
+
+    run(main())
+
+
+def test_a_replaced_socket_getaddrinfo_is_honoured(loop, run, monkeypatch, listening):
+    def replaced(host, port, *args, **kwargs):
+        assert host == "example.invalid"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", listening.address)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", replaced)
+    _, peername = run(connect_and_close(loop, "example.invalid", 80))
+    assert peername == listening.address
+
+
+@pytest.mark.fastloop_only(reason="compares with the stock loop")
+def test_errors_of_connecting_are_those_of_the_stock_loop(loop, run):
+    port = free_port()
+    cases = [("127.0.0.1", port), ("no.such.host.invalid", 80), ("127.0.0.1", "no-such-service"), ("", port),
+             ("127.0.0.1", None), (None, port), (5, 80)]
+
+    async def answers(loop):
+        found = []
+        for host, port in cases:
+            try:
+                await loop.create_connection(Recorder, host, port)
+            except Exception as exc:
+                found.append((type(exc), str(exc)))
+        return found
+
+    stock = new_loop("stock")
+    expected = stock.run_until_complete(answers(stock))
+    stock.run_until_complete(stock.shutdown_default_executor())
+    stock.close()
+    assert run(answers(loop)) == expected

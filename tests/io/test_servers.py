@@ -1,0 +1,514 @@
+"""Server objects: life, sockets, closing per version, bad clients, running out of descriptors."""
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import socket
+import struct
+import sys
+import weakref
+
+import pytest
+
+from helpers import Recorder, free_port, turns, until
+
+WAITS_FOR_CLIENTS = sys.version_info >= (3, 12)
+
+
+def connected(server):
+    """A plain client socket connected to a server's first socket."""
+    return socket.create_connection(server.sockets[0].getsockname())
+
+
+# ---------------------------------------------------------------- life
+
+def test_the_server_is_an_asyncio_server(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        assert isinstance(server, asyncio.Server) and isinstance(server, asyncio.AbstractServer)
+        assert server.get_loop() is loop and server.is_serving()
+        assert repr(server).startswith("<Server sockets=")
+        sock, = server.sockets
+        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert sock.getsockname()[0] == "127.0.0.1" and sock.getsockname()[1] > 0
+        server.close()
+        assert not server.is_serving() and server.sockets == ()
+        server.close()
+        await server.wait_closed()
+        assert repr(server) == "<Server sockets=()>"
+
+    run(main())
+
+
+def test_it_does_not_serve_before_it_is_told_to(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0,
+                                          start_serving=False)
+        assert not server.is_serving()
+        with pytest.raises(ConnectionRefusedError):
+            connected(server)
+        await server.start_serving()
+        await server.start_serving()
+        assert server.is_serving()
+        sock = connected(server)
+        await until(lambda: made)
+        sock.close()
+        await until(lambda: made[0].lost)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_as_a_context_manager_it_is_closed_at_the_end(loop, run):
+    async def main():
+        async with await loop.create_server(Recorder, "127.0.0.1", 0) as server:
+            assert server.is_serving()
+        assert not server.is_serving() and server.sockets == ()
+
+    run(main())
+
+
+def test_serve_forever_ends_when_cancelled_and_closes_the_server(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0, start_serving=False)
+        task = asyncio.ensure_future(server.serve_forever())
+        await turns(3)
+        assert server.is_serving()
+        with pytest.raises(RuntimeError, match="is already being awaited on serve_forever"):
+            await server.serve_forever()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not server.is_serving() and server.sockets == ()
+        with pytest.raises(RuntimeError, match="is closed$"):
+            await server.serve_forever()
+
+    run(main())
+
+
+def test_serve_forever_ends_when_the_server_is_closed(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        task = asyncio.ensure_future(server.serve_forever())
+        await turns(2)
+        server.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_server_that_nobody_references_goes_on_serving(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+        reference, address = weakref.ref(server), server.sockets[0].getsockname()
+        del server
+        gc.collect()
+        client = socket.create_connection(address)
+        await until(lambda: made)
+        client.close()
+        await until(lambda: made[0].lost)
+        reference().close()
+        await turns(2)
+
+    run(main())
+
+
+def test_closing_stops_accepting_at_once_and_frees_the_port(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        server.close()
+        await turns(2)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        again = await loop.create_server(Recorder, *address)
+        again.close()
+        await again.wait_closed()
+
+    run(main())
+
+
+def test_closing_in_the_turn_of_a_pending_connection(loop, run):
+    async def main():
+        for _ in range(20):
+            made = []
+            server = await loop.create_server(lambda made=made: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+            client = socket.create_connection(server.sockets[0].getsockname())
+            server.close()
+            client.close()
+            await turns(5)
+            await until(lambda made=made: all(protocol.lost for protocol in made))
+            await server.wait_closed()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- close and the clients
+
+def test_connections_outlive_the_server(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+        client = connected(server)
+        await until(lambda: made)
+        server.close()
+        client.send(b"still here")
+        await until(lambda: made[0].data == b"still here")
+        client.close()
+        await until(lambda: made[0].lost)
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_wait_closed_waits_for_clients_as_this_version_does(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+        client = connected(server)
+        await until(lambda: made)
+        server.close()
+        waiting = asyncio.ensure_future(server.wait_closed())
+        await asyncio.sleep(0.01)
+        assert waiting.done() is not WAITS_FOR_CLIENTS
+        client.close()
+        await waiting
+        await until(lambda: made[0].lost)
+
+    run(main())
+
+
+@pytest.mark.skipif(not WAITS_FOR_CLIENTS, reason="3.11 returns at once")
+def test_wait_closed_before_close_waits_for_it(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        waiting = [asyncio.ensure_future(server.wait_closed()) for _ in range(3)]
+        await asyncio.sleep(0.005)
+        assert not any(task.done() for task in waiting)
+        server.close()
+        await asyncio.gather(*waiting)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+@pytest.mark.parametrize("method", ["close_clients", "abort_clients"])
+def test_closing_and_aborting_all_clients(loop, run, method):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+        clients = [connected(server) for _ in range(10)]
+        await until(lambda: len(made) == 10 and all(protocol.made for protocol in made))
+        for protocol in made:
+            protocol.transport.write(b"x" * 1_000_000)
+        server.close()
+        getattr(server, method)()
+        for client in clients:
+            client.setblocking(False)
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := await loop.sock_recv(client, 1_000_000):
+                    received += len(data)
+            assert method == "abort_clients" or received == 1_000_000
+            client.close()
+        await server.wait_closed()
+        assert all(protocol.lost for protocol in made)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+def test_a_closed_client_is_no_client_any_more(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        for _ in range(5):
+            client = connected(server)
+            await until(lambda: len(server._clients) == 1)
+            client.close()
+            await until(lambda: len(server._clients) == 0)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- arguments
+
+def test_several_hosts_make_several_sockets(loop, run):
+    async def main():
+        port = free_port()
+        server = await loop.create_server(Recorder, ["127.0.0.1", "127.0.0.2"], port)
+        assert sorted(sock.getsockname()[0] for sock in server.sockets) == ["127.0.0.1", "127.0.0.2"]
+        for host in ("127.0.0.1", "127.0.0.2"):
+            socket.create_connection((host, port)).close()
+        await turns(5)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("host", [None, ""])
+def test_no_host_means_every_interface(loop, run, host):
+    async def main():
+        server = await loop.create_server(Recorder, host, 0)
+        families = {sock.family for sock in server.sockets}
+        assert socket.AF_INET in families
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_socket_of_ones_own(loop, run):
+    async def main():
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        server = await loop.create_server(Recorder, sock=sock)
+        assert server.sockets[0].fileno() == sock.fileno()
+        assert sock.getblocking() is False
+        client = connected(server)
+        client.close()
+        server.close()
+        await server.wait_closed()
+        await turns(3)
+        assert sock.fileno() == -1
+
+    run(main())
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({}, ValueError, "Neither host/port nor sock were specified"),
+    ({"host": "127.0.0.1", "port": 0, "sock": True}, ValueError,
+     "host/port and sock can not be specified at the same time"),
+    ({"sock": "datagram"}, ValueError, "A Stream Socket was expected, got <socket"),
+    ({"host": "127.0.0.1", "port": 0, "ssl": True}, TypeError, "ssl argument must be an SSLContext or None"),
+    ({"host": "127.0.0.1", "port": 0, "ssl_handshake_timeout": 5}, ValueError,
+     "ssl_handshake_timeout is only meaningful with ssl"),
+    ({"host": "127.0.0.1", "port": 0, "ssl_shutdown_timeout": 5}, ValueError,
+     "ssl_shutdown_timeout is only meaningful with ssl"),
+    ({"host": "127.0.0.1", "port": 99999}, OverflowError, "port must be 0-65535"),
+    ({"host": "256.256.256.256.invalid", "port": 0}, socket.gaierror, ""),
+], ids=range(8))
+def test_wrong_arguments(loop, run, options, error, message):
+    async def main():
+        kind = options.get("sock")
+        with socket.socket(type=socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM) as sock:
+            with pytest.raises(error) as caught:
+                await loop.create_server(Recorder, **{**options, "sock": sock} if kind else options)
+        assert message in str(caught.value)
+
+    run(main())
+
+
+def test_a_port_in_use_is_an_os_error_that_names_the_address(loop, run):
+    async def main():
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.listen()
+            with pytest.raises(OSError) as caught:
+                await loop.create_server(Recorder, *sock.getsockname())
+            assert caught.value.errno == errno.EADDRINUSE
+            assert "error while attempting to bind on address" in str(caught.value)
+            assert f"'127.0.0.1', {sock.getsockname()[1]}" in str(caught.value)
+
+    run(main())
+
+
+def test_two_servers_share_a_port_with_reuse_port(loop, run):
+    async def main():
+        first = await loop.create_server(Recorder, "127.0.0.1", 0, reuse_port=True)
+        second = await loop.create_server(Recorder, *first.sockets[0].getsockname(), reuse_port=True)
+        for server in (first, second):
+            assert server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+            server.close()
+            await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="new in Python 3.13")
+def test_keep_alive(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0, keep_alive=True)
+        assert server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- connect_accepted_socket
+
+def test_a_connection_that_was_accepted_elsewhere(loop, run, authority):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for tls in (None, authority.server):
+                client = asyncio.ensure_future(asyncio.open_connection(
+                    *listener.getsockname(), ssl=tls and authority.client))
+                await turns(5)
+                await asyncio.sleep(0.01)
+                accepted, _ = listener.accept()
+                transport, protocol = await loop.connect_accepted_socket(Recorder, accepted, ssl=tls)
+                reader, writer = await client
+                transport.write(b"accepted elsewhere")
+                assert await reader.readexactly(18) == b"accepted elsewhere"
+                writer.write(b"answer")
+                await until(lambda protocol=protocol: protocol.data == b"answer")
+                writer.close()
+                await writer.wait_closed()
+                await until(lambda protocol=protocol: protocol.lost)
+
+    run(main())
+
+
+def test_only_stream_sockets_are_accepted(loop, run):
+    async def main():
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            with pytest.raises(ValueError, match="A Stream Socket was expected"):
+                await loop.connect_accepted_socket(Recorder, sock)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- clients that misbehave
+
+def test_a_hundred_bad_clients_beside_good_ones(loop, run):
+    """Resets, garbage, half-closed and silent clients: the good ones are all answered."""
+    async def serve(reader, writer):
+        try:
+            async for line in reader:
+                writer.write(line.upper())
+                await writer.drain()
+        except (ConnectionError, ValueError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def bad(address, kind):
+        sock = socket.create_connection(address)
+        sock.setblocking(False)
+        if kind == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif kind == "garbage":
+            with contextlib.suppress(BlockingIOError):
+                sock.send(os.urandom(200_000))
+        elif kind == "half":
+            sock.send(b"half a line")
+            sock.shutdown(socket.SHUT_WR)
+        elif kind == "slow":
+            for byte in b"slow\n":
+                sock.send(bytes([byte]))
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.005)
+        sock.close()
+
+    async def good(address, number):
+        reader, writer = await asyncio.open_connection(*address)
+        for i in range(10):
+            writer.write(b"good %d %d\n" % (number, i))
+            assert await reader.readline() == b"GOOD %d %d\n" % (number, i)
+        writer.close()
+        await writer.wait_closed()
+
+    async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        kinds = ["reset", "garbage", "half", "slow", "silent"]
+        await asyncio.gather(*[bad(address, kinds[i % 5]) for i in range(100)], *[good(address, i) for i in range(50)])
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0.02)
+
+    run(main())
+
+
+def test_a_client_that_is_gone_before_it_is_accepted(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+        for _ in range(20):
+            with socket.create_connection(server.sockets[0].getsockname()) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await asyncio.sleep(0.02)
+        with socket.create_connection(server.sockets[0].getsockname()) as sock:
+            sock.send(b"alive")
+            await until(lambda: made and made[-1].data == b"alive")
+        await until(lambda: all(protocol.lost for protocol in made))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_burst_of_connections_is_accepted_whole(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0, backlog=300)
+        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(250)]
+        for client in clients:
+            client.send(b"x")
+        await until(lambda: len(made) == 250 and all(protocol.data for protocol in made))
+        for client in clients:
+            client.close()
+        await until(lambda: all(protocol.lost for protocol in made))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_running_out_of_descriptors_is_reported_and_serving_resumes(python):
+    assert python("""
+        import resource, socket
+        reports = []
+        def report(loop, context):
+            reports.append((context["message"], type(context["exception"]).__name__, context["exception"].errno,
+                            tuple(sorted(context)), type(context["socket"]).__name__))
+        async def serve(reader, writer):
+            writer.write(b"served")
+            writer.close()
+            await writer.wait_closed()
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(report)
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            clients = [socket.socket() for _ in range(3)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, 4096))
+            hogs = []
+            try:
+                while True:
+                    hogs.append(os.dup(0))
+            except OSError:
+                pass
+            for client in clients:
+                client.connect(address)
+            while not reports:
+                await asyncio.sleep(0.01)
+            first = len(reports)
+            for hog in hogs:
+                os.close(hog)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 4096))
+            for client in clients:
+                client.setblocking(False)
+                data = b""
+                while chunk := await loop.sock_recv(client, 100):
+                    data += chunk
+                assert data == b"served"
+                client.close()
+            print(first >= 1, set(reports))
+            server.close()
+            await server.wait_closed()
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+        """) == "True {('socket.accept() out of system resource', 'OSError', 24, " \
+                "('exception', 'message', 'socket'), 'TransportSocket')}\n"

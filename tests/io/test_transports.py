@@ -1,0 +1,693 @@
+"""Stream transports: reading, writing, closing, over TCP, Unix sockets and TLS, as client and as server."""
+import array
+import asyncio
+import gc
+import socket
+import weakref
+
+import pytest
+
+from helpers import Connector, Recorder, is_gone, socket_pair, turns, until
+
+PLAIN = [name for name in Connector.ENDPOINTS if not name.startswith("tls")]
+plain = pytest.mark.parametrize("connect", PLAIN, indirect=True)
+tcp = pytest.mark.parametrize("connect", ["tcp-client", "tcp-server"], indirect=True)
+tls = pytest.mark.parametrize("connect", ["tls-client", "tls-server"], indirect=True)
+PATTERN = bytes(range(256)) * 4096
+
+
+# ---------------------------------------------------------------- reading
+
+def test_data_arrives_complete_and_in_order(connect, run):
+    async def main():
+        _, protocol, peer = await connect()
+        await peer.sendall(PATTERN)
+        await until(lambda: len(protocol.data) == len(PATTERN))
+        assert protocol.data == PATTERN
+        assert protocol.story == ["connection_made", "data_received"]
+
+    run(main())
+
+
+def test_small_messages_arrive_at_once(connect, run):
+    async def main():
+        _, protocol, peer = await connect()
+        for i in range(100):
+            await peer.sendall(b"%d," % i)
+            if i % 10 == 0:
+                await until(lambda i=i: protocol.data.endswith(b"%d," % i))
+        expected = b"".join(b"%d," % i for i in range(100))
+        await until(lambda: len(protocol.data) == len(expected))
+        assert protocol.data == expected
+
+    run(main())
+
+
+def test_received_bytes_are_not_reused(connect, run):
+    chunks = []
+
+    async def main():
+        _, protocol, peer = await connect(lambda: type("Keep", (Recorder,), {
+            "data_received": lambda self, data: chunks.append(data)})())
+        for i in range(50):
+            await peer.sendall(bytes([i]) * 1000)
+            await until(lambda i=i: chunks and chunks[-1].endswith(bytes([i])))
+        assert b"".join(chunks) == b"".join(bytes([i]) * 1000 for i in range(50))
+
+    run(main())
+
+
+def test_pausing_stops_the_data_and_resuming_brings_all_of_it(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        assert transport.is_reading() is True
+        transport.pause_reading()
+        transport.pause_reading()
+        assert transport.is_reading() is False
+        await peer.sendall(b"while paused")
+        await asyncio.sleep(0.02)
+        assert protocol.data == b""
+        transport.resume_reading()
+        transport.resume_reading()
+        assert transport.is_reading() is True
+        await until(lambda: protocol.data)
+        assert protocol.data == b"while paused"
+
+    run(main())
+
+
+def test_pausing_inside_data_received_delivers_nothing_more(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(data_received=lambda p: p.transport.pause_reading()))
+        await peer.sendall(b"first")
+        await until(lambda: protocol.data)
+        await peer.sendall(b"second")
+        await asyncio.sleep(0.02)
+        assert protocol.data == b"first"
+        transport.resume_reading()
+        await until(lambda: protocol.data == b"firstsecond")
+
+    run(main())
+
+
+@plain
+def test_pausing_inside_connection_made_holds_the_first_data_back(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(
+            connection_made=lambda p: p.transport.pause_reading()))
+        await peer.sendall(b"early")
+        await asyncio.sleep(0.02)
+        assert protocol.events == ["connection_made"]
+        transport.resume_reading()
+        await until(lambda: protocol.data == b"early")
+
+    run(main())
+
+
+def test_pausing_before_connection_made_holds_the_first_data_back(loop, run):
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        protocol = Recorder()
+        # The hook through which the base class makes its transports.
+        transport = loop._make_socket_transport(ours, protocol)
+        transport.pause_reading()
+        assert protocol.events == []
+        theirs.send(b"early")
+        await asyncio.sleep(0.02)
+        assert protocol.events == ["connection_made"]
+        transport.resume_reading()
+        await until(lambda: protocol.data == b"early")
+        transport.close()
+        await until(lambda: protocol.lost)
+        theirs.close()
+
+    run(main())
+
+
+@plain
+def test_the_end_of_file_waits_while_reading_is_paused(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        transport.pause_reading()
+        await peer.sendall(b"last words")
+        peer.close()
+        await asyncio.sleep(0.02)
+        assert protocol.events == ["connection_made"]
+        transport.resume_reading()
+        await until(lambda: protocol.lost)
+        assert protocol.data == b"last words"
+        assert protocol.story == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+    run(main())
+
+
+@plain
+def test_pausing_after_close_changes_nothing(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        transport.close()
+        assert transport.is_reading() is False
+        transport.pause_reading()
+        transport.resume_reading()
+        assert transport.is_reading() is False
+        await peer.leave()
+        await until(lambda: protocol.lost)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- writing
+
+@pytest.mark.parametrize("data", [b"bytes", bytearray(b"bytearray"), memoryview(b"memoryview"),
+                                  memoryview(bytearray(b"writable view")), memoryview(b"xxslicexx")[2:7]],
+                         ids=["bytes", "bytearray", "memoryview", "writable memoryview", "slice"])
+def test_write_takes_bytes_bytearrays_and_memoryviews(connect, run, data):
+    async def main():
+        transport, _, peer = await connect()
+        assert transport.write(data) is None
+        assert await peer.recv_exactly(len(data)) == bytes(data)
+        transport.writelines([data, b"|", data])
+        assert await peer.recv_exactly(2 * len(data) + 1) == bytes(data) + b"|" + bytes(data)
+
+    run(main())
+
+
+@pytest.mark.parametrize("data", [None, "text", 5, [b"x"], object()], ids=["None", "str", "int", "list", "object"])
+def test_write_refuses_anything_else(connect, run, data):
+    async def main():
+        transport, _, peer = await connect()
+        with pytest.raises(TypeError) as caught:
+            transport.write(data)
+        name = type(data).__name__
+        assert str(caught.value) == (f"data: expecting a bytes-like instance, got {name}" if connect.tls
+                                     else f"data argument must be a bytes-like object, not {name!r}")
+        transport.write(b"still alive")
+        assert await peer.recv_exactly(11) == b"still alive"
+
+    run(main())
+
+
+def test_writing_nothing_sends_nothing(connect, run):
+    async def main():
+        transport, _, peer = await connect()
+        for nothing in (b"", bytearray(), memoryview(b"")):
+            transport.write(nothing)
+        transport.writelines([])
+        transport.writelines([b"", b""]) if not connect.tls else None
+        assert transport.get_write_buffer_size() == 0
+        transport.write(b"something")
+        assert await peer.recv_exactly(9) == b"something"
+
+    run(main())
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, lambda parts: (part for part in parts), lambda p: dict.fromkeys(p)],
+                         ids=["list", "tuple", "iterator", "generator", "dict"])
+def test_writelines_takes_any_iterable(connect, run, make):
+    parts = [b"%d," % i for i in range(1500)]
+
+    async def main():
+        transport, _, peer = await connect()
+        transport.writelines(make(parts))
+        assert await peer.recv_exactly(len(b"".join(parts))) == b"".join(parts)
+
+    run(main())
+
+
+def test_many_writes_of_one_turn_and_of_many_turns_stay_in_order(connect, run):
+    expected = b"".join(b"%d;" % i for i in range(3000))
+
+    async def main():
+        transport, _, peer = await connect(small=True)
+        receiving = asyncio.ensure_future(peer.recv_exactly(len(expected)))
+        for i in range(3000):
+            transport.write(b"%d;" % i)
+            if i % 50 == 0:
+                await asyncio.sleep(0)
+        assert await receiving == expected
+
+    run(main())
+
+
+def test_a_huge_write_arrives_whole(connect, run):
+    data = PATTERN * 16
+
+    async def main():
+        transport, _, peer = await connect()
+        transport.write(data)
+        assert await peer.recv_exactly(len(data)) == data
+        assert transport.get_write_buffer_size() == 0
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="the stock loop of 3.12 and 3.13 sends what the bytearray holds later")
+@pytest.mark.parametrize("use", ["write", "writelines"])
+def test_a_bytearray_may_be_changed_after_the_write(connect, run, use):
+    async def main():
+        transport, _, peer = await connect(small=True)
+        backlog = b"x" * 1_000_000
+        transport.write(backlog)
+        data = bytearray(b"original" * 1000)
+        expected = bytes(data)
+        getattr(transport, use)(data if use == "write" else [data, memoryview(data)])
+        data[:8] = b"changed!"
+        data.extend(b"and its size, which a view that is held forbids") if use == "write" else None
+        count = len(expected) * (1 if use == "write" else 2)
+        received = await peer.recv_exactly(len(backlog) + count)
+        assert received[len(backlog):] == expected * (count // len(expected))
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="the stock loop counts items where bytes are meant")
+@plain
+def test_views_of_wider_items_are_sent_as_bytes(connect, run):
+    values = array.array("I", range(20_000))
+
+    async def main():
+        transport, _, peer = await connect(small=True)
+        transport.write(b"x" * 500_000)
+        transport.write(memoryview(values))
+        received = await peer.recv_exactly(500_000 + len(values) * values.itemsize)
+        assert received[500_000:] == values.tobytes()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- half-close
+
+@plain
+def test_write_eof_ends_our_direction_after_the_data_and_leaves_the_other(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        assert transport.can_write_eof() is True
+        transport.write(PATTERN)
+        transport.write_eof()
+        transport.write_eof()
+        assert await peer.recv_all() == PATTERN
+        await peer.sendall(b"the other direction")
+        await until(lambda: protocol.data == b"the other direction")
+        assert not transport.is_closing()
+
+    run(main())
+
+
+@plain
+@pytest.mark.parametrize("use, message", [("write", "Cannot call write() after write_eof()"),
+                                          ("writelines", "Cannot call writelines() after write_eof()")])
+def test_writing_after_write_eof_is_an_error(connect, run, use, message):
+    async def main():
+        transport, *_ = await connect()
+        transport.write_eof()
+        with pytest.raises(RuntimeError) as caught:
+            getattr(transport, use)(b"late" if use == "write" else [b"late"])
+        assert str(caught.value) in (message, "Cannot call write() after write_eof()")
+
+    run(main())
+
+
+@tls
+def test_tls_cannot_be_half_closed(connect, run):
+    async def main():
+        transport, *_ = await connect()
+        assert transport.can_write_eof() is False
+        with pytest.raises(NotImplementedError):
+            transport.write_eof()
+
+    run(main())
+
+
+@plain
+@pytest.mark.parametrize("keep", [True, 1, "yes"])
+def test_eof_received_that_answers_true_keeps_the_other_direction(connect, run, keep):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(eof_received=lambda p: keep))
+        await peer.sendall(b"question")
+        peer.eof()
+        await until(lambda: "eof_received" in protocol.events)
+        await turns(5)
+        assert not transport.is_closing() and not protocol.lost
+        transport.write(b"answer")
+        transport.close()
+        assert await peer.recv_all() == b"answer"
+        await until(lambda: protocol.lost)
+        assert protocol.error is None
+        assert protocol.story == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("answer", [None, False, 0])
+def test_eof_received_that_answers_false_closes(connect, run, answer):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(eof_received=lambda p: answer))
+        peer.close()
+        await until(lambda: protocol.lost)
+        assert transport.is_closing()
+        assert protocol.error is None
+        assert protocol.story == ["connection_made", "eof_received", "connection_lost"]
+
+    run(main())
+
+
+@tls
+def test_over_tls_eof_received_cannot_keep_the_connection(connect, run, guard):
+    async def main():
+        _, protocol, peer = await connect(lambda: Recorder(eof_received=lambda p: True))
+        peer.close()
+        await until(lambda: protocol.lost)
+        assert "returning true from eof_received() has no effect when using ssl" in guard.log.take()
+
+    run(main())
+
+
+@plain
+def test_both_sides_half_close(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(eof_received=lambda p: True))
+        transport.write(b"ours")
+        transport.write_eof()
+        await peer.sendall(b"theirs")
+        peer.eof()
+        assert await peer.recv_all() == b"ours"
+        await until(lambda: "eof_received" in protocol.events)
+        assert protocol.data == b"theirs"
+        transport.close()
+        await until(lambda: protocol.lost)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- close
+
+def test_close_delivers_what_was_written(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        transport.write(PATTERN)
+        transport.close()
+        assert transport.is_closing() is True
+        assert not protocol.lost
+        assert await peer.recv_all() == PATTERN
+        peer.close()
+        await until(lambda: protocol.lost)
+        assert protocol.error is None
+
+    run(main())
+
+
+def test_connection_lost_comes_once_and_never_inside_close(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        assert transport.is_closing() is False
+        assert transport.close() is None
+        assert transport.is_closing() is True and not protocol.lost
+        transport.close()
+        await peer.leave()
+        await until(lambda: protocol.lost)
+        await turns(5)
+        transport.close()
+        transport.abort()
+        await turns(5)
+        assert protocol.events.count("connection_lost") == 1
+        assert protocol.error is None
+
+    run(main())
+
+
+def test_nothing_is_received_after_close(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        transport.write(PATTERN)
+        transport.close()
+        await peer.sendall(b"unheard")
+        await peer.recv_all()
+        await until(lambda: protocol.lost or not peer.close())
+        await until(lambda: protocol.lost)
+        assert protocol.data == b""
+
+    run(main())
+
+
+def test_writing_after_close_is_dropped(connect, run, guard):
+    async def main():
+        transport, protocol, peer = await connect()
+        transport.write(b"before")
+        await peer.recv_exactly(6)
+        transport.close()
+        for _ in range(3):
+            transport.write(b"after")
+        assert await peer.recv_all() == b""
+        peer.close()
+        await until(lambda: protocol.lost)
+        transport.write(b"long after")
+        assert guard.log.take() == []
+
+    run(main())
+
+
+def test_writing_after_close_again_and_again_is_logged(connect, run, guard):
+    async def main():
+        transport, protocol, peer = await connect()
+        transport.abort()
+        await until(lambda: protocol.lost)
+        for _ in range(10):
+            transport.write(b"after")
+        messages = set(guard.log.take())
+        assert messages == ({"SSL connection is closed"} if connect.tls else {"socket.send() raised exception."})
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="writelines() after close() is a TypeError on the stock loops of 3.12 and 3.13")
+@plain
+def test_writelines_after_close_is_dropped(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        transport.close()
+        transport.writelines([b"after", b"close"])
+        assert await peer.recv_all() == b""
+        await until(lambda: protocol.lost)
+        transport.writelines([b"long after"])
+
+    run(main())
+
+
+def test_abort_drops_what_was_not_sent(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        transport.write(PATTERN)
+        # Over TLS it counts what is not yet encrypted.
+        assert connect.tls or transport.get_write_buffer_size() > 0
+        assert transport.abort() is None
+        assert transport.is_closing() is True and not protocol.lost
+        await until(lambda: protocol.lost)
+        assert protocol.error is None
+        assert len(await peer.recv_all()) < len(PATTERN)
+
+    run(main())
+
+
+def test_abort_after_close_ends_the_wait_for_a_peer_that_does_not_read(connect, run):
+    async def main():
+        transport, protocol, _ = await connect(small=True)
+        transport.write(PATTERN * 4)
+        transport.close()
+        await asyncio.sleep(0.01)
+        assert not protocol.lost
+        transport.abort()
+        await until(lambda: protocol.lost)
+
+    run(main())
+
+
+@plain
+def test_the_descriptor_is_closed_after_connection_lost(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        number = transport.get_extra_info("socket").fileno()
+        seen = []
+        protocol.on["connection_lost"] = lambda p: seen.append(is_gone(number))
+        transport.close()
+        assert not is_gone(number)
+        peer.close()
+        await until(lambda: is_gone(number))
+        assert seen == [False]
+
+    run(main())
+
+
+def test_a_closed_transport_and_its_protocol_are_freed(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        transport.write(b"data")
+        transport.close()
+        peer.close()
+        await until(lambda: protocol.lost)
+        references = [weakref.ref(transport), weakref.ref(protocol)]
+        connect.transports.clear()
+        return references
+
+    references = run(main())
+    run(turns(5))
+    for closing in connect.closing:
+        closing.close()
+    connect.closing.clear()
+    run(turns(5))
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_factory, guard):
+    loop = loop_factory()
+    ours, theirs = socket_pair("tcp")
+    number = ours.fileno()
+
+    async def main():
+        await loop.create_connection(Recorder, sock=ours)
+
+    loop.run_until_complete(main())
+    loop.close()
+    del ours, loop
+    gc.collect()
+    assert any(text.startswith("ResourceWarning: unclosed transport") for text in guard.unraisable.take())
+    assert is_gone(number)
+    theirs.close()
+
+
+# ---------------------------------------------------------------- the peer misbehaves
+
+@tcp
+def test_a_reset_is_given_to_connection_lost_and_not_logged(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        peer.reset()
+        await until(lambda: protocol.lost)
+        assert type(protocol.error) is ConnectionResetError
+        assert protocol.events == ["connection_made", "connection_lost"]
+        assert transport.is_closing()
+
+    run(main())
+
+
+@tls
+def test_a_reset_under_tls_is_given_to_connection_lost(connect, run):
+    async def main():
+        _, protocol, peer = await connect()
+        peer.reset()
+        await until(lambda: protocol.lost)
+        assert type(protocol.error) is ConnectionResetError
+
+    run(main())
+
+
+def test_a_peer_that_goes_while_we_write_ends_the_connection_with_the_error(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(eof_received=lambda p: not connect.tls), small=True)
+        transport.write(PATTERN)
+        await asyncio.sleep(0.005)
+        peer.reset()
+        await until(lambda: protocol.lost)
+        assert isinstance(protocol.error, (ConnectionResetError, BrokenPipeError))
+        assert transport.get_write_buffer_size() == 0
+
+    run(main())
+
+
+@plain
+def test_writing_into_a_closed_peer_never_raises(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(eof_received=lambda p: True))
+        peer.close()
+        for _ in range(10):
+            transport.write(b"into the void")
+            await asyncio.sleep(0.001)
+        await until(lambda: protocol.lost)
+        assert isinstance(protocol.error, (ConnectionResetError, BrokenPipeError))
+        assert protocol.events.count("connection_lost") == 1
+
+    run(main())
+
+
+def test_data_sent_just_before_the_end_is_delivered_before_the_end(connect, run):
+    async def main():
+        for _ in range(20):
+            _, protocol, peer = await connect()
+            await peer.sendall(b"data")
+            peer.close()
+            await until(lambda protocol=protocol: protocol.lost)
+            assert protocol.data == b"data"
+            assert protocol.story == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+    run(main())
+
+
+# ---------------------------------------------------------------- looking at a transport
+
+def test_the_type_is_asyncio_transport(connect, run):
+    async def main():
+        transport, *_ = await connect()
+        assert isinstance(transport, asyncio.Transport)
+        assert isinstance(transport, asyncio.ReadTransport) and isinstance(transport, asyncio.WriteTransport)
+
+    run(main())
+
+
+def test_repr_works_in_every_state(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        texts = [repr(transport)]
+        transport.write(PATTERN)
+        texts.append(repr(transport))
+        transport.close()
+        texts.append(repr(transport))
+        transport.abort()
+        await until(lambda: protocol.lost)
+        texts.append(repr(transport))
+        if not connect.tls:
+            assert "closing" in texts[2] and "closed" in texts[3]
+            assert all(text.startswith("<") and "fd=" in text for text in texts)
+
+    run(main())
+
+
+def test_transports_take_attributes_and_replaced_methods(connect, run):
+    async def main():
+        transport, _, peer = await connect()
+        transport.anything = 5
+        written = []
+        original = transport.write
+        transport.write = lambda data: (written.append(data), original(data))
+        transport.write(b"replaced")
+        assert await peer.recv_exactly(8) == b"replaced"
+        assert written == [b"replaced"] and transport.anything == 5
+        del transport.write
+
+    if connect.tls:
+        pytest.skip("the standard library's own class")
+    run(main())
+
+
+@plain
+def test_a_connection_over_sockets_with_small_buffers_echoes(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(
+            lambda: type("Echo", (Recorder,), {"data_received": lambda self, data: self.transport.write(data)})(),
+            small=True)
+        sending = asyncio.ensure_future(peer.sendall(PATTERN))
+        assert await peer.recv_exactly(len(PATTERN)) == PATTERN
+        await sending
+
+    run(main())
+
+
+@tcp
+def test_nagle_is_off(connect, run):
+    async def main():
+        transport, *_ = await connect()
+        sock = transport.get_extra_info("socket")
+        # The stock loop sees only sockets whose protocol is IPPROTO_TCP.
+        if sock.proto == socket.IPPROTO_TCP:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    run(main())

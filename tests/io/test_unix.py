@@ -1,0 +1,239 @@
+"""Unix sockets: servers and clients by path and by abstract name, stale files, modes, errors."""
+import asyncio
+import errno
+import os
+import socket
+import stat
+import sys
+
+import pytest
+
+from helpers import Recorder, socket_pair, turns, until
+
+
+def echo_factory():
+    return Recorder(data_received=lambda p: p.transport.write(p.data))
+
+
+async def talk(loop, path):
+    """Connect, exchange a message, close; return (sockname, peername)."""
+    transport, protocol = await loop.create_unix_connection(Recorder, path)
+    transport.write(b"hello")
+    await until(lambda: protocol.data == b"hello")
+    names = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+    transport.close()
+    await until(lambda: protocol.lost)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["str", "bytes", "path"])
+def test_paths_of_every_type(loop, run, tmp_path, kind):
+    path = tmp_path / "socket"
+    given = {"str": str(path), "bytes": os.fsencode(path), "path": path}[kind]
+
+    async def main():
+        server = await loop.create_unix_server(echo_factory, given)
+        assert server.sockets[0].getsockname() == str(path)
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        assert await talk(loop, given) == ("", str(path))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["\0fastloop test %d", b"\0fastloop test %d bytes", "\0with\0zeros %d"])
+def test_abstract_names(loop, run, name):
+    name = name % os.getpid() if isinstance(name, str) else name % os.getpid()
+
+    async def main():
+        server = await loop.create_unix_server(echo_factory, name)
+        expected = name.encode() if isinstance(name, str) else name
+        assert server.sockets[0].getsockname() == expected
+        assert (await talk(loop, name))[1] == expected
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(ConnectionRefusedError):
+            await loop.create_unix_connection(Recorder, name)
+
+    run(main())
+
+
+def test_a_stale_socket_file_is_replaced(loop, run, tmp_path):
+    path = tmp_path / "stale"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+    async def main():
+        server = await loop.create_unix_server(echo_factory, path)
+        await talk(loop, str(path))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_another_kind_of_file_is_not_replaced(loop, run, tmp_path, what):
+    path = tmp_path / "taken"
+    path.mkdir() if what == "folder" else path.write_text("precious")
+    with pytest.raises(OSError) as caught:
+        run(loop.create_unix_server(Recorder, path))
+    assert caught.value.errno == errno.EADDRINUSE
+    assert str(caught.value) == f"[Errno {errno.EADDRINUSE}] Address {str(path)!r} is already in use"
+    assert what == "folder" or path.read_text() == "precious"
+
+
+def test_the_file_has_the_mode_of_the_umask(loop, run, tmp_path):
+    async def main():
+        for umask, mode in ((0o077, 0o700), (0o000, 0o777), (0o022, 0o755)):
+            old = os.umask(umask)
+            try:
+                server = await loop.create_unix_server(Recorder, tmp_path / f"{umask}")
+            finally:
+                os.umask(old)
+            assert stat.S_IMODE((tmp_path / f"{umask}").stat().st_mode) == mode
+            server.close()
+            await server.wait_closed()
+
+    run(main())
+
+
+def test_the_file_is_removed_at_close_since_3_13(loop, run, tmp_path):
+    removed = sys.version_info >= (3, 13)
+
+    async def main():
+        path = tmp_path / "socket"
+        server = await loop.create_unix_server(Recorder, path)
+        server.close()
+        await server.wait_closed()
+        assert path.exists() is not removed
+        if removed:
+            server = await loop.create_unix_server(Recorder, path, cleanup_socket=False)
+            server.close()
+            await server.wait_closed()
+            assert path.exists()
+            # A file that took the place of ours is not ours to remove.
+            server = await loop.create_unix_server(Recorder, path)
+            path.unlink()
+            with socket.socket(socket.AF_UNIX) as other:
+                other.bind(str(path))
+            server.close()
+            await server.wait_closed()
+            assert path.exists()
+
+    run(main())
+
+
+@pytest.mark.parametrize("length", [108, 120, 5000])
+def test_a_path_that_is_too_long(loop, run, length):
+    path = "/tmp/" + "x" * length
+    for attempt in (loop.create_unix_server, loop.create_unix_connection):
+        with pytest.raises(OSError, match="AF_UNIX path too long"):
+            run(attempt(Recorder, path))
+
+
+def test_the_longest_path_that_fits(loop, run, tmp_path):
+    name = str(tmp_path / "x")
+    if len(name) > 107:
+        pytest.skip("the temporary folder is too deep")
+    path = name + "x" * (107 - len(name))
+
+    async def main():
+        server = await loop.create_unix_server(echo_factory, path)
+        assert await talk(loop, path) == ("", path)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_missing_files_and_dead_sockets(loop, run, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        run(loop.create_unix_connection(Recorder, str(tmp_path / "nothing")))
+    with pytest.raises(FileNotFoundError):
+        run(loop.create_unix_server(Recorder, tmp_path / "no folder" / "socket"))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "dead"))
+    with pytest.raises(ConnectionRefusedError):
+        run(loop.create_unix_connection(Recorder, str(tmp_path / "dead")))
+
+
+@pytest.mark.parametrize("method, args, kwargs, error, message", [
+    ("create_unix_server", (), {}, ValueError, "path was not specified, and no sock specified"),
+    ("create_unix_connection", (), {}, ValueError, "no path and sock were specified"),
+    ("create_unix_server", ("/x",), {"sock": "unix"}, ValueError,
+     "path and sock can not be specified at the same time"),
+    ("create_unix_connection", ("/x",), {"sock": "unix"}, ValueError,
+     "path and sock can not be specified at the same time"),
+    ("create_unix_server", (), {"sock": "tcp"}, ValueError, "A UNIX Domain Stream Socket was expected, got <socket"),
+    ("create_unix_connection", (), {"sock": "tcp"}, ValueError,
+     "A UNIX Domain Stream Socket was expected, got <socket"),
+    ("create_unix_connection", (), {"sock": "datagram"}, ValueError,
+     "A UNIX Domain Stream Socket was expected, got <socket"),
+    ("create_unix_server", ("/x",), {"ssl": True}, TypeError, "ssl argument must be an SSLContext or None"),
+    ("create_unix_connection", ("/x",), {"ssl": True}, ValueError,
+     "you have to pass server_hostname when using ssl"),
+    ("create_unix_connection", ("/x",), {"server_hostname": "x"}, ValueError,
+     "server_hostname is only meaningful with ssl"),
+    ("create_unix_server", ("/x",), {"ssl_handshake_timeout": 1}, ValueError,
+     "ssl_handshake_timeout is only meaningful with ssl"),
+    ("create_unix_connection", ("/x",), {"ssl_shutdown_timeout": 1}, ValueError,
+     "ssl_shutdown_timeout is only meaningful with ssl"),
+], ids=range(12))
+def test_wrong_arguments(loop, run, method, args, kwargs, error, message):
+    kinds = {"unix": (socket.AF_UNIX,), "tcp": (socket.AF_INET,), "datagram": (socket.AF_UNIX, socket.SOCK_DGRAM)}
+    with socket.socket(*kinds[kwargs.get("sock", "unix")]) as sock:
+        if "sock" in kwargs:
+            kwargs = {**kwargs, "sock": sock}
+        with pytest.raises(error) as caught:
+            run(getattr(loop, method)(Recorder, *args, **kwargs))
+    assert message in str(caught.value)
+
+
+def test_sockets_of_ones_own(loop, run, tmp_path):
+    async def main():
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "own"))
+        server = await loop.create_unix_server(echo_factory, sock=listener)
+        await talk(loop, str(tmp_path / "own"))
+        server.close()
+        await server.wait_closed()
+        ours, theirs = socket_pair("unix")
+        transport, protocol = await loop.create_unix_connection(Recorder, sock=ours)
+        theirs.send(b"x")
+        await until(lambda: protocol.data == b"x")
+        theirs.close()
+        await until(lambda: protocol.lost)
+
+    run(main())
+
+
+def test_a_burst_of_clients(loop, run, tmp_path):
+    async def main():
+        server = await loop.create_unix_server(echo_factory, tmp_path / "burst", backlog=200)
+        await asyncio.gather(*[talk(loop, str(tmp_path / "burst")) for _ in range(100)])
+        server.close()
+        await server.wait_closed()
+        await turns(3)
+
+    run(main())
+
+
+def test_unix_transports_report_a_broken_peer(loop, run, tmp_path):
+    async def main():
+        made = []
+        server = await loop.create_unix_server(lambda: made.append(Recorder()) or made[-1], tmp_path / "s")
+        transport, protocol = await loop.create_unix_connection(
+            lambda: Recorder(eof_received=lambda p: True), str(tmp_path / "s"))
+        await until(lambda: made and made[0].made)
+        made[0].transport.abort()
+        await until(lambda: "eof_received" in protocol.events)
+        transport.write(b"into the void")
+        transport.write(b"into the void")
+        await until(lambda: protocol.lost)
+        assert isinstance(protocol.error, (BrokenPipeError, ConnectionResetError))
+        server.close()
+        await server.wait_closed()
+
+    run(main())

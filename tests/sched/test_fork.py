@@ -1,0 +1,161 @@
+"""fork: a child starts anew and never disturbs its parent."""
+import textwrap
+
+import pytest
+
+CHILD = """
+def in_child(function):
+    '''Run function in a forked child; return its exit status.'''
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+"""
+
+
+@pytest.fixture
+def forking(python):
+    python.watchdog = False
+    return lambda source: python(CHILD + textwrap.dedent(source))
+
+
+def test_a_child_runs_a_new_loop(forking):
+    assert forking("""
+        loop = new_event_loop()
+        loop.run_until_complete(asyncio.sleep(0))
+        def child():
+            own = new_event_loop()
+            assert own.run_until_complete(asyncio.sleep(0.01, 5)) == 5
+            own.close()
+        print(in_child(child), loop.run_until_complete(asyncio.sleep(0.01, "parent")))
+        loop.close()
+        """) == "0 parent\n"
+
+
+def test_a_fork_inside_a_coroutine(forking):
+    assert forking("""
+        def child():
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError as exc:
+                print(exc)
+            own = new_event_loop()
+            assert own.run_until_complete(asyncio.sleep(0.01, 5)) == 5
+            own.close()
+        async def main():
+            print(in_child(child))
+            await asyncio.sleep(0.01)
+            return "parent"
+        loop = new_event_loop()
+        print(loop.run_until_complete(main()))
+        loop.close()
+        """) == "no running event loop\n0\nparent\n"
+
+
+def test_a_child_that_closes_the_loop_of_its_parent_does_not_disturb_it(forking):
+    assert forking("""
+        import socket
+        loop = new_event_loop()
+        first, second = socket.socketpair()
+        got = []
+        class Protocol(asyncio.Protocol):
+            def data_received(self, data):
+                got.append(data)
+        async def connect():
+            return (await loop.create_connection(Protocol, sock=first))[0]
+        transport = loop.run_until_complete(connect())
+        seen = []
+        other, its_peer = socket.socketpair()
+        loop.add_reader(other, lambda: seen.append(other.recv(100)))
+        def child():
+            loop.close()
+        print(in_child(child))
+        second.send(b"to the transport")
+        its_peer.send(b"to the reader")
+        threading.Timer(0.01, loop.call_soon_threadsafe, (seen.append, "from a thread")).start()
+        async def main():
+            while len(got) < 1 or len(seen) < 2:
+                await asyncio.sleep(0.001)
+            transport.close()
+            await asyncio.sleep(0.01)
+        loop.run_until_complete(main())
+        print(got, sorted(map(str, seen)))
+        loop.remove_reader(other)
+        loop.close()
+        """) == "0\n[b'to the transport'] [\"b'to the reader'\", 'from a thread']\n"
+
+
+def test_a_child_that_just_ends_does_not_disturb_its_parent(forking):
+    assert forking("""
+        async def main():
+            server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            statuses = [in_child(lambda: None) for _ in range(3)]
+            reader, writer = await asyncio.open_connection(*address)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+            server.close()
+            await server.wait_closed()
+            return statuses
+        loop = new_event_loop()
+        print(loop.run_until_complete(main()))
+        loop.close()
+        """) == "[0, 0, 0]\n"
+
+
+def test_a_child_may_go_on_with_an_idle_loop_of_its_parent(forking):
+    assert forking("""
+        loop = new_event_loop()
+        loop.run_until_complete(asyncio.sleep(0))
+        def child():
+            assert loop.run_until_complete(asyncio.sleep(0.01, "child")) == "child"
+            loop.close()
+        print(in_child(child), loop.run_until_complete(asyncio.sleep(0.01, "parent")))
+        loop.close()
+        """) == "0 parent\n"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_from_a_coroutine(python, tmp_path, method):
+    script = tmp_path / "program.py"
+    name = python.name
+    script.write_text(f"""
+import asyncio, multiprocessing
+def new_event_loop():
+    if {name!r} == "stock":
+        return asyncio.SelectorEventLoop()
+    import fastloop
+    return fastloop.new_event_loop()
+async def work(queue):
+    queue.put(await asyncio.sleep(0.01, "from the child"))
+def child(queue):
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(work(queue))
+async def main():
+    context = multiprocessing.get_context({method!r})
+    queue = context.SimpleQueue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    print(queue.get())
+    process.join()
+    print(process.exitcode)
+    await asyncio.sleep(0.01)
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
+""")
+    assert python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
+                  if method == "fork" else f"os.execv(sys.executable, [sys.executable, {str(script)!r}])",
+                  stderr=None) == "from the child\n0\n"
