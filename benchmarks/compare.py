@@ -23,9 +23,9 @@ def parser_of(prog, description):
     parser.add_argument("--group", action="append", default=[], metavar="PATTERN", help="groups, such as 'echo *'")
     parser.add_argument("--quick", dest="selection", action="store_const", const="quick", help="few, short cases")
     parser.add_argument("--full", dest="selection", action="store_const", const="full", help="every case")
-    parser.add_argument("--n", type=int, help="operations in one run (default: each case's own)")
+    parser.add_argument("--part", type=float, help="run this part of each case's number of operations, such as 0.1")
     parser.add_argument("--json", metavar="FILE", help="save all samples here")
-    parser.add_argument("--markdown", metavar="FILE", help="save the tables here")
+    parser.add_argument("--markdown", metavar="FILE", help="save the tables here; between its marks, if it has any")
     parser.add_argument("--baseline", default="uvloop", help="loop that ratios are to (default: uvloop)")
     parser.add_argument("--list", action="store_true", help="list the chosen cases and stop")
     parser.set_defaults(selection="default")
@@ -85,14 +85,14 @@ class Progress:
 
 
 def entry(case, n, loops, metrics):
-    """The empty record of a case in the results."""
-    return {"case": case.name, "group": case.group, "unit": case.unit, "metrics": list(metrics), "n": n,
-            "loops": {loop: {"samples": []} for loop in loops}}  # fmt: skip
+    """The empty record of a case in the results, for those of the loops that can be asked: bare libuv serves only."""
+    about = {"case": case.name, "group": case.group, "unit": case.unit, "metrics": list(metrics), "n": n}
+    return about | {"loops": {loop: {"samples": []} for loop in loops if loop != LIBUV or case.kind}}
 
 
 def measure(case, n, loops, rounds, progress):
     """The record of a case: loop A, B, C, then A, B, C again. What a loop cannot do it is asked once."""
-    record = entry(case, n, [loop for loop in loops if loop != LIBUV or case.kind], case.metrics)
+    record = entry(case, n, loops, case.metrics)
     progress.case(case.name)
     for _ in range(rounds):
         for loop, outcome in record["loops"].items():
@@ -112,8 +112,7 @@ def finish(document, args):
         with open(args.json, "w") as file:
             json.dump(document, file, indent=1)
     if args.markdown:
-        with open(args.markdown, "w") as file:
-            file.write(report.markdown(document, args.baseline))
+        report.save(args.markdown, document, args.baseline)
 
 
 def main(arguments=None):
@@ -122,14 +121,13 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     cases, loops = chosen_cases(args), chosen_loops(args.loops)
     _, rounds, part = SELECTIONS[args.selection]
-    rounds = args.rounds or rounds
+    rounds, part = args.rounds or rounds, args.part or part
     native.build()
-    document = {"machine": machine.describe(loops), "results": []}
+    document = {"kind": "benchmarks", "machine": machine.describe(loops), "results": []}
     progress = Progress(len(cases) * len(loops) * rounds)
     try:
         for case in cases:
-            n = args.n or max(1, int(case.n * part))
-            document["results"].append(measure(case, n, loops, rounds, progress))
+            document["results"].append(measure(case, max(1, int(case.n * part)), loops, rounds, progress))
     except KeyboardInterrupt:
         print("stopped: the tables hold what was measured", file=sys.stderr)
     finally:

@@ -56,11 +56,11 @@ def main(arguments=None):
     cases = [case for case in chosen_cases(args) if "cpu" in case.metrics and not case.fresh]
     loops = chosen_loops(args.loops)
     native.build()
-    document = {"machine": machine.describe(loops), "results": []}
+    document = {"kind": "instructions", "machine": machine.describe(loops), "results": []}
     progress = Progress(len(cases) * len(loops))
     try:
         for case in cases:
-            n = args.n or max(100, int(case.n * DEFAULT_PART))
+            n = max(100, int(case.n * (args.part or DEFAULT_PART)))
             document["results"].append(measure(case, n, loops, progress))
     finally:
         progress.stop()

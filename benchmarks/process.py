@@ -79,9 +79,9 @@ def listening(kind):
 
 
 @contextlib.contextmanager
-def echo_server(mode, listener, *prefix, **options):
-    """The C server, ready, on the listener."""
-    command = [*prefix, native.ECHO, mode, str(listener.fileno()), native.certificate()]
+def echo_server(mode, listener, prefix, closes=False, **options):
+    """The C server, ready, on the listener; closes: it closes each connection as soon as it is made."""
+    command = [*prefix, native.ECHO, mode, str(listener.fileno()), native.certificate(), *["close"] * closes]
     with started(command, pass_fds=[listener.fileno()], **options) as process:
         if process.stdout.readline() != "ready\n":
             raise CannotError(f"the C server ended with status {process.wait()}")
@@ -89,13 +89,11 @@ def echo_server(mode, listener, *prefix, **options):
 
 
 def run_inside(case, loop, n, prefix, is_warmed, **options):
-    if loop == LIBUV:
-        raise CannotError("it serves only")
     arguments = [n, "--warm-up"] if case.warm and is_warmed else [n]
     with contextlib.ExitStack() as stack:
         if case.peer is not None:
             listener, address = stack.enter_context(listening("unix" if case.peer == "unix" else "tcp"))
-            stack.enter_context(echo_server(case.peer, listener, *pin(-1)))
+            stack.enter_context(echo_server(case.peer, listener, pin(-1)))
             prefix = [*pin(0), *prefix]
             arguments += ["--address", json.dumps(address)]
         process = stack.enter_context(started([*prefix, *worker(loop, case, *arguments)], **options))
@@ -109,8 +107,9 @@ def serving(case, loop, listener, prefix, **options):
     """The server of a case, ready: that of the loop, or the one in C."""
     prefix = [*pin(0), *prefix]
     if loop == LIBUV:
-        mode = "http" if case.load.get("mode") == "http" else case.kind
-        with echo_server(mode, listener, *prefix, **options) as process:
+        mode = case.load.get("mode")
+        serves = "http" if mode == "http" else case.kind
+        with echo_server(serves, listener, prefix, closes=mode == "churn", **options) as process:
             yield process
         return
     command = [*prefix, *worker(loop, case, case.n, "--fd", listener.fileno())]

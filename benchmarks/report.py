@@ -1,14 +1,15 @@
 """Tables of results: python -m benchmarks.report RESULTS.json [--baseline uvloop]
 
-A results file holds {"machine": {...}, "results": [{"case", "group", "unit", "metrics", "n", "loops"}]}, where loops
-maps a loop's name to {"samples": [metrics of round 1, ...]} or {"cannot": reason}.
+A results file holds {"kind", "machine", "results"}: kind is "benchmarks" or "instructions", machine maps names to text,
+and a result has "case", "group", "unit", "metrics", "n" and "loops", which maps a loop's name to {"samples": [those
+of round 1, ...]} or {"cannot": reason}.
 """
 
 import argparse
 import importlib.util
 import json
 import sys
-from itertools import groupby
+from pathlib import Path
 from statistics import median
 
 from benchmarks.loops import LIBUV
@@ -31,7 +32,7 @@ def number(value):
 
 
 def spread(numbers, form):
-    """ (smallest..largest), or nothing for a single number."""
+    """(smallest..largest), or nothing for a single number."""
     return f" ({form(min(numbers))}..{form(max(numbers))})" if len(numbers) > 1 else ""
 
 
@@ -60,7 +61,7 @@ def cell(result, loop, metric, baseline):
 
 
 def verdict(result, metric):
-    """Who is ahead of fastloop: "lost to NAME 1.20x", with "about" before it where rounds differ about it."""
+    """Who is ahead of fastloop, such as "**rloop 1.20x**"; "about" before it where the rounds differ about it."""
     if not values(result, OURS, metric):
         return "" if OURS not in result["loops"] else "**cannot**"
     rivals = [loop for loop in result["loops"] if loop not in (OURS, LIBUV)]
@@ -69,7 +70,7 @@ def verdict(result, metric):
         by = ratios(result, rival, metric, OURS)
         if by and median(by) > 1:
             ahead.append(f"{'about ' if min(by) <= 1 else ''}{rival} {median(by):.2f}x")
-    return f"**lost** to {', '.join(ahead)}" if ahead else ""
+    return f"**{', '.join(ahead)}**" if ahead else ""
 
 
 def rows(result, loops, baseline):
@@ -86,7 +87,9 @@ def reasons(results):
         for loop, outcome in result["loops"].items():
             if "cannot" in outcome:
                 found.setdefault((loop, outcome["cannot"]), []).append(result["case"])
-    return [f"- {loop} cannot do {', '.join(cases)}: {reason}" for (loop, reason), cases in found.items()]
+    return [
+        f"- {loop} cannot do {len(cases)} of these: {reason.rstrip(': ')}" for (loop, reason), cases in found.items()
+    ]
 
 
 def loops_of(results):
@@ -98,15 +101,15 @@ def choose_baseline(loops, wished):
 
 
 def header(loops, baseline):
-    return ["case", "metric", *(f"{loop} (= 1)" if loop == baseline else loop for loop in loops), "fastloop"]
+    return ["case", "metric", *(f"{loop} (= 1)" if loop == baseline else loop for loop in loops), "fastloop loses"]
 
 
 def markdown(document, baseline="uvloop"):
     """The whole document as Markdown text."""
     results = document["results"]
     lines = [f"- {name}: {text}" for name, text in document["machine"].items()]
-    for group, members in groupby(results, key=lambda result: result["group"]):
-        members = list(members)
+    for group in dict.fromkeys(result["group"] for result in results):
+        members = [result for result in results if result["group"] == group]
         loops = loops_of(members)
         base = choose_baseline(loops, baseline)
         titles = header(loops, base)
@@ -114,6 +117,18 @@ def markdown(document, baseline="uvloop"):
         lines += ["| " + " | ".join(row) + " |" for result in members for row in rows(result, loops, base)]
         lines += ["", *reasons(members)] if reasons(members) else []
     return "\n".join(lines) + "\n"
+
+
+def save(path, document, baseline="uvloop"):
+    """Write the tables to a file. One that has the marks "<!-- KIND: begin -->" and "<!-- KIND: end -->", with KIND as
+    document["kind"], is kept but for what stands between them."""
+    begin, end = (f"<!-- {document['kind']}: {word} -->" for word in ("begin", "end"))
+    path, text = Path(path), markdown(document, baseline)
+    old = path.read_text() if path.exists() else ""
+    if begin in old and end in old:
+        before, rest = old.split(begin, 1)
+        text = f"{before}{begin}\n{text}{end}{rest.split(end, 1)[1]}"
+    path.write_text(text)
 
 
 def show(document, baseline="uvloop"):

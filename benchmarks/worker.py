@@ -72,8 +72,9 @@ def main():
     args = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    case, kind = load_workloads()[args.case], LOOPS[args.loop]
+    kind = LOOPS[args.loop]
     try:
+        case = load_workloads()[args.case]
         if case.kind is not None:
             serve(case, kind, args.fd)
         else:

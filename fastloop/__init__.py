@@ -17,6 +17,7 @@ __all__ = (
     "Future",
     "Loop",
     "Task",
+    "ThreadPool",
     "__version__",
     "install",
     "libuv_version",
@@ -24,3 +25,12 @@ __all__ = (
     "run",
     "uninstall",
 )
+
+
+def __getattr__(name):
+    # Its base class takes two milliseconds to import, and many programs use no threads.
+    if name == "ThreadPool":
+        from fastloop.pool import ThreadPool
+
+        return ThreadPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

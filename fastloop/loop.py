@@ -22,8 +22,13 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
     def __init__(self):
         """Make a loop, which close() must end. FASTLOOP_DISABLE is read now, see fastloop.switches."""
         super().__init__()
-        if "tasks" in switches.disabled():
+        disabled = switches.disabled()
+        if "tasks" in disabled:
             self._use_native_tasks = False
+        if "pool" in disabled:
+            self._use_native_pool = False
+        if "streams" in disabled:
+            self._use_native_streams = False
 
     def run_forever(self):
         """Run until stop() is called.

@@ -55,6 +55,13 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* A handle of call_soon_threadsafe() answers other threads only when its callback does not run (since 3.14). */
+#if PY_VERSION_HEX >= 0x030E0000
+#define HAVE_BLOCKING_HANDLES 1
+#else
+#define HAVE_BLOCKING_HANDLES 0
+#endif
+
 #ifdef Py_GIL_DISABLED
 #define HAVE_FREE_THREADING 1
 #else

@@ -4,6 +4,7 @@
 #include "io/io.h"
 #include "io/server.h"
 #include "io/transport.h"
+#include "pool/pool.h"
 #include "sched/loop.h"
 #include "state.h"
 
@@ -89,6 +90,7 @@ static const TypeEntry TYPES[] = {
     {&TimerHandle_spec, AT(TimerHandleType), AT(asyncio_TimerHandle), offsetof(HandleObject, loop)},
     {&SocketTransport_spec, AT(SocketTransportType), AT(asyncio_FlowControlMixin), offsetof(SocketTransport, state)},
     {&Listener_spec, AT(ListenerType), NO_BASE, 0},
+    {&JobQueue_spec, AT(JobQueueType), NO_BASE, 0},
 };
 
 static int
@@ -133,7 +135,7 @@ core_exec(PyObject *module)
         return -1;
     }
     if (coro_exec(module, state) < 0 || loop_add_methods(state->LoopType, coro_loop_methods) < 0 ||
-        loop_add_methods(state->LoopType, io_loop_methods) < 0) {
+        loop_add_methods(state->LoopType, io_loop_methods) < 0 || pool_exec(state) < 0) {
         return -1;
     }
     state->coro_hooks = &coro_hooks;

@@ -14,45 +14,60 @@
     X(Handle)          \
     X(TimerHandle)     \
     X(SocketTransport) \
-    X(Listener)
+    X(Listener)        \
+    X(JobQueue)
 
 /* Interned strings, as `PyObject *str_name`. */
-#define STATE_NAMES(X)          \
-    X(call_soon)                \
-    X(time)                     \
-    X(context)                  \
-    X(message)                  \
-    X(exception)                \
-    X(handle)                   \
-    X(source_traceback)         \
-    X(call_exception_handler)   \
-    X(_run)                     \
-    X(_cancelled)               \
-    X(_check_thread)            \
-    X(_check_callback)          \
-    X(_report_handle_error)     \
-    X(_report_slow_callback)    \
-    X(_extract_stack)           \
-    X(_handle_signal)           \
-    X(connection_made)          \
-    X(connection_lost)          \
-    X(data_received)            \
-    X(eof_received)             \
-    X(get_buffer)               \
-    X(buffer_updated)           \
-    X(pause_writing)            \
-    X(resume_writing)           \
-    X(transport)                \
-    X(protocol)                 \
-    X(socket)                   \
-    X(sockname)                 \
-    X(peername)                 \
-    X(fileno)                   \
-    X(_io_refs)                 \
-    X(_attach)                  \
-    X(_detach)                  \
-    X(_call_connection_lost)    \
-    X(cancel)
+#define STATE_NAMES(X)           \
+    X(call_soon)                 \
+    X(time)                      \
+    X(context)                   \
+    X(message)                   \
+    X(exception)                 \
+    X(handle)                    \
+    X(source_traceback)          \
+    X(call_exception_handler)    \
+    X(_run)                      \
+    X(_cancelled)                \
+    X(_check_thread)             \
+    X(_check_callback)           \
+    X(_report_handle_error)      \
+    X(_report_slow_callback)     \
+    X(_extract_stack)            \
+    X(_handle_signal)            \
+    X(connection_made)           \
+    X(connection_lost)           \
+    X(data_received)             \
+    X(eof_received)              \
+    X(get_buffer)                \
+    X(buffer_updated)            \
+    X(pause_writing)             \
+    X(resume_writing)            \
+    X(transport)                 \
+    X(protocol)                  \
+    X(socket)                    \
+    X(sockname)                  \
+    X(peername)                  \
+    X(fileno)                    \
+    X(_io_refs)                  \
+    X(_attach)                   \
+    X(_detach)                   \
+    X(_call_connection_lost)     \
+    X(cancel)                    \
+    X(set_result)                \
+    X(set_exception)             \
+    X(create_future)             \
+    X(cancelled)                 \
+    X(call_soon_threadsafe)      \
+    X(run_in_executor)           \
+    X(submit)                    \
+    X(start)                     \
+    X(run)                       \
+    X(_work_queue)               \
+    X(_submit_job)               \
+    X(_default_executor)         \
+    X(_executor_shutdown_called) \
+    X(_use_native_pool)
 
 /* Attributes of other modules, as `PyObject *name`: X(field, module, attribute). */
 #define STATE_IMPORTS(X)                                                                     \
@@ -68,7 +83,13 @@
     X(stock_SocketTransport, "asyncio.selector_events", "_SelectorSocketTransport")          \
     X(socket_socket, "socket", "socket")                                                     \
     X(signal_set_wakeup_fd, "_signal", "set_wakeup_fd")                                      \
-    X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")
+    X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")                         \
+    X(asyncio_BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                         \
+    X(base_events_globals, "asyncio.base_events", "__dict__")                                \
+    X(convert_future_exc, "asyncio.futures", "_convert_future_exc")                          \
+    X(queue_Empty, "_queue", "Empty")                                                        \
+    X(threading_Thread, "threading", "Thread")                                               \
+    X(threading_globals, "threading", "__dict__")
 
 typedef struct LoopHooks LoopHooks;
 
@@ -86,6 +107,7 @@ typedef struct State {
     const LoopHooks *io_hooks;
     const LoopHooks *coro_hooks;
     const LoopHooks *pool_hooks;
+    PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
     struct CoroState *coro; /* coro/'s part of the module state */
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */

@@ -6,22 +6,25 @@ descriptor, thread, child process, open loop, pending task, waiting callback or 
 what a test brings about on purpose it takes from `guard` (see helpers.Guard).
 """
 import asyncio
-import contextlib
 import faulthandler
 import gc
 import socket
 import ssl
 import sys
+import time
 import weakref
 
 import pytest
 
 import helpers
 
-#: Seconds that one test may take. pytest-timeout interrupts it; when even that does not reach the interpreter
-#: (a loop that is stuck in C), faulthandler prints every stack and ends the process half a minute later.
+#: Seconds that one test may take: pytest-timeout interrupts it.
 TIMEOUT = 60
+#: When even that does not reach the interpreter (a loop that is stuck in C), faulthandler prints every stack and ends
+#: the process after so many seconds. Starting its thread is slow, so it is wound up only now and then.
+WATCHDOG = 360
 LOOPS = ("stock", "fastloop")
+wound_up = pytest.StashKey()
 
 
 def pytest_addoption(parser):
@@ -56,10 +59,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.timeout(TIMEOUT, method="signal"))
 
 
-def pytest_collection_finish(session):
-    # What is alive now stays for the session: the collections after each test need not look at it again.
-    gc.collect()
-    gc.freeze()
+def pytest_unconfigure(config):
+    faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_generate_tests(metafunc):
@@ -82,19 +83,17 @@ def warmed_up(request):
             loop.close()
     ssl.create_default_context()
     socket.getaddrinfo("localhost", 1)
+    helpers.keep_for_the_session()
 
 
 @pytest.fixture(autouse=True)
 def guard(request):
     """Fail the test when it leaves something behind; see helpers.Guard for what may be declared."""
-    marker = request.node.get_closest_marker("timeout")
-    seconds = marker.args[0] if marker and marker.args else TIMEOUT
+    if time.monotonic() - request.config.stash.get(wound_up, -WATCHDOG) > WATCHDOG / 6:
+        faulthandler.dump_traceback_later(WATCHDOG, exit=True, file=sys.__stderr__)
+        request.config.stash[wound_up] = time.monotonic()
     allowed = {kind for mark in request.node.iter_markers("expects") for kind in mark.args}
-    with contextlib.ExitStack() as stack:
-        if seconds:
-            faulthandler.dump_traceback_later(seconds + 30, exit=True, file=sys.__stderr__)
-            stack.callback(faulthandler.cancel_dump_traceback_later)
-        watch = stack.enter_context(helpers.Guard(allowed))
+    with helpers.Guard(allowed) as watch:
         yield watch
     if problems := watch.leftovers():
         pytest.fail("left behind:\n  " + "\n  ".join(problems), pytrace=False)
@@ -138,7 +137,9 @@ def contexts(loop, guard):
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
     """TLS contexts of one session: .client and .server trust each other, .untrusted is signed by nobody known."""
-    return helpers.Authority(tmp_path_factory.mktemp("tls"))
+    made = helpers.Authority(tmp_path_factory.mktemp("tls"))
+    helpers.keep_for_the_session()
+    return made
 
 
 @pytest.fixture

@@ -79,6 +79,12 @@ def open_files():
     return found
 
 
+def keep_for_the_session():
+    """Spare what is alive now the garbage collections after each test."""
+    gc.collect()
+    gc.freeze()
+
+
 def has_children():
     """Tell whether a child of this process exists, running or not yet waited for."""
     try:

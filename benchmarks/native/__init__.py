@@ -11,6 +11,9 @@ ROOT = SOURCES.parents[1]
 # Containers of several distributions may share the folder: programs of a newer C library do not run with an older one.
 BUILD = ROOT / "build" / f"benchmarks-{platform.machine()}-{'-'.join(platform.libc_ver())}"
 
+# Connections that the load opens at once and the server has not accepted yet.
+BACKLOG = 4096
+
 LOAD, ECHO = BUILD / "load", BUILD / "echo"
 
 
@@ -33,11 +36,15 @@ def certificate():
 
 
 def bind(kind, folder):
-    """A bound socket for a server of this kind, and its address: (host, port), or a path below folder for "unix"."""
+    """A socket for a server of this kind, and its address: (host, port), or a path below folder for "unix".
+
+    Streams listen already: a loop may leave that to whoever hands it the socket.
+    """
     if kind == "unix":
         path = str(Path(folder, "socket"))
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
+        listener.listen(BACKLOG)
         return listener, path
     if kind == "udp":
         listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -47,4 +54,6 @@ def bind(kind, folder):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.bind(("127.0.0.1", 0))
+    if kind != "udp":
+        listener.listen(BACKLOG)
     return listener, listener.getsockname()

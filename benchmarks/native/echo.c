@@ -1,11 +1,12 @@
 /* Servers that hold nothing but libuv (and OpenSSL): what a loop for Python can be measured against.
 
-   echo MODE FD [CERTIFICATE]
+   echo MODE FD CERTIFICATE [close]
 
    MODE is tcp, unix, udp or tls (all echo), http (answers every request alike) or discard (reads and never answers).
-   FD is a bound socket that the caller opened; for streams it need not listen yet. CERTIFICATE is a PEM file with the
-   key and the chain. The line "ready" on standard output says that clients are served. Messages are sent by
-   uv_try_write from the one buffer they were read into; TLS goes through two memory BIOs, as in asyncio. */
+   FD is a bound socket that the caller opened. CERTIFICATE is a PEM file with the key and the chain, read for tls alone.
+   With close, each connection is closed as soon as it is made. The line "ready" on standard output says that clients
+   are served. Messages are sent by uv_try_write from the one buffer they were read into; TLS goes through two memory
+   BIOs, as in asyncio. */
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -17,7 +18,8 @@
 #define BACKLOG 4096
 #define READ_BYTES (256 * 1024)
 
-static const char HTTP_REPLY[] = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n\r\nHello, World!";
+static const char HTTP_REPLY[] =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n\r\nHello, World!";
 
 typedef struct {
     union {
@@ -40,6 +42,7 @@ typedef void (*on_bytes)(Peer *peer, const char *data, size_t length);
 static char buffer[READ_BYTES], plain[READ_BYTES];
 static SSL_CTX *context;
 static on_bytes answer;
+static int closes_at_once;
 
 static void
 check(int err, const char *what)
@@ -116,13 +119,17 @@ answer_tls(Peer *peer, const char *data, size_t length)
         SSL_write(peer->ssl, plain, count);
     }
     int reason = SSL_get_error(peer->ssl, count);
+    int is_over = reason != SSL_ERROR_WANT_READ || (closes_at_once && SSL_is_init_finished(peer->ssl));
+    if (is_over) {
+        SSL_shutdown(peer->ssl);
+    }
     char *encrypted;
     long pending = BIO_get_mem_data(peer->outgoing, &encrypted);
     if (pending > 0) {
         peer_send(peer, encrypted, (size_t)pending);
         (void)BIO_reset(peer->outgoing);
     }
-    if (reason != SSL_ERROR_WANT_READ) {
+    if (is_over) {
         ERR_clear_error();
         peer_close(peer);
     }
@@ -139,8 +146,7 @@ on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *from)
 {
     if (count < 0) {
         peer_close((Peer *)stream);
-    }
-    else if (count > 0) {
+    } else if (count > 0) {
         answer((Peer *)stream, from->base, (size_t)count);
     }
 }
@@ -152,8 +158,7 @@ on_connection(uv_stream_t *listener, int status)
     Peer *peer = calloc(1, sizeof(*peer));
     if (listener->type == UV_TCP) {
         check(uv_tcp_init(listener->loop, &peer->tcp), "uv_tcp_init");
-    }
-    else {
+    } else {
         check(uv_pipe_init(listener->loop, &peer->pipe, 0), "uv_pipe_init");
     }
     check(uv_accept(listener, &peer->stream), "uv_accept");
@@ -163,6 +168,9 @@ on_connection(uv_stream_t *listener, int status)
         peer->outgoing = BIO_new(BIO_s_mem());
         SSL_set_bio(peer->ssl, peer->incoming, peer->outgoing);
         SSL_set_accept_state(peer->ssl);
+    } else if (closes_at_once) {
+        peer_close(peer);
+        return;
     }
     check(uv_read_start(&peer->stream, on_alloc, on_read), "uv_read_start");
 }
@@ -183,8 +191,7 @@ serve_stream(uv_loop_t *loop, int is_unix, int fd)
     if (is_unix) {
         check(uv_pipe_init(loop, &listener.pipe, 0), "uv_pipe_init");
         check(uv_pipe_open(&listener.pipe, fd), "uv_pipe_open");
-    }
-    else {
+    } else {
         check(uv_tcp_init(loop, &listener.tcp), "uv_tcp_init");
         check(uv_tcp_open(&listener.tcp, fd), "uv_tcp_open");
     }
@@ -214,28 +221,26 @@ load_certificate(const char *path)
 int
 main(int argc, char **argv)
 {
-    if (argc < 3) {
-        fprintf(stderr, "usage: echo tcp|unix|udp|tls|http|discard FD [CERTIFICATE]\n");
+    if (argc < 4) {
+        fprintf(stderr, "usage: echo tcp|unix|udp|tls|http|discard FD CERTIFICATE [close]\n");
         return 2;
     }
     const char *mode = argv[1];
     int fd = atoi(argv[2]);
     uv_loop_t *loop = uv_default_loop();
     answer = peer_send;
+    closes_at_once = argc > 4;
     if (strcmp(mode, "tls") == 0) {
         load_certificate(argv[3]);
         answer = answer_tls;
-    }
-    else if (strcmp(mode, "http") == 0) {
+    } else if (strcmp(mode, "http") == 0) {
         answer = answer_http;
-    }
-    else if (strcmp(mode, "discard") == 0) {
+    } else if (strcmp(mode, "discard") == 0) {
         answer = answer_nothing;
     }
     if (strcmp(mode, "udp") == 0) {
         serve_udp(loop, fd);
-    }
-    else {
+    } else {
         serve_stream(loop, strcmp(mode, "unix") == 0, fd);
     }
     puts("ready");

@@ -3,13 +3,13 @@
    load kind=tcp|unix|udp|tls address=127.0.0.1:PORT|PATH pid=SERVER [key=value ...]
 
      connections=N   open at the same time (1)
-     ops=N           operations to measure (10000), after warmup=N (a tenth of them)
+     ops=N           operations to measure (10000), after warmup=N (a tenth of them) and one on each connection
      size=BYTES      of a message (1024); a message is echoed, the echo is compared, and that is one operation
      batch=N         messages that leave in one write; each is an operation (1)
      rate=N          operations begun per second on a fixed schedule, answered or not; otherwise as fast as answered
      mode=echo       as above (the default)
      mode=http       a GET request instead of a message; its first answer says how long all answers are
-     mode=churn      an operation is: connect, (handshake,) end of stream to the server and back, close
+     mode=churn      an operation is: connect, (handshake,) wait until the server closes, close
      mode=idle       exchange one message on each connection, print a line, hold them until standard input ends
 
    Prints JSON: operations, wall and the server's CPU (user + system) in nanoseconds for all of them, and p50 and p99
@@ -51,7 +51,7 @@ typedef struct {
 } Connection;
 
 typedef struct {
-    uint64_t *times_ns;     /* one per answered write; NULL while warming up */
+    uint64_t *times_ns; /* one per answered write; NULL while warming up */
     long answered, begun, wanted;
 } Run;
 
@@ -59,7 +59,8 @@ static struct {
     const char *kind, *address, *mode_name;
     Mode mode;
     long connections, ops, warmup, size, batch, rate, pid;
-} options = {.kind = "tcp", .mode_name = "echo", .connections = 1, .ops = 10000, .warmup = -1, .size = 1024, .batch = 1};
+} options = {
+    .kind = "tcp", .mode_name = "echo", .connections = 1, .ops = 10000, .warmup = -1, .size = 1024, .batch = 1};
 
 static char *request, *reply;
 static size_t request_bytes, reply_bytes;
@@ -70,8 +71,7 @@ static socklen_t server_bytes;
 static bool is_stream = true, is_tcp = true;
 static int epoll_fd;
 
-static void __attribute__((noreturn, format(printf, 1, 2)))
-die(const char *format, ...)
+static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *format, ...)
 {
     va_list values;
     va_start(values, format);
@@ -243,7 +243,7 @@ exchange(Connection *self)
         self->sent += (size_t)count;
     }
     if (is_new && self->sent == request_bytes) {
-        return false;   /* An event will tell of the answer: looking now would mostly be in vain. */
+        return false; /* An event will tell of the answer: looking now would mostly be in vain. */
     }
     while (self->received < reply_bytes) {
         ssize_t count = connection_receive(self, reply, reply_bytes - self->received);
@@ -264,23 +264,15 @@ exchange(Connection *self)
 static bool
 churn(Connection *self)
 {
-    if (self->sent == 0) {
-        if (self->ssl != NULL) {
-            int status = SSL_do_handshake(self->ssl);
-            if (status != 1) {
-                if (tls_result(self, status) == 0) {
-                    die("the handshake failed");
-                }
-                return false;
-            }
-            SSL_shutdown(self->ssl);
-        }
-        need(shutdown(self->fd, SHUT_WR) == 0, "shutdown");
-        self->sent = 1;
-    }
     char byte;
     if (connection_receive(self, &byte, 1) != 0) {
         return false;
+    }
+    if (self->ssl != NULL) {
+        if (!SSL_is_init_finished(self->ssl)) {
+            die("the handshake failed");
+        }
+        SSL_shutdown(self->ssl);
     }
     connection_close(self);
     return true;
@@ -367,8 +359,7 @@ run_all(Run *run)
         uint64_t now = count > 0 || options.rate != 0 ? now_ns() : heard_ns + SILENCE_MS * 1000000ull;
         if (count > 0) {
             heard_ns = now;
-        }
-        else if (now - heard_ns >= SILENCE_MS * 1000000ull) {
+        } else if (now - heard_ns >= SILENCE_MS * 1000000ull) {
             die("no answer for %d s", SILENCE_MS / 1000);
         }
         for (int i = 0; i < count; i++) {
@@ -410,8 +401,7 @@ make_request(void)
     if (options.mode == HTTP) {
         request = strdup(HTTP_REQUEST);
         request_bytes = strlen(request);
-    }
-    else {
+    } else {
         request_bytes = (size_t)(options.size * options.batch);
         request = malloc(request_bytes);
         for (size_t i = 0; i < request_bytes; i++) {
@@ -434,7 +424,7 @@ static void
 measure(void)
 {
     long runs = options.ops / options.batch, warmups = options.warmup / options.batch;
-    Run warm = {.wanted = warmups > 0 ? warmups : 1};
+    Run warm = {.wanted = warmups > options.connections ? warmups : options.connections};
     run_all(&warm);
     Run run = {.wanted = runs, .times_ns = calloc((size_t)runs, sizeof(uint64_t))};
     uint64_t cpu = server_cpu_ns(), start = now_ns();
@@ -455,11 +445,11 @@ read_options(int count, char **words)
         const char **text;
         long *number;
     } known[] = {
-        {"kind", &options.kind, NULL},         {"address", &options.address, NULL},
-        {"mode", &options.mode_name, NULL},    {"connections", NULL, &options.connections},
-        {"ops", NULL, &options.ops},           {"warmup", NULL, &options.warmup},
-        {"size", NULL, &options.size},         {"batch", NULL, &options.batch},
-        {"rate", NULL, &options.rate},         {"pid", NULL, &options.pid},
+        {"kind", &options.kind, NULL},      {"address", &options.address, NULL},
+        {"mode", &options.mode_name, NULL}, {"connections", NULL, &options.connections},
+        {"ops", NULL, &options.ops},        {"warmup", NULL, &options.warmup},
+        {"size", NULL, &options.size},      {"batch", NULL, &options.batch},
+        {"rate", NULL, &options.rate},      {"pid", NULL, &options.pid},
     };
     static const char *const modes[] = {[ECHO] = "echo", [HTTP] = "http", [CHURN] = "churn", [IDLE] = "idle"};
     for (int i = 1; i < count; i++) {
@@ -473,8 +463,7 @@ read_options(int count, char **words)
         }
         if (known[k].text != NULL) {
             *known[k].text = words[i] + length + 1;
-        }
-        else {
+        } else {
             *known[k].number = atol(words[i] + length + 1);
         }
     }

@@ -11,10 +11,22 @@ from benchmarks.workloads.echo import Echo, echo_chunks, serve_protocol, serve_s
 CONNECT = {"group": "connections", "unit": "connection"}
 FILE_BYTES = 1 << 20
 
+
+class Farewell(asyncio.Protocol):
+    """Closes the connection as soon as it is made."""
+
+    def connection_made(self, transport):
+        transport.close()
+
+
+async def farewell(reader, writer):
+    pass
+
+
 for kind, n, tier in (("tcp", 10_000, QUICK), ("unix", 10_000, DEFAULT), ("tls", 2000, DEFAULT)):
     churn = {"mode": "churn", "connections": 50, "kind": kind, "n": n, **CONNECT}
-    server(f"accept/{kind}/protocol", tier=tier, **churn)(serve_protocol(Echo))
-    server(f"accept/{kind}/streams", tier=FULL, **churn)(serve_streams(echo_chunks))
+    server(f"accept/{kind}/protocol", tier=tier, **churn)(serve_protocol(Farewell))
+    server(f"accept/{kind}/streams", tier=FULL, **churn)(serve_streams(farewell))
 
 for kind, n, tier in (("tcp", 9000, DEFAULT), ("tls", 2000, DEFAULT)):
     idle = {"mode": "idle", "connections": n, "size": 64, "kind": kind, "n": n, "metrics": ("bytes",), **CONNECT}

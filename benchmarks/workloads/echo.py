@@ -7,11 +7,11 @@ server on one core and the load on another.
 import asyncio
 import socket
 
+from benchmarks import native
 from benchmarks.registry import DEFAULT, FULL, QUICK, server
 
 KIB = 1024
 SIZES = {"1k": KIB, "10k": 10 * KIB, "100k": 100 * KIB}
-BACKLOG = 4096
 
 
 class Echo(asyncio.Protocol):
@@ -29,13 +29,14 @@ class BufferedEcho(asyncio.BufferedProtocol):
 
     def connection_made(self, transport):
         self.transport = transport
-        self.buffer = memoryview(bytearray(256 * KIB))
+        self.buffer = memoryview(bytearray(64 * KIB))
 
     def get_buffer(self, sizehint):
         return self.buffer
 
     def buffer_updated(self, count):
-        self.transport.write(self.buffer[:count])
+        # What the transport may still hold must not change under it.
+        self.transport.write(bytes(self.buffer[:count]))
 
 
 class DatagramEcho(asyncio.DatagramProtocol):
@@ -47,7 +48,7 @@ class DatagramEcho(asyncio.DatagramProtocol):
 
 
 def options(listener, tls):
-    return {"sock": listener, "backlog": BACKLOG} | ({"ssl": tls} if tls else {})
+    return {"sock": listener, "backlog": native.BACKLOG} | ({"ssl": tls} if tls else {})
 
 
 def serve_protocol(protocol):
@@ -112,7 +113,6 @@ def serve_sockets(talk):
 
     async def serve(listener, tls):
         loop = asyncio.get_running_loop()
-        listener.listen(BACKLOG)
         tasks = set()
         while True:
             connection, _ = await loop.sock_accept(listener)

@@ -1,11 +1,10 @@
 """``python -m fastloop info``: versions, platform, and what is enabled."""
 
-import os
 import platform
 import sys
 
 import fastloop
-from fastloop import _core
+from fastloop import _core, switches
 
 
 def main(arguments):
@@ -18,17 +17,25 @@ def main(arguments):
 
 
 def facts():
-    """Return the table as a list of pairs of strings: what, and its value."""
-    found = [
+    """Return the table as a list of pairs of strings: what, and its value. FASTLOOP_DISABLE is read."""
+    return [
         ("fastloop", fastloop.__version__),
         ("Python", f"{platform.python_version()} ({platform.python_implementation()}, {_threading()})"),
         ("libuv", f"{fastloop.libuv_version} (built with {_core.libuv_compiled})"),
         ("platform", platform.platform()),
-        ("native", ", ".join(sorted(name for name, value in vars(_core).items() if isinstance(value, type)))),
+        *_parts(switches.disabled()),
     ]
-    if disabled := os.environ.get("FASTLOOP_DISABLE"):
-        found.append(("disabled", f"{disabled} (FASTLOOP_DISABLE)"))
-    return found
+
+
+def _parts(disabled):
+    """Tell what is enabled, and of what is not, what serves in its place."""
+    instead = {"loop": "asyncio's own loop", **switches.PARTS}
+    if "all" in disabled:
+        disabled = instead.keys()
+    yield "enabled", ", ".join(part for part in instead if part not in disabled) or "nothing"
+    for part in instead:
+        if part in disabled:
+            yield "disabled", f"{part} (FASTLOOP_DISABLE), instead: {instead[part]}"
 
 
 def _threading():

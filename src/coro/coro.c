@@ -132,6 +132,21 @@ create_task_by_base(LoopObject *loop, PyObject *const *args, Py_ssize_t nargs, P
     return task;
 }
 
+/* Before create_task() passed all keywords on, it named what the factory had made: after the first step. */
+static PyObject *
+new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
+{
+    PyObject *task = task_new(loop, given->coroutine, NULL, given->context, true);
+    if (task != NULL && given->name != NULL && given->name != Py_None) {
+        PyObject *result = PyObject_CallMethod(task, "set_name", "O", given->name);
+        if (result == NULL) {
+            Py_CLEAR(task);
+        }
+        Py_XDECREF(result);
+    }
+    return task;
+}
+
 PyDoc_STRVAR(Loop_create_task_doc,
              "create_task($self, coro, /, *, name=None, context=None, **kwargs)\n--\n\n"
              "Schedule a coroutine and return its asyncio.Task, or what the task factory returns.\n\n"
@@ -164,6 +179,9 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
             return create_task_by_base(loop, args, nargs, kwnames);
         }
         eager = truth != 0;
+    }
+    if (eager && given.eager_start == NULL && !coro->free_keywords) {
+        return new_task_of_eager_factory(loop, &given);
     }
     return task_new(loop, given.coroutine, given.name, given.context, eager);
 }

@@ -389,7 +389,7 @@ advance(State *state, BaseTask *task, PyObject *exc)
         exc = thrown;
     }
     Py_CLEAR(task->fut_waiter);
-    if (UNLIKELY(task->coro == NULL)) {
+    if (UNLIKELY(task->coro == NULL || task->coro == Py_None)) {
         Py_XDECREF(thrown);
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
         return -1;
@@ -758,6 +758,18 @@ task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *contex
     return op;
 }
 
+/* Some getters of some versions of the base take these fields for granted, also before __init__(). */
+static PyObject *
+Task_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *op = type->tp_alloc(type, 0);
+    if (op != NULL) {
+        BaseTask_CAST(op)->coro = Py_NewRef(Py_None);
+        BaseTask_CAST(op)->context = Py_NewRef(Py_None);
+    }
+    return op;
+}
+
 static int
 Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -824,7 +836,6 @@ Task_dealloc(PyObject *op)
     Py_DECREF(loop);
 }
 
-#if HAVE_OWN_TASK_LIST || !HAVE_HEAP_BASE_TYPES
 static PyTypeObject *
 base_of(PyObject *op)
 {
@@ -834,17 +845,20 @@ base_of(PyObject *op)
     }
     return type->tp_base;
 }
-#endif
 
-#if HAVE_OWN_TASK_LIST
-/* The collector clears weak references before it finalises, so the standard registry forgets the task here, too. */
 static void
 Task_finalize(PyObject *op)
 {
+#if HAVE_OWN_TASK_LIST
+    /* The collector clears weak references before it finalises, so the standard registry forgets the task here, too. */
     registry_remove(TaskObject_CAST(op));
+#endif
+    if (BaseFuture_CAST(op)->loop == NULL) {
+        /* Never initialised: there is nobody to report to, which the base does not check. */
+        TASK_FLAGS(BaseTask_CAST(op))->log_destroy_pending = 0;
+    }
     base_of(op)->tp_finalize(op);
 }
-#endif
 
 #if !HAVE_HEAP_BASE_TYPES
 static int
@@ -883,12 +897,11 @@ PyDoc_STRVAR(Task_doc, "Task(coro, *, loop=None, name=None, context=None, eager_
 
 static PyType_Slot Task_slots[] = {
     {Py_tp_doc, (void *)Task_doc},
+    {Py_tp_new, Task_new},
     {Py_tp_init, Task_init},
     {Py_tp_dealloc, Task_dealloc},
     {Py_tp_methods, Task_methods},
-#if HAVE_OWN_TASK_LIST
     {Py_tp_finalize, Task_finalize},
-#endif
 #if !HAVE_HEAP_BASE_TYPES
     {Py_tp_traverse, Task_traverse},
     {Py_tp_clear, Task_clear},

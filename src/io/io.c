@@ -7,22 +7,34 @@
 
 /* ---- hooks ---- */
 
-/* Does the running Python's asyncio.Server count transports by themselves? */
-static int
-ask_server(LoopObject *loop, struct IoPart *io)
+/* The number of arguments of a Python function; -1 with an exception. */
+static long
+count_arguments(PyObject *type, const char *name)
 {
-    PyObject *method = PyObject_GetAttr(loop->state->asyncio_Server, loop->state->str__attach);
-    PyObject *code = method == NULL ? NULL : PyObject_GetAttrString(method, "__code__");
+    PyObject *function = PyObject_GetAttrString(type, name);
+    PyObject *code = function == NULL ? NULL : PyObject_GetAttrString(function, "__code__");
     PyObject *count = code == NULL ? NULL : PyObject_GetAttrString(code, "co_argcount");
-    long arguments = count == NULL ? -1 : PyLong_AsLong(count);
-    Py_XDECREF(method);
+    long number = count == NULL ? -1 : PyLong_AsLong(count);
+    Py_XDECREF(function);
     Py_XDECREF(code);
     Py_XDECREF(count);
-    if (arguments == -1 && PyErr_Occurred()) {
+    return number;
+}
+
+static int
+find_traits(State *state, IoTraits *traits)
+{
+    long arguments = count_arguments(state->asyncio_Server, "_attach");
+    if (arguments < 0) {
         return -1;
     }
-    io->server_takes_transport = arguments == 2;
-    return 0;
+    traits->server_takes_transport = arguments == 2;
+    PyObject *own = PyObject_GetAttrString(state->stock_SocketTransport, "writelines");
+    PyObject *inherited = own == NULL ? NULL : PyObject_GetAttrString(state->asyncio_FlowControlMixin, "writelines");
+    traits->joins_lines = own == inherited;
+    Py_XDECREF(own);
+    Py_XDECREF(inherited);
+    return inherited == NULL ? -1 : 0;
 }
 
 static int
@@ -35,7 +47,7 @@ io_open(LoopObject *loop)
     }
     poller_init(&io->poller);
     signals_init(&io->signals);
-    if (ask_server(loop, io) < 0) {
+    if (find_traits(loop->state, &io->traits) < 0) {
         PyMem_Free(io);
         return -1;
     }

@@ -14,6 +14,12 @@
 
 typedef struct SocketTransport SocketTransport;
 
+/* How the running Python's asyncio does things, asked of its classes when a loop is made. */
+typedef struct {
+    bool server_takes_transport; /* Server._attach(transport), else Server._attach() */
+    bool joins_lines;            /* writelines() is write(b"".join(lines)) */
+} IoTraits;
+
 struct IoPart {
     Poller poller;
     Signals signals;
@@ -29,7 +35,7 @@ struct IoPart {
     Py_buffer read_view;         /* the buffer of a BufferedProtocol; obj is NULL when there is none */
 
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
-    bool server_takes_transport;  /* Server._attach(transport) of 3.13 and later, else Server._attach() */
+    IoTraits traits;
 };
 
 /* Taken by module.c: methods for the Loop type, and the hooks for state->io_hooks. */

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "base/args.h"
 #include "base/uverror.h"
 #include "io/io.h"
 #include "io/transport.h"
@@ -412,7 +411,12 @@ poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd)
 {
     *fd = convert(fileobj);
     if (*fd < 0) {
-        return PyErr_Occurred() ? -1 : 0;
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            return -1;
+        }
+        /* No transport has such a number; whoever uses it is told so. */
+        PyErr_Clear();
+        return 0;
     }
     SocketTransport *transport = poller_get_transport(loop, *fd);
     if (transport != NULL) {
@@ -640,6 +644,10 @@ remove_private(PyObject *op, PyObject *fileobj, unsigned event)
         if (fd >= 0) {
             PyErr_Clear();
         }
+    }
+    if (fd < 0 && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Clear();
+        Py_RETURN_FALSE;
     }
     if (fd < 0) {
         return NULL;

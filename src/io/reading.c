@@ -113,12 +113,11 @@ on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
     }
     Py_INCREF(self);
     self->in_alloc = true;
-    PyObject *context;
-    bool entered = transport_enter_context(self, &context);
+    PyObject *entered = transport_enter_context(self->context);
     if (take_user_buffer(self, stream->loop)) {
         *buffer = uv_buf_init(io->read_view.buf, (unsigned)Py_MIN(io->read_view.len, (Py_ssize_t)INT_MAX));
     }
-    transport_leave_context(context, entered);
+    transport_leave_context(entered);
     /* The read callback follows in any case, and the stream is kept by whoever keeps the transport. */
     Py_DECREF(self);
 }
@@ -252,12 +251,11 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
         transport_stop_reading(self);
     }
     PyBuffer_Release(&view);
-    PyObject *context;
-    bool entered = transport_enter_context(self, &context);
+    PyObject *entered = transport_enter_context(self->context);
     if (deliver(self, size, buffer->base, direct, asked) < 0) {
         loop_raise_later(loop);
     }
-    transport_leave_context(context, entered);
+    transport_leave_context(entered);
     Py_DECREF(self);
 }
 

@@ -79,34 +79,34 @@ unlink_flush(SocketTransport *self)
 
 /* ---- small helpers ---- */
 
-bool
-transport_enter_context(SocketTransport *self, PyObject **context)
+PyObject *
+transport_enter_context(PyObject *context)
 {
-    *context = Py_XNewRef(self->context);
-    if (*context == NULL) {
-        return false;
+    if (context == NULL) {
+        return NULL;
     }
-    if (PyContext_Enter(*context) < 0) {
+    if (PyContext_Enter(context) < 0) {
         /* Entered already, further up in a nested run: the bytes must not be lost for that. */
         PyErr_Clear();
-        return false;
+        return NULL;
     }
-    return true;
+    return Py_NewRef(context);
 }
 
 void
-transport_leave_context(PyObject *context, bool entered)
+transport_leave_context(PyObject *entered)
 {
-    if (entered) {
-        PyObject *exc = compat_take_exception();
-        if (PyContext_Exit(context) < 0) {
-            PyErr_WriteUnraisable(context);
-        }
-        if (exc != NULL) {
-            compat_restore_exception(exc);
-        }
+    if (entered == NULL) {
+        return;
     }
-    Py_XDECREF(context);
+    PyObject *exc = compat_take_exception();
+    if (PyContext_Exit(entered) < 0) {
+        PyErr_WriteUnraisable(entered);
+    }
+    if (exc != NULL) {
+        compat_restore_exception(exc);
+    }
+    Py_DECREF(entered);
 }
 
 void
@@ -137,13 +137,13 @@ transport_refuse(SocketTransport *self, const char *name, PyObject *argument)
 }
 
 bool
-transport_defer_to_loop(SocketTransport *self, const char *name)
+transport_defer_to_loop(SocketTransport *self, const char *name, bool checked)
 {
     LoopObject *loop = self->loop;
     if (loop == NULL || LIKELY(loop_is_own_thread(loop))) {
         return false;
     }
-    if (loop->debug) {
+    if (checked && loop->debug) {
         PyObject *result = PyObject_CallMethodNoArgs((PyObject *)loop, loop->state->str__check_thread);
         if (result == NULL) {
             return true;
@@ -360,7 +360,7 @@ detach_server(SocketTransport *self)
         return 0;
     }
     self->server = NULL;
-    bool takes_transport = self->server_takes_transport;
+    bool takes_transport = self->traits.server_takes_transport;
     PyObject *result = takes_transport
                            ? PyObject_CallMethodOneArg(server, self->state->str__detach, (PyObject *)self)
                            : PyObject_CallMethodNoArgs(server, self->state->str__detach);
@@ -418,6 +418,7 @@ SocketTransport_call_connection_lost(PyObject *op, PyObject *exc)
     report_if(self, fail_empty_waiter(self));
     Py_CLEAR(self->loop);
     Py_CLEAR(self->context);
+    Py_CLEAR(self->write_context);
     Py_CLEAR(self->fixed_context);
     if (raised != NULL) {
         compat_restore_exception(raised);
@@ -608,7 +609,7 @@ attach(SocketTransport *self, PyObject *server)
     if (server == NULL || server == Py_None) {
         return 0;
     }
-    PyObject *result = self->server_takes_transport
+    PyObject *result = self->traits.server_takes_transport
                            ? PyObject_CallMethodOneArg(server, self->state->str__attach, (PyObject *)self)
                            : PyObject_CallMethodNoArgs(server, self->state->str__attach);
     if (result == NULL) {
@@ -686,7 +687,7 @@ transport_new(LoopObject *loop, const TransportSpec *spec)
     }
     self->state = loop->state;
     self->loop = (LoopObject *)Py_NewRef(loop);
-    self->server_takes_transport = loop->io->server_takes_transport;
+    self->traits = loop->io->traits;
     limits_init(self);
     if (open_stream(self, spec) < 0 || set_contexts(self, spec->context) < 0 || set_extra(self, spec->extra) < 0 ||
         set_protocol(self, spec->protocol) < 0 || attach(self, spec->server) < 0 || set_nodelay(self) < 0 ||
@@ -739,7 +740,7 @@ static PyObject *
 SocketTransport_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SocketTransport *self = SocketTransport_CAST(op);
-    if (!self->closing && transport_defer_to_loop(self, "close")) {
+    if (!self->closing && transport_defer_to_loop(self, "close", true)) {
         return deferred();
     }
     return none_or_null(transport_close(self));
@@ -749,7 +750,7 @@ static PyObject *
 SocketTransport_abort(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SocketTransport *self = SocketTransport_CAST(op);
-    if (!self->conn_lost && transport_defer_to_loop(self, "abort")) {
+    if (!self->conn_lost && transport_defer_to_loop(self, "abort", true)) {
         return deferred();
     }
     return none_or_null(transport_force_close(self, Py_None));
@@ -796,7 +797,7 @@ SocketTransport_pause_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (!transport_wants_reading(self)) {
         Py_RETURN_NONE;
     }
-    if (transport_defer_to_loop(self, "pause_reading")) {
+    if (transport_defer_to_loop(self, "pause_reading", false)) {
         return deferred();
     }
     self->paused = true;
@@ -812,7 +813,7 @@ SocketTransport_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->closing || !self->paused) {
         Py_RETURN_NONE;
     }
-    if (transport_defer_to_loop(self, "resume_reading")) {
+    if (transport_defer_to_loop(self, "resume_reading", false)) {
         return deferred();
     }
     if (self->loop != NULL && loop_check_open(self->loop) < 0) {
@@ -1052,6 +1053,7 @@ SocketTransport_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->protocol);
     Py_VISIT(self->server);
     Py_VISIT(self->context);
+    Py_VISIT(self->write_context);
     Py_VISIT(self->fixed_context);
     Py_VISIT(self->extra);
     Py_VISIT(self->sock);
@@ -1078,6 +1080,7 @@ SocketTransport_clear(PyObject *op)
     Py_CLEAR(self->protocol);
     Py_CLEAR(self->server);
     Py_CLEAR(self->context);
+    Py_CLEAR(self->write_context);
     Py_CLEAR(self->fixed_context);
     Py_CLEAR(self->extra);
     Py_CLEAR(self->sock);

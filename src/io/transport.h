@@ -10,9 +10,8 @@
 #ifndef FASTLOOP_IO_TRANSPORT_H
 #define FASTLOOP_IO_TRANSPORT_H
 
+#include "base/address.h"
 #include "io/io.h"
-
-#include <sys/socket.h>
 
 /* Room for the slots of asyncio.transports._FlowControlMixin (five words on 3.11 to 3.15); module.c checks it. */
 enum { TRANSPORT_BASE_SLOTS = 8 };
@@ -27,12 +26,6 @@ typedef enum {
     SOCK_OWN,    /* it has one of its own */
 } SockState;
 
-/* A socket address as the kernel gave it. */
-typedef struct {
-    socklen_t size;
-    char bytes[];
-} Address;
-
 struct SocketTransport {
     PyObject_HEAD
     PyObject *base_slots[TRANSPORT_BASE_SLOTS];
@@ -42,6 +35,7 @@ struct SocketTransport {
     PyObject *protocol;       /* NULL when over */
     PyObject *server;         /* NULL without one, and when over */
     PyObject *context;        /* in which the protocol is called from the poll */
+    PyObject *write_context;  /* of the write() that the kernel did not take, for resume_writing(); or NULL */
     PyObject *fixed_context;  /* the one that the caller asked for (3.15), or NULL: copies of the current one */
     PyObject *extra;          /* dict, filled on demand, or NULL */
     PyObject *sock;           /* the Python socket, see sock_state */
@@ -81,7 +75,7 @@ struct SocketTransport {
     bool buffered;            /* the protocol is a BufferedProtocol */
     bool bulk;                /* the last reads filled the buffer */
     bool protocol_paused;
-    bool server_takes_transport; /* see IoPart */
+    IoTraits traits;
 };
 
 #define SocketTransport_CAST(op) ((SocketTransport *)(op))
@@ -143,8 +137,9 @@ void transport_close_socket(SocketTransport *self);
 void transport_loop_closed(SocketTransport *self);
 
 /* True, with an exception or a call scheduled, when this is another thread than the loop's: the method `name` is left
-   to the loop's thread. The standard loop has no such rule; here libuv must not be touched. */
-bool transport_defer_to_loop(SocketTransport *self, const char *name);
+   to the loop's thread. The standard loop has no such rule; here libuv must not be touched. `checked`: the standard
+   method calls call_soon(), which raises RuntimeError for the wrong thread in debug mode. */
+bool transport_defer_to_loop(SocketTransport *self, const char *name, bool checked);
 
 /* Raises what the standard transport's method `name` raises for this argument; always NULL. */
 PyObject *transport_refuse(SocketTransport *self, const char *name, PyObject *argument);
@@ -152,9 +147,9 @@ PyObject *transport_refuse(SocketTransport *self, const char *name, PyObject *ar
 /* logger.debug(format, transport), in debug mode; never fails. */
 void transport_log_debug(SocketTransport *self, const char *format);
 
-/* Enters the transport's context for a call out of the poll. False when it could not: then there is none to leave. */
-bool transport_enter_context(SocketTransport *self, PyObject **context);
-void transport_leave_context(PyObject *context, bool entered);
+/* Enters a context (borrowed or NULL) for calls out of the poll; what comes back is for transport_leave_context(). */
+PyObject *transport_enter_context(PyObject *context);
+void transport_leave_context(PyObject *entered);
 
 /* ---- reading.c ---- */
 
@@ -225,12 +220,6 @@ PyObject *SocketTransport_set_limits(PyObject *op, PyObject *args, PyObject *kwa
 PyObject *SocketTransport_set_limits_quietly(PyObject *op, PyObject *args, PyObject *kwargs);
 
 /* ---- extra.c ---- */
-
-/* New copy of an address; NULL without memory or without an address. */
-Address *address_new(const struct sockaddr *address, socklen_t size);
-
-/* An address as the socket module gives it; None for a family that only the socket module knows. */
-PyObject *address_to_python(const void *address, socklen_t size);
 
 /* The Python socket (borrowed), made if need be. None when there is none any more; NULL with an exception. */
 PyObject *transport_sock(SocketTransport *self);

@@ -23,7 +23,7 @@ enum {
 size_t
 transport_buffer_size(SocketTransport *self)
 {
-    if (!self->writing || self->stream == NULL) {
+    if (!self->writing || self->stream == NULL || self->conn_lost) {
         return 0;
     }
     return uv_stream_get_write_queue_size(&self->stream->uv.stream) + self->queue.size_bytes;
@@ -172,8 +172,7 @@ transport_written(SocketTransport *self, int status)
     transport_release(self, HOLD_WRITING);
     int err = 0;
     if (!self->conn_lost) {
-        PyObject *context;
-        bool entered = transport_enter_context(self, &context);
+        PyObject *entered = transport_enter_context(self->write_context != NULL ? self->write_context : self->context);
         err = status < 0 ? write_failed(self, status) : transport_flush(self);
         if (err == 0 && !self->conn_lost) {
             err = transport_maybe_resume(self);
@@ -181,7 +180,10 @@ transport_written(SocketTransport *self, int status)
         if (err == 0 && !self->conn_lost) {
             drained_or_report(self, loop);
         }
-        transport_leave_context(context, entered);
+        transport_leave_context(entered);
+    }
+    if (!self->writing) {
+        Py_CLEAR(self->write_context);
     }
     if (err < 0) {
         loop_raise_later(loop);
@@ -215,10 +217,9 @@ flush_and_pause(SocketTransport *self, LoopObject *loop)
 {
     int err = transport_flush(self);
     if (err == 0 && UNLIKELY(self->writing)) {
-        PyObject *context;
-        bool entered = transport_enter_context(self, &context);
+        PyObject *entered = transport_enter_context(self->context);
         err = transport_maybe_pause(self);
-        transport_leave_context(context, entered);
+        transport_leave_context(entered);
     }
     if (err == 0 && !self->conn_lost) {
         drained_or_report(self, loop);
@@ -252,18 +253,33 @@ run_flush(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
     return flush_and_pause(SocketTransport_CAST(owner), loop);
 }
 
+/* Bytes of this write() wait for the kernel: notes the context, and tells the protocol when they are many. 0, or -1 with
+   an exception. */
+static int
+wait_for_kernel(SocketTransport *self)
+{
+    if (self->write_context == NULL && self->fixed_context == NULL) {
+        self->write_context = PyContext_CopyCurrent();
+        if (self->write_context == NULL) {
+            return -1;
+        }
+    }
+    return transport_maybe_pause(self);
+}
+
 /* Decides when what was just queued is sent. 0, or -1 with an exception for the caller of write(). */
 static int
 send_soon(SocketTransport *self)
 {
     if (self->writing) {
-        return transport_maybe_pause(self);
+        return wait_for_kernel(self);
     }
     if (UNLIKELY(!loop_is_own_thread(self->loop))) {
         return loop_push(self->loop, run_flush, (PyObject *)self, NULL);
     }
     if (!self->loop->in_turn || self->queue.size_bytes >= FLUSH_AT) {
-        return transport_flush(self) < 0 ? -1 : transport_maybe_pause(self);
+        int err = transport_flush(self);
+        return err < 0 || !self->writing ? err : wait_for_kernel(self);
     }
     link_flush(self);
     return 0;
@@ -392,10 +408,25 @@ push_all(SocketTransport *self, PyObject *list)
     return self->queue.count == 0 ? 0 : send_soon(self);
 }
 
+/* What asyncio.WriteTransport does, where the standard transport has no writelines() of its own. */
+static PyObject *
+write_joined(PyObject *op, PyObject *iterable)
+{
+    PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
+    PyObject *joined = empty == NULL ? NULL : PyObject_CallMethod(empty, "join", "O", iterable);
+    PyObject *result = joined == NULL ? NULL : SocketTransport_write(op, joined);
+    Py_XDECREF(empty);
+    Py_XDECREF(joined);
+    return result;
+}
+
 PyObject *
 SocketTransport_writelines(PyObject *op, PyObject *iterable)
 {
     SocketTransport *self = SocketTransport_CAST(op);
+    if (self->traits.joins_lines) {
+        return write_joined(op, iterable);
+    }
     if (check_writable(self, "Cannot call writelines() after write_eof()",
                        "unable to writelines; sendfile is in progress") < 0) {
         return NULL;
@@ -433,7 +464,7 @@ SocketTransport_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->closing || self->eof) {
         Py_RETURN_NONE;
     }
-    if (transport_defer_to_loop(self, "write_eof")) {
+    if (transport_defer_to_loop(self, "write_eof", false)) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
     self->eof = true;

@@ -79,6 +79,7 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
     handle->source_traceback = NULL;
     handle->repr = NULL;
     handle->cancelled = false;
+    handle->threadsafe = false;
     handle->scheduled = false;
     handle->when_object = NULL;
     PyObject_GC_Track(handle);
@@ -249,6 +250,47 @@ handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 }
 
 int
+handle_run_threadsafe(LoopObject *loop, PyObject *owner, PyObject *arg)
+{
+    HandleObject *handle = HandleObject_CAST(owner);
+    Inbox *inbox = &loop->inbox;
+    uv_mutex_lock(&inbox->lock);
+    handle->running_in = compat_thread_ident();
+    uv_mutex_unlock(&inbox->lock);
+    int err = handle_run(loop, owner, arg);
+    uv_mutex_lock(&inbox->lock);
+    handle->running_in = 0;
+    if (inbox->handle_waiters > 0) {
+        uv_cond_broadcast(&inbox->handle_done);
+    }
+    uv_mutex_unlock(&inbox->lock);
+    return err;
+}
+
+/* Waits while another thread runs the callback of a thread-safe handle, as asyncio's _ThreadSafeHandle does. */
+static void
+wait_while_running(HandleObject *handle)
+{
+    if (LIKELY(!handle->threadsafe) || handle->loop == NULL) {
+        return;
+    }
+    Inbox *inbox = &handle->loop->inbox;
+    uv_mutex_lock(&inbox->lock);
+    if (handle->running_in == 0 || handle->running_in == compat_thread_ident()) {
+        uv_mutex_unlock(&inbox->lock);
+        return;
+    }
+    inbox->handle_waiters++;
+    PyThreadState *thread_state = PyEval_SaveThread();
+    while (handle->running_in != 0) {
+        uv_cond_wait(&inbox->handle_done, &inbox->lock);
+    }
+    inbox->handle_waiters--;
+    uv_mutex_unlock(&inbox->lock);
+    PyEval_RestoreThread(thread_state);
+}
+
+int
 handle_run_foreign(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     PyObject *cancelled = PyObject_GetAttr(owner, loop->state->str__cancelled);
@@ -291,6 +333,7 @@ static PyObject *
 Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     HandleObject *handle = HandleObject_CAST(op);
+    wait_while_running(handle);
     if (handle->cancelled || handle->loop == NULL) {
         Py_RETURN_NONE;
     }
@@ -314,6 +357,7 @@ Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    wait_while_running(HandleObject_CAST(op));
     return PyBool_FromLong(HandleObject_CAST(op)->cancelled);
 }
 

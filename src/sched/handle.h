@@ -23,6 +23,8 @@ typedef struct {
     PyObject *repr;              /* kept by cancel() in debug mode */
     int nargs;                   /* number of inline arguments */
     bool cancelled;
+    bool threadsafe;             /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
+    unsigned long running_in;    /* the thread in which a thread-safe handle runs, else 0; under the inbox's lock */
     /* TimerHandle only */
     bool scheduled;
     double when;                 /* NaN is kept as minus infinity, which is how the standard heap treats it */
@@ -44,6 +46,10 @@ HandleObject *timer_handle_new(LoopObject *loop, double when, PyObject *when_obj
 
 /* ready_run of our handles. */
 int handle_run(LoopObject *loop, PyObject *owner, PyObject *arg);
+
+/* ready_run of the handles of call_soon_threadsafe(): since 3.14 cancel() and cancelled() of another thread wait while
+   the callback runs. */
+int handle_run_threadsafe(LoopObject *loop, PyObject *owner, PyObject *arg);
 
 /* ready_run of any other object with `_run()` and `_cancelled`, such as asyncio.Handle. */
 int handle_run_foreign(LoopObject *loop, PyObject *owner, PyObject *arg);

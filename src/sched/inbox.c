@@ -30,25 +30,31 @@ on_closed(uv_handle_t *handle)
 int
 inbox_open(Inbox *inbox, LoopObject *loop, uv_loop_t *uv)
 {
-    int err = uv_mutex_init(&inbox->lock);
+    uv_async_t *async = PyMem_RawMalloc(sizeof(uv_async_t));
+    int err = async == NULL ? UV_ENOMEM : uv_mutex_init(&inbox->lock);
     if (err < 0) {
-        return err;
+        goto fail_mutex;
     }
-    inbox->async = PyMem_RawMalloc(sizeof(uv_async_t));
-    if (inbox->async == NULL) {
-        uv_mutex_destroy(&inbox->lock);
-        return UV_ENOMEM;
-    }
-    err = uv_async_init(uv, inbox->async, on_wakeup);
+    err = uv_cond_init(&inbox->handle_done);
     if (err < 0) {
-        PyMem_RawFree(inbox->async);
-        inbox->async = NULL;
-        uv_mutex_destroy(&inbox->lock);
-        return err;
+        goto fail_cond;
     }
-    inbox->async->data = loop;
+    err = uv_async_init(uv, async, on_wakeup);
+    if (err < 0) {
+        goto fail_async;
+    }
+    async->data = loop;
+    inbox->async = async;
     inbox->open = true;
     return 0;
+
+fail_async:
+    uv_cond_destroy(&inbox->handle_done);
+fail_cond:
+    uv_mutex_destroy(&inbox->lock);
+fail_mutex:
+    PyMem_RawFree(async);
+    return err;
 }
 
 void
@@ -79,6 +85,7 @@ inbox_close(Inbox *inbox)
 void
 inbox_destroy(Inbox *inbox)
 {
+    uv_cond_destroy(&inbox->handle_done);
     uv_mutex_destroy(&inbox->lock);
 }
 

@@ -15,6 +15,8 @@ typedef struct {
     size_t capacity;
     bool signalled; /* a wake-up is under way */
     bool open;
+    uv_cond_t handle_done; /* a thread-safe handle has run */
+    int handle_waiters;    /* threads that wait for it */
     uv_async_t *async; /* allocated apart: libuv may need it after us */
 } Inbox;
 
@@ -22,6 +24,7 @@ typedef struct {
 int inbox_open(Inbox *inbox, LoopObject *loop, uv_loop_t *uv);
 /* Refuses further pushes, drops what is queued and closes the uv_async. */
 void inbox_close(Inbox *inbox);
+/* The end, when no other thread can know the loop any more. */
 void inbox_destroy(Inbox *inbox);
 
 /* Appends a record (new references) and wakes the loop. -1 with MemoryError, or RuntimeError after the close. */

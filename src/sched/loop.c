@@ -211,8 +211,9 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
+    handle->threadsafe = HAVE_BLOCKING_HANDLES;
     /* On the loop's own thread this is the ready queue, which keeps the poll from blocking; else the inbox. */
-    int err = loop_push(loop, handle_run, (PyObject *)handle, NULL);
+    int err = loop_push(loop, HAVE_BLOCKING_HANDLES ? handle_run_threadsafe : handle_run, (PyObject *)handle, NULL);
     if (err < 0) {
         Py_CLEAR(handle);
     }
@@ -367,7 +368,8 @@ Loop_timer_handle_cancelled(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(handle)
 static int
 run_timed(LoopObject *loop, ReadyEntry *entry)
 {
-    bool is_handle = entry->run == handle_run || entry->run == handle_run_foreign;
+    bool is_handle =
+        entry->run == handle_run || entry->run == handle_run_threadsafe || entry->run == handle_run_foreign;
     Py_XSETREF(loop->current_handle, Py_NewRef(is_handle ? entry->owner : Py_None));
     uint64_t start = compat_monotonic_ns();
     int err = entry->run(loop, entry->owner, entry->arg);
@@ -660,7 +662,6 @@ close_uv(LoopObject *loop)
     }
     loop->uv = NULL;
     PyMem_RawFree(uv);
-    inbox_destroy(&loop->inbox);
 }
 
 PyDoc_STRVAR(Loop_close_core_doc, "_close_core($self, /)\n--\n\n"
@@ -883,6 +884,7 @@ open_uv(LoopObject *loop)
         goto fail_sleep;
     }
     loop->uv = uv;
+    loop->opened = true;
     return 0;
 
 fail_sleep:
@@ -982,6 +984,9 @@ Loop_dealloc(PyObject *op)
         close_uv(loop);
     } else {
         abandon_parts(loop);
+    }
+    if (loop->opened) {
+        inbox_destroy(&loop->inbox);
     }
     ready_free(&loop->ready);
     handle_free_list_clear(loop);

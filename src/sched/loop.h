@@ -44,6 +44,7 @@ struct LoopObject {
     Inbox inbox;
 
     unsigned long thread_id; /* of the running thread, 0 while not running */
+    bool opened;             /* the inbox exists */
     bool closed;
     bool stopping;
     bool debug;

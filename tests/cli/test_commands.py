@@ -6,6 +6,7 @@ import platform
 import pytest
 
 import fastloop
+from fastloop import switches
 
 
 def test_info(programs):
@@ -16,13 +17,27 @@ def test_info(programs):
     assert facts["Python"].startswith(platform.python_version() + " ")
     assert facts["libuv"].startswith(fastloop.libuv_version + " ")
     assert facts["platform"] == platform.platform()
-    assert "Loop" in facts["native"]
+    assert facts["enabled"] == ", ".join(["loop", *switches.PARTS])
     assert "disabled" not in facts
 
 
-def test_info_tells_what_is_disabled(programs):
-    result = programs.fast("info", env={"FASTLOOP_DISABLE": "tasks,tls"})
-    assert "disabled   tasks,tls (FASTLOOP_DISABLE)" in result.out.splitlines()
+@pytest.mark.parametrize("part", switches.PARTS)
+def test_info_tells_what_is_disabled(programs, part):
+    lines = programs.fast("info", env={"FASTLOOP_DISABLE": part}).out.splitlines()
+    assert f"disabled   {part} (FASTLOOP_DISABLE), instead: {switches.PARTS[part]}" in lines
+    enabled = ", ".join(["loop", *switches.PARTS]).replace(f", {part}", "")
+    assert f"enabled    {enabled}" in lines
+
+
+def test_info_when_everything_is_disabled(programs):
+    lines = programs.fast("info", env={"FASTLOOP_DISABLE": "all"}).out.splitlines()
+    assert "enabled    nothing" in lines
+    assert len([line for line in lines if line.startswith("disabled")]) == 1 + len(switches.PARTS)
+
+
+def test_programs_obey_what_is_disabled(programs):
+    programs.write("program.py", "import asyncio; loop = asyncio.new_event_loop(); print(type(loop)); loop.close()")
+    assert programs.same("program.py", env={"FASTLOOP_DISABLE": "all"}).status == 0
 
 
 def test_info_takes_no_arguments(programs):

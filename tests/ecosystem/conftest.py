@@ -19,8 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import helpers
 import pytest
+
+import helpers
 
 NOTHING_IS_SKIPPED = any(os.environ.get(name, "").lower() in ("1", "true") for name in ("CI", "FASTLOOP_REQUIRE_ALL"))
 #: Names to try for the account that runs a server when the tests run as root, which PostgreSQL refuses.

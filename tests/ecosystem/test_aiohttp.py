@@ -107,7 +107,7 @@ def test_requests(same, authority, tmp_path):
 
     answers = same(program)
     assert answers[:2] == [(200, "/echo?a=b", b""), (200, "/echo", BIG)]
-    assert [(status, len(body)) for status, _, body in answers[2:5]] == [(200, 509_949), (200, len(BIG)), (200, 300_000)]
+    assert [len(body) for _, _, body in answers[2:5]] == [509_949, len(BIG), 300_000]
     assert answers[5][0] == 404
     assert answers[6:] == [(200, f"/echo?{i}", b"%d" % i * 500) for i in range(100)]
 

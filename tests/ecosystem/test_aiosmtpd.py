@@ -12,7 +12,7 @@ class Mailbox:
     def __init__(self):
         self.messages = []
 
-    async def handle_DATA(self, server, session, envelope):  # noqa: N802 (aiosmtpd's name)
+    async def handle_DATA(self, server, session, envelope):
         await asyncio.sleep(0)
         self.messages.append((envelope.mail_from, envelope.rcpt_tos, envelope.content, session.ssl is not None))
         return "250 kept"

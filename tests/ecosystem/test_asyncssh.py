@@ -27,6 +27,18 @@ async def handle(process):
     process.exit(3)
 
 
+def connect(server, password):
+    return asyncssh.connect(
+        "127.0.0.1",
+        server.get_port(),
+        username="tester",
+        password=password,
+        known_hosts=None,
+        client_keys=None,
+        config=None,
+    )
+
+
 @contextlib.asynccontextmanager
 async def connected(key):
     """A server, and a client's connection to it."""
@@ -34,9 +46,7 @@ async def connected(key):
         "127.0.0.1", 0, server_factory=Server, process_factory=handle, server_host_keys=[key], sftp_factory=True
     )
     try:
-        async with asyncssh.connect(
-            "127.0.0.1", server.get_port(), username="tester", password="secret", known_hosts=None, config=None
-        ) as connection:
+        async with connect(server, "secret") as connection:
             yield server, connection
     finally:
         server.close()
@@ -54,10 +64,7 @@ def test_commands(same, key):
             runs = [connection.run(f"do {i}", input=f"line {i}\n" * 200) for i in range(10)]
             results = await asyncio.gather(*runs)
             try:
-                await asyncssh.connect(
-                    "127.0.0.1", server.get_port(), username="tester", password="x", known_hosts=None, config=None,
-                    client_keys=None, preferred_auth="password",
-                )
+                await connect(server, "wrong")
             except asyncssh.PermissionDenied as exc:
                 error = exc.reason
             return [(result.exit_status, result.stdout, result.stderr) for result in results], error

@@ -42,7 +42,7 @@ def test_client(same, uvicorn_server):
                 base_url=f"http://127.0.0.1:{port}", limits=limits, follow_redirects=True, trust_env=False
             ) as client:
                 results = [await read_in_pieces(client), await timed_out(client, read=0.05)]
-                results += [answer.content for answer in await asyncio.gather(*[client.get("/")] * 1)]
+                results.append((await client.get("/")).content)
                 many = await asyncio.gather(*[client.get("/redirect" if i % 2 else "/") for i in range(50)])
                 results.append([(len(answer.history), len(answer.content)) for answer in many])
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-tornado = pytest.importorskip("tornado")
+gen = pytest.importorskip("tornado.gen")
 httpclient = pytest.importorskip("tornado.httpclient")
 httpserver = pytest.importorskip("tornado.httpserver")
 ioloop = pytest.importorskip("tornado.ioloop")
@@ -111,9 +111,10 @@ def test_streams_and_timers(same):
         ticker.start()
         await done.wait()
         ticker.stop()
+        never = asyncio.get_running_loop().create_future()
         try:
-            await tornado.gen.with_timeout(datetime.timedelta(milliseconds=5), asyncio.get_running_loop().create_future())
-        except tornado.util.TimeoutError:
+            await gen.with_timeout(datetime.timedelta(milliseconds=5), never)
+        except gen.TimeoutError:
             ticks.append("timeout")
         ran = await ioloop.IOLoop.current().run_in_executor(None, sum, [1, 2])
         return lines, ticks, ran

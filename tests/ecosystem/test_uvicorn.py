@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 
-import helpers
 import pytest
+
+import helpers
 
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")

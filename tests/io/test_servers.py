@@ -471,6 +471,9 @@ def test_running_out_of_descriptors_is_reported_and_serving_resumes(python):
         import resource, socket
         reports = []
         def report(loop, context):
+            if LOOP == "stock" and "_start_serving" in context["message"]:
+                # It tries again, a second later, on a server that was closed meanwhile.
+                return
             reports.append((context["message"], type(context["exception"]).__name__, context["exception"].errno,
                             tuple(sorted(context)), type(context["socket"]).__name__))
         async def serve(reader, writer):

@@ -126,11 +126,14 @@ def test_the_file_is_removed_at_close_since_3_13(loop, run, tmp_path):
 
 
 @pytest.mark.parametrize("length", [108, 120, 5000])
-def test_a_path_that_is_too_long(loop, run, length):
+def test_a_path_that_is_too_long(loop, run, guard, length):
     path = "/tmp/" + "x" * length
     for attempt in (loop.create_unix_server, loop.create_unix_connection):
         with pytest.raises(OSError, match="AF_UNIX path too long"):
             run(attempt(Recorder, path))
+    # Longer than any name of a file: the server cannot look for a stale socket.
+    assert [text.split("'")[0] for text in guard.log.take()] \
+        == ["Unable to check or remove stale UNIX socket "] * (length == 5000)
 
 
 def test_the_longest_path_that_fits(loop, run, tmp_path):

@@ -1,0 +1,74 @@
+/* Socket addresses as the kernel gives them and as Python shows them. */
+
+#include "base/address.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/un.h>
+
+Address *
+address_new(const struct sockaddr *address, socklen_t size)
+{
+    if (address == NULL) {
+        return NULL;
+    }
+    Address *copy = PyMem_Malloc(sizeof(Address) + (size_t)size);
+    if (copy != NULL) {
+        copy->size = size;
+        memcpy(copy->bytes, address, (size_t)size);
+    }
+    return copy;
+}
+
+static PyObject *
+inet_to_python(const struct sockaddr_in *in)
+{
+    char host[INET_ADDRSTRLEN];
+    if (inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host)) == NULL) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("si", host, (int)ntohs(in->sin_port));
+}
+
+static PyObject *
+inet6_to_python(const struct sockaddr_in6 *in6)
+{
+    char host[INET6_ADDRSTRLEN];
+    if (inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host)) == NULL) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("siII", host, (int)ntohs(in6->sin6_port), (unsigned)ntohl(in6->sin6_flowinfo),
+                         (unsigned)in6->sin6_scope_id);
+}
+
+/* A path as str, an abstract name as bytes, as socket.getsockname() has it. */
+static PyObject *
+unix_to_python(const struct sockaddr_un *un, socklen_t size)
+{
+    size_t start = offsetof(struct sockaddr_un, sun_path);
+    size_t length = (size_t)size > start ? (size_t)size - start : 0;
+    /* Abstract names are Linux's; elsewhere an unnamed socket may come with zeros. */
+    if (HAVE_EPOLL && length > 0 && un->sun_path[0] == 0) {
+        return PyBytes_FromStringAndSize(un->sun_path, (Py_ssize_t)length);
+    }
+    return PyUnicode_DecodeFSDefaultAndSize(un->sun_path, (Py_ssize_t)strnlen(un->sun_path, length));
+}
+
+PyObject *
+address_to_python(const void *address, socklen_t size)
+{
+    /* A copy, since the bytes have no particular alignment. */
+    struct sockaddr_storage storage = {0};
+    memcpy(&storage, address, Py_MIN((size_t)size, sizeof(storage)));
+    switch (storage.ss_family) {
+    case AF_INET:
+        return inet_to_python((struct sockaddr_in *)&storage);
+    case AF_INET6:
+        return inet6_to_python((struct sockaddr_in6 *)&storage);
+    case AF_UNIX:
+        return unix_to_python((struct sockaddr_un *)&storage, size);
+    default:
+        Py_RETURN_NONE;
+    }
+}

@@ -1,0 +1,870 @@
+"""Steps, cancellation, logging, await iterators, factories and re-entrancy: the same on the standard types and ours."""
+
+import asyncio
+import contextvars
+import gc
+import sys
+import threading
+import traceback
+
+import pytest
+
+import fastloop
+from fastloop import _core
+
+LOOPS = {"asyncio": asyncio.SelectorEventLoop, "fastloop": fastloop.new_event_loop}
+HAS_EAGER = hasattr(asyncio, "eager_task_factory")
+
+
+@pytest.fixture(params=LOOPS, ids=list(LOOPS))
+def loop(request):
+    loop = LOOPS[request.param]()
+    loop.problems = []
+    loop.set_exception_handler(lambda _, context: loop.problems.append(context))
+    yield loop
+    loop.close()
+    gc.collect()
+
+
+def turn(loop, count=1):
+    for _ in range(count):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+
+async def nothing():
+    pass
+
+
+async def wait_for(future):
+    return await future
+
+
+# ---- cancellation ----
+
+
+def test_cancel_forwards_to_the_awaited_future(loop):
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future))
+    turn(loop)
+    assert task.cancel("why") is True
+    assert future.cancelled() and future._cancel_message == "why"
+    assert not task._must_cancel and task.cancelling() == 1
+    with pytest.raises(asyncio.CancelledError) as caught:
+        loop.run_until_complete(task)
+    assert caught.value.args == ("why",)
+    assert task.cancel() is False
+
+
+def test_cancel_before_the_first_step(loop):
+    ran = []
+
+    async def body():
+        ran.append(1)
+
+    task = loop.create_task(body())
+    task.cancel("early")
+    assert task._must_cancel
+    with pytest.raises(asyncio.CancelledError, match="early"):
+        loop.run_until_complete(task)
+    assert not ran and task.cancelled()
+
+
+def test_cancel_swallowed_and_counted(loop):
+    async def body():
+        for _ in range(2):
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                pass
+        return asyncio.current_task().cancelling(), asyncio.current_task().uncancel()
+
+    task = loop.create_task(body())
+    for _ in range(2):
+        turn(loop)
+        task.cancel()
+        turn(loop, 2)
+    assert loop.run_until_complete(task) == (2, 1)
+    assert not task.cancelled()
+
+
+def test_cancelled_just_before_it_stops(loop):
+    async def body():
+        asyncio.current_task().cancel("late")
+        return 5
+
+    task = loop.create_task(body())
+    with pytest.raises(asyncio.CancelledError, match="late"):
+        loop.run_until_complete(task)
+    assert task.cancelled()
+
+
+def test_must_cancel_goes_to_the_next_await(loop):
+    future = loop.create_future()
+
+    async def body():
+        asyncio.current_task().cancel("self")
+        await future
+
+    task = loop.create_task(body())
+    turn(loop)
+    assert future.cancelled() and not task._must_cancel
+    with pytest.raises(asyncio.CancelledError, match="self"):
+        loop.run_until_complete(task)
+
+
+def test_same_cancelled_error_is_handed_over_once(loop):
+    raised = []
+
+    async def inner():
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError as exc:
+            raised.append(exc)
+            raise
+
+    async def outer(task):
+        await task
+
+    inner_task = loop.create_task(inner())
+    outer_task = loop.create_task(outer(inner_task))
+    turn(loop)
+    inner_task.cancel("once")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        loop.run_until_complete(outer_task)
+    assert caught.value is raised[0]
+    with pytest.raises(asyncio.CancelledError) as second:
+        inner_task.result()
+    assert second.value is not raised[0]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="uncancel() resets since 3.13")
+def test_uncancel_resets_must_cancel(loop):
+    async def body():
+        task = asyncio.current_task()
+        task.cancel()
+        task.uncancel()
+        await asyncio.sleep(0)
+        return "alive"
+
+    assert loop.run_until_complete(body()) == "alive"
+
+
+def test_future_freed_inside_cancel(loop):
+    """CPython issue 126138 and its like: the awaited object loses its last reference while cancel() runs."""
+
+    class Fragile:
+        _asyncio_future_blocking = True
+
+        def __init__(self):
+            self._loop = loop
+
+        def get_loop(self):
+            return loop
+
+        def add_done_callback(self, callback, *, context):
+            self.callback = callback
+
+        def __await__(self):
+            yield self
+
+        def cancel(self, msg=None):
+            self.__dict__.clear()
+            task._cancel_message = "other"
+            return False
+
+    async def body():
+        asyncio.current_task().cancel("m")
+        await Fragile()
+
+    task = loop.create_task(body())
+    turn(loop)
+    assert task._must_cancel and not task.done()
+    task._log_destroy_pending = False
+    task.get_coro().close()
+
+
+# ---- what a coroutine may yield and raise ----
+
+
+class Yields:
+    def __init__(self, value):
+        self.value = value
+
+    def __await__(self):
+        yield self.value
+
+
+def message_of(loop, value):
+    async def body():
+        await Yields(value(asyncio.current_task()))
+
+    with pytest.raises(RuntimeError) as caught:
+        loop.run_until_complete(body())
+    return str(caught.value)
+
+
+def test_messages_for_bad_yields(loop):
+    assert "Task got bad yield: 42" in message_of(loop, lambda task: 42)
+    assert "Task cannot await on itself" in message_of(loop, lambda task: task)
+    future = loop.create_future()
+    assert "yield was used instead of yield from in task" in message_of(loop, lambda task: future)
+    assert "yield was used instead of yield from for generator in task" in message_of(loop, lambda task: (i for i in ()))
+    other = LOOPS["asyncio"]()
+    foreign = other.create_future()
+
+    async def body():
+        await foreign
+
+    with pytest.raises(RuntimeError, match="attached to a different loop"):
+        loop.run_until_complete(body())
+    other.close()
+
+
+def test_errors_in_a_foreign_future(loop):
+    class Broken:
+        _asyncio_future_blocking = True
+        _loop = property(lambda self: loop)
+
+        def add_done_callback(self, callback, *, context):
+            raise KeyError("no")
+
+    async def body():
+        await Yields(Broken())
+
+    task = loop.create_task(body())
+    turn(loop)
+    (problem,) = loop.problems
+    assert isinstance(problem["exception"], KeyError)
+    assert not task.done()
+    task._log_destroy_pending = False
+    task.get_coro().close()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_exit_exceptions_leave_run_forever(loop, kind):
+    async def body():
+        raise kind("out")
+
+    task = loop.create_task(body())
+    with pytest.raises(kind, match="out"):
+        loop.run_forever()
+    assert isinstance(task.exception(), kind)
+    turn(loop)
+
+
+def test_stop_iteration_in_set_exception(loop):
+    future = loop.create_future()
+    try:
+        future.set_exception(StopIteration)
+    except TypeError as exc:
+        assert "StopIteration interacts badly" in str(exc)
+    else:
+        assert isinstance(future.exception(), RuntimeError)
+
+
+def test_traceback_is_kept(loop):
+    async def fails():
+        raise ValueError("here")
+
+    async def body():
+        try:
+            await loop.create_task(fails())
+        except ValueError as exc:
+            return [frame.name for frame in traceback.extract_tb(exc.__traceback__)]
+
+    assert loop.run_until_complete(body()) == ["body", "fails"]
+
+
+def test_step_of_a_done_task(loop):
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future))
+    turn(loop)
+    ((wakeup, context),) = future._callbacks
+    future.set_result(1)
+    loop.run_until_complete(task)
+    with pytest.raises(asyncio.InvalidStateError, match="already done"):
+        wakeup(future)
+
+
+def test_wakeup_by_hand(loop):
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future))
+    turn(loop)
+    ((wakeup, context),) = future._callbacks
+    assert future.remove_done_callback(wakeup) == 1
+    future.set_result("by hand")
+    turn(loop)
+    assert not task.done()
+    context.run(wakeup, future)
+    assert task.result() == "by hand"
+
+
+def test_context_of_steps(loop):
+    variable = contextvars.ContextVar("variable", default=0)
+    context = contextvars.copy_context()
+
+    async def body():
+        for value in range(5):
+            variable.set(value)
+            await asyncio.sleep(0)
+            assert variable.get() == value
+
+    task = loop.create_task(body(), context=context)
+    loop.run_until_complete(asyncio.gather(task, *(loop.create_task(body()) for _ in range(5))))
+    assert context[variable] == 4 and variable.get() == 0
+
+
+def test_values_pass_through_await(loop):
+    """None, tuples, exceptions and StopIteration objects are values like any other."""
+    for value in (None, (1, 2), (), ValueError("value"), StopIteration(3), [None], ...):
+
+        async def body(value=value):
+            future = loop.create_future()
+            loop.call_soon(future.set_result, value)
+            return await future
+
+        assert loop.run_until_complete(body()) is value
+
+
+def test_await_inside_except(loop):
+    async def body():
+        try:
+            raise KeyError("context")
+        except KeyError:
+            future = loop.create_future()
+            loop.call_soon(future.set_result, 7)
+            return await future
+
+    assert loop.run_until_complete(body()) == 7
+
+
+# ---- the await iterator, driven by hand ----
+
+
+def test_iterator_send(loop):
+    future = loop.create_future()
+    iterator = future.__await__()
+    assert iter(iterator) is iterator
+    assert next(iterator) is future and future._asyncio_future_blocking
+    with pytest.raises(RuntimeError, match="await wasn't used with future"):
+        next(iterator)
+    future.set_result((1, 2))
+    with pytest.raises(StopIteration) as caught:
+        iterator.send(None)
+    assert caught.value.value == (1, 2)
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+def test_iterator_next_keeps_stop_iterations_apart(loop):
+    kept = []
+    for value in (5, "x", (1,), None):
+        future = loop.create_future()
+        future.set_result(value)
+        try:
+            next(future.__await__())
+        except StopIteration as exc:
+            kept.append(exc)
+    assert [exc.value for exc in kept] == [5, "x", (1,), None]
+
+
+@pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature")
+def test_iterator_throw_and_close(loop):
+    for arguments in ((ValueError,), (ValueError, "text"), (ValueError("x"), None), (ValueError, ValueError("y"), None)):
+        iterator = loop.create_future().__await__()
+        next(iterator)
+        with pytest.raises(ValueError):
+            iterator.throw(*arguments)
+        with pytest.raises(StopIteration):
+            next(iterator)
+        with pytest.raises(ValueError):
+            iterator.throw(*arguments)
+    iterator = loop.create_future().__await__()
+    for wrong in ((), (1,), (ValueError("x"), 1), (ValueError, 1, 1), (ValueError,) * 4):
+        with pytest.raises(TypeError):
+            iterator.throw(*wrong)
+    assert iterator.close() is None
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+def test_coroutine_driven_by_hand(loop):
+    future = loop.create_future()
+    coro = wait_for(future)
+    assert coro.send(None) is future
+    future.set_exception(KeyError("k"))
+    with pytest.raises(KeyError):
+        coro.send(None)
+    coro = wait_for(loop.create_future())
+    coro.send(None)
+    coro.close()
+
+
+# ---- logging ----
+
+
+def test_exception_never_retrieved(loop):
+    future = loop.create_future()
+    future.set_exception(ValueError("lost"))
+    del future
+    gc.collect()
+
+    async def fails():
+        raise KeyError("lost too")
+
+    task = loop.create_task(fails())
+    turn(loop)
+    del task
+    gc.collect()
+    messages = [context["message"] for context in loop.problems]
+    assert messages == ["Future exception was never retrieved", "Task exception was never retrieved"]
+    assert "future" in loop.problems[0] and "future" in loop.problems[1]
+
+
+def test_retrieved_exceptions_are_quiet(loop):
+    for retrieve in ("exception", "result", "await", "cancel", "flag"):
+        future = loop.create_future()
+        future.set_exception(ValueError())
+        if retrieve == "await":
+            with pytest.raises(ValueError):
+                loop.run_until_complete(wait_for(future))
+        elif retrieve == "flag":
+            future._log_traceback = False
+        else:
+            try:
+                getattr(future, retrieve)()
+            except ValueError:
+                pass
+        del future
+        gc.collect()
+    assert loop.problems == []
+
+
+def test_destroyed_pending(loop):
+    task = loop.create_task(wait_for(loop.create_future()))
+    turn(loop)
+    del task
+    gc.collect()
+    (problem,) = loop.problems
+    assert problem["message"] == "Task was destroyed but it is pending!"
+    assert problem["task"].done() is False
+    assert asyncio.all_tasks(loop) == set()
+
+
+def test_destroyed_at_once_without_the_collector(loop):
+    gc.disable()
+    try:
+        future = loop.create_future()
+        task = loop.create_task(wait_for(future))
+        turn(loop)
+        del task
+        assert loop.problems == []
+        ((wakeup, context),) = future._callbacks
+        future.remove_done_callback(wakeup)
+        before = len(loop.problems)
+        del wakeup, context
+        assert [context["message"] for context in loop.problems[before:]] == ["Task was destroyed but it is pending!"]
+    finally:
+        gc.enable()
+
+
+def test_destroyed_quietly(loop):
+    task = loop.create_task(wait_for(loop.create_future()))
+    turn(loop)
+    task._log_destroy_pending = False
+    del task
+    gc.collect()
+    assert loop.problems == []
+
+
+def test_failing_handler_does_not_leave_finalisation(loop, capsys):
+    def handler(_, context):
+        raise ZeroDivisionError
+
+    loop.set_exception_handler(handler)
+    future = loop.create_future()
+    future.set_exception(ValueError())
+    del future
+    gc.collect()
+
+
+def test_resurrected_by_the_handler(loop):
+    saved = []
+    loop.set_exception_handler(lambda _, context: saved.append(context["task"]))
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future))
+    turn(loop)
+    ((wakeup, _),) = future._callbacks
+    future.remove_done_callback(wakeup)
+    del task, wakeup, _
+    gc.collect()
+    (task,) = saved
+    assert not task.done() and task.get_loop() is loop
+    task.get_coro().close()
+    saved.clear()
+    del task
+    gc.collect()
+    assert saved == []
+
+
+def test_source_tracebacks(loop):
+    loop.set_debug(True)
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future))
+    for obj in (future, task):
+        assert any(frame.name == "test_source_tracebacks" for frame in obj._source_traceback)
+    assert task._source_traceback[-1].name == "test_source_tracebacks"
+    future.set_result(1)
+    assert loop.run_until_complete(task) == 1
+    loop.set_debug(False)
+    assert loop.create_future()._source_traceback is None
+
+
+# ---- factories, custom types, eager tasks ----
+
+
+def test_factories(loop):
+    made = []
+
+    def factory(loop, coro, **kwargs):
+        task = asyncio.Task(coro, loop=loop, **kwargs)
+        made.append(kwargs)
+        return task
+
+    loop.set_task_factory(factory)
+    assert loop.get_task_factory() is factory
+    context = contextvars.copy_context()
+    first = loop.create_task(nothing())
+    second = loop.create_task(nothing(), name="named")
+    third = loop.create_task(nothing(), name="named too", context=context)
+    assert [type(task) for task in (first, second, third)] == [asyncio.Task] * 3
+    assert second.get_name() == "named" and third.get_name() == "named too"
+    assert made[2]["context"] is context
+    loop.run_until_complete(asyncio.wait([first, second, third]))
+    loop.set_task_factory(None)
+    assert loop.get_task_factory() is None
+    assert loop.run_until_complete(loop.create_task(nothing())) is None
+    with pytest.raises(TypeError, match="task factory must be a callable or None"):
+        loop.set_task_factory(3)
+
+
+def test_custom_task_class(loop):
+    base = type(loop.create_task(nothing()))
+    turn(loop)
+
+    class Custom(base):
+        cancels = 0
+
+        def cancel(self, msg=None):
+            type(self).cancels += 1
+            return super().cancel(msg)
+
+    loop.set_task_factory(lambda loop, coro, **kwargs: Custom(coro, loop=loop, **kwargs))
+
+    async def body():
+        inner = loop.create_task(asyncio.sleep(10))
+        outer = loop.create_task(wait_for(inner))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        outer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await outer
+        return inner.cancelled()
+
+    assert loop.run_until_complete(body()) is True
+    assert Custom.cancels == 2
+
+
+def test_overridden_methods_of_a_future_subclass(loop):
+    calls = []
+
+    class Custom(type(loop.create_future())):
+        def result(self):
+            calls.append("result")
+            return super().result()
+
+        def add_done_callback(self, callback, *, context=None):
+            calls.append("add_done_callback")
+            super().add_done_callback(callback, context=context)
+
+    future = Custom(loop=loop)
+    task = loop.create_task(wait_for(future))
+    turn(loop)
+    future.set_result(1)
+    assert loop.run_until_complete(task) == 1
+    assert "add_done_callback" in calls and "result" in calls
+
+
+@pytest.mark.skipif(not HAS_EAGER, reason="eager tasks came with 3.12")
+def test_eager_tasks(loop):
+    log, me = [], None
+
+    async def quick(value):
+        log.append((value, asyncio.current_task() is not me))
+        return value
+
+    async def slow(value):
+        log.append(value)
+        await asyncio.sleep(0)
+        log.append(value + 1)
+        return value
+
+    async def main():
+        nonlocal me
+        me = asyncio.current_task()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        done = loop.create_task(quick(1), name="quick")
+        assert done.done() and done.result() == 1 and done.get_coro() is None and done.get_name() == "quick"
+        assert asyncio.current_task() is me
+        pending = loop.create_task(slow(10))
+        assert not pending.done() and log == [(1, True), 10]
+        assert pending in asyncio.all_tasks() and done not in asyncio.all_tasks()
+        assert await pending == 10
+        with pytest.raises(ZeroDivisionError):
+            await loop.create_task(fails())
+        loop.set_task_factory(None)
+        return asyncio.current_task() is me
+
+    async def fails():
+        return 1 / 0
+
+    assert loop.run_until_complete(main())
+
+
+@pytest.mark.skipif(not HAS_EAGER, reason="eager tasks came with 3.12")
+def test_eager_task_outside_a_running_loop(loop):
+    loop.set_task_factory(asyncio.eager_task_factory)
+    task = loop.create_task(nothing())
+    assert not task.done()
+    loop.run_until_complete(task)
+
+
+# ---- all_tasks, current_task ----
+
+
+def test_all_tasks_and_current_task(loop):
+    async def main():
+        others = [loop.create_task(asyncio.sleep(0)) for _ in range(10)]
+        assert asyncio.all_tasks() == {asyncio.current_task(), *others}
+        await asyncio.gather(*others)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert asyncio.current_task(loop) is asyncio.current_task()
+
+    assert asyncio.all_tasks(loop) == set()
+    loop.run_until_complete(main())
+    assert asyncio.all_tasks(loop) == set()
+    assert asyncio.current_task(loop) is None
+
+
+def test_current_task_where_callbacks_look(loop):
+    seen = []
+
+    async def main():
+        for _ in range(3):
+            loop.call_soon(lambda: seen.append(asyncio.current_task()))
+            loop.call_later(0, lambda: seen.append(asyncio.current_task()))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+
+    loop.run_until_complete(main())
+    assert seen == [None] * 6
+
+
+def test_all_tasks_from_another_thread(loop):
+    found = []
+
+    async def main():
+        tasks = [loop.create_task(asyncio.sleep(10)) for _ in range(50)]
+        thread = threading.Thread(target=lambda: found.append(asyncio.all_tasks(loop)))
+        thread.start()
+        while not found:
+            await asyncio.sleep(0.001)
+        thread.join()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return {*tasks, asyncio.current_task()}
+
+    assert loop.run_until_complete(main()) == found[0]
+
+
+def test_two_loops_in_two_threads():
+    def work():
+        async def child(depth):
+            if depth:
+                await asyncio.gather(child(depth - 1), child(depth - 1))
+            assert asyncio.current_task() in asyncio.all_tasks()
+            await asyncio.sleep(0)
+
+        loop = fastloop.new_event_loop()
+        try:
+            loop.run_until_complete(child(6))
+            results.append(len(asyncio.all_tasks(loop)))
+        finally:
+            loop.close()
+
+    results = []
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [0] * 4
+
+
+def test_completed_from_a_wrong_thread():
+    """In debug mode an error, as standard; otherwise the waiter is woken, and nothing breaks."""
+    loop = fastloop.new_event_loop()
+    errors = []
+
+    def complete(future):
+        try:
+            future.set_result(1)
+        except RuntimeError as exc:
+            errors.append(str(exc))
+
+    async def main(debug):
+        loop.set_debug(debug)
+        future = loop.create_future()
+        waiter = loop.create_task(wait_for(future))
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=complete, args=(future,))
+        thread.start()
+        thread.join()
+        if debug:
+            # The callbacks of the future are gone with the error, as on the standard loop: nothing wakes the waiter.
+            waiter._log_destroy_pending = False
+            return None
+        return await asyncio.gather(waiter, return_exceptions=True)
+
+    try:
+        assert loop.run_until_complete(main(False)) == [1]
+        loop.run_until_complete(main(True))
+        assert len(errors) == 1 and "Non-thread-safe operation" in errors[0]
+    finally:
+        loop.close()
+
+
+# ---- re-entrancy ----
+
+
+def test_callbacks_changed_while_scheduling(loop):
+    """CPython issue 125966: the list of callbacks is changed by the call_soon() that it is handed to."""
+    future = loop.create_future()
+    original, ran = loop.call_soon, []
+
+    def call_soon(callback, *args, context=None):
+        future.remove_done_callback(second)
+        future.add_done_callback(third) if not future.done() else None
+        return original(callback, *args, context=context)
+
+    def first(_):
+        ran.append(1)
+
+    def second(_):
+        ran.append(2)
+
+    def third(_):
+        ran.append(3)
+
+    future.add_done_callback(first)
+    future.add_done_callback(second)
+    loop.call_soon = call_soon
+    future.set_result(None)
+    del loop.call_soon
+    turn(loop)
+    assert ran in ([1], [1, 2])
+
+
+def test_eq_that_changes_the_future(loop):
+    """CPython issue 125984: __eq__ inside remove_done_callback() clears what is being walked."""
+
+    class Evil:
+        calls = 0
+
+        def __eq__(self, other):
+            Evil.calls += 1
+            if Evil.calls > 20:
+                return True
+            future.remove_done_callback(plain)
+            future.cancel()
+            return False
+
+        def __call__(self, _):
+            pass
+
+        __hash__ = None
+
+    def plain(_):
+        pass
+
+    future = loop.create_future()
+    for callback in (plain, Evil(), Evil(), plain):
+        future.add_done_callback(callback)
+    future.remove_done_callback(Evil())
+    turn(loop)
+
+
+def test_patched_call_soon_sees_steps_and_wakeups():
+    loop = fastloop.new_event_loop()
+    seen = []
+    original = loop.call_soon
+
+    def call_soon(callback, *args, context=None):
+        seen.append(callback)
+        return original(callback, *args, context=context)
+
+    loop.call_soon = call_soon
+
+    async def main():
+        future = loop.create_future()
+        loop.call_later(0, future.set_result, 3)
+        return await future
+
+    try:
+        assert loop.run_until_complete(main()) == 3
+        assert sum(isinstance(getattr(callback, "__self__", None), asyncio.Task) for callback in seen) >= 2
+    finally:
+        loop.close()
+
+
+def test_gc_through_loop_and_back():
+    loop = fastloop.new_event_loop()
+    future = loop.create_future()
+    future.owner = loop
+    loop.future = future
+    task = loop.create_task(wait_for(future))
+    turn(loop)
+    task.mark = [task, loop, future]
+    task._log_destroy_pending = False
+    import weakref
+
+    gone = weakref.ref(future)
+    loop.close()
+    del loop, future, task
+    gc.collect()
+    assert gone() is None
+
+
+def test_objects_outlive_their_loop():
+    loop = fastloop.new_event_loop()
+    futures = [loop.create_future() for _ in range(10)]
+    task = loop.create_task(nothing())
+    loop.run_until_complete(task)
+    iterator = futures[0].__await__()
+    loop.close()
+    future = loop.create_future()
+    assert not future.done()
+    del loop
+    gc.collect()
+    for future in futures:
+        future.set_result(1)
+    with pytest.raises(StopIteration):
+        next(iterator)
+    del futures, future, task, iterator
+    gc.collect()
+
+
+def test_flags():
+    assert isinstance(_core.native_tasks, bool)

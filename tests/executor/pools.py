@@ -1,0 +1,54 @@
+"""What the tests of the thread bridge share."""
+
+import asyncio
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from helpers import new_loop
+
+
+def pool_type(loop_name):
+    """The thread pool that belongs to a kind of loop."""
+    if loop_name == "stock":
+        return ThreadPoolExecutor
+    from fastloop import ThreadPool
+
+    return ThreadPool
+
+
+@contextlib.contextmanager
+def stock_loop():
+    """A stock loop to compare with, closed at the end."""
+    loop = new_loop("stock")
+    try:
+        yield loop
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def occupy(loop, executor=None):
+    """Let one worker run a job that ends when the returned event is set; return (event, future) once it runs."""
+    started, release = threading.Event(), threading.Event()
+
+    def job():
+        started.set()
+        assert release.wait(30)
+
+    future = loop.run_in_executor(executor, job)
+    assert started.wait(30)
+    return release, future
+
+
+def workers(executor):
+    """The names of an executor's workers, sorted."""
+    return sorted(thread.name for thread in executor._threads)
+
+
+async def outcome_of(awaitable):
+    """('returned', value) or ('raised', type, text) of what is awaited."""
+    try:
+        return "returned", await awaitable
+    except (Exception, asyncio.CancelledError) as exc:
+        return "raised", type(exc), str(exc)

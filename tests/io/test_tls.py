@@ -1,0 +1,556 @@
+"""TLS: clients, servers and start_tls; certificates, ALPN, timeouts, closing, resets, big transfers."""
+import asyncio
+import contextlib
+import gc
+import socket
+import ssl
+
+import pytest
+
+from helpers import Connector, Peer, Recorder, socket_pair, turns, until
+
+MIB = 1024 * 1024
+
+
+class Echo(Recorder):
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
+@pytest.fixture
+def served(loop, run, authority):
+    """A TLS echo server on 127.0.0.1; .address, .made, .context."""
+    class Served:
+        context = authority.server_context("localhost", "127.0.0.1")
+
+    state = Served()
+    state.made = []
+    state.server = run(loop.create_server(lambda: state.made.append(Echo()) or state.made[-1], "127.0.0.1", 0,
+                                          ssl=state.context))
+    state.address = state.server.sockets[0].getsockname()
+    yield state
+    state.server.close()
+    for protocol in state.made:
+        if protocol.transport:
+            protocol.transport.abort()
+    run(turns(5))
+
+
+async def secure(loop, address, context, **kwargs):
+    kwargs.setdefault("server_hostname", "localhost")
+    return await loop.create_connection(Recorder, *address, ssl=context, **kwargs)
+
+
+async def leave(*protocols):
+    """Close the transports and wait until their protocols know."""
+    for protocol in protocols:
+        protocol.transport.close()
+    await until(lambda: all(protocol.lost for protocol in protocols))
+
+
+# ---------------------------------------------------------------- handshakes
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_both_versions_of_the_protocol(loop, run, served, authority, version):
+    async def main():
+        context = authority.client_context()
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+        transport, protocol = await secure(loop, served.address, context)
+        assert transport.get_extra_info("ssl_object").version() == version.replace("_", ".")
+        transport.write(b"hello")
+        await until(lambda: protocol.data == b"hello")
+        await leave(protocol)
+        assert protocol.error is None
+
+    run(main())
+
+
+def test_connection_made_comes_after_the_handshake(loop, run, served, authority):
+    async def main():
+        seen = []
+        transport, protocol = await loop.create_connection(
+            lambda: Recorder(connection_made=lambda p: seen.append(p.transport.get_extra_info("cipher"))),
+            *served.address, ssl=authority.client, server_hostname="localhost")
+        assert seen and seen[0] is not None
+        await leave(protocol)
+
+    run(main())
+
+
+def test_the_host_name_is_taken_from_the_address(loop, run, served, authority):
+    async def main():
+        transport, protocol = await loop.create_connection(
+            Recorder, "localhost", served.address[1], ssl=authority.client, family=socket.AF_INET)
+        assert transport.get_extra_info("ssl_object").server_hostname == "localhost"
+        await leave(protocol)
+
+    run(main())
+
+
+def test_an_unknown_authority_is_a_certificate_error(loop, run, served):
+    async def main():
+        with pytest.raises(ssl.SSLCertVerificationError) as caught:
+            await secure(loop, served.address, ssl.create_default_context())
+        assert caught.value.verify_code in (19, 20, 21) and "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
+        await asyncio.sleep(0.01)
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_the_wrong_host_name_is_a_certificate_error(loop, run, served, authority):
+    async def main():
+        with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+            await secure(loop, served.address, authority.client, server_hostname="elsewhere.invalid")
+        await asyncio.sleep(0.01)
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_without_verification_any_certificate_will_do(loop, run, served):
+    async def main():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        _, protocol = await secure(loop, served.address, context)
+        await leave(protocol)
+
+    run(main())
+
+
+def test_no_version_in_common_is_an_error(loop, run, served, authority):
+    async def main():
+        served.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context = authority.client_context()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        # The stock loop's server closes without sending the alert.
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            await secure(loop, served.address, context)
+        await asyncio.sleep(0.01)
+
+    loop.set_debug(False)
+    run(main())
+
+
+@pytest.mark.parametrize("offered, accepted, chosen", [
+    (["h2", "http/1.1"], ["http/1.1"], "http/1.1"), (["h2"], ["h2", "http/1.1"], "h2"), (["x"], ["y"], None), ([], ["h2"], None),
+])
+def test_alpn(loop, run, served, authority, offered, accepted, chosen):
+    async def main():
+        served.context.set_alpn_protocols(accepted)
+        context = authority.client_context()
+        if offered:
+            context.set_alpn_protocols(offered)
+        transport, protocol = await secure(loop, served.address, context)
+        assert transport.get_extra_info("ssl_object").selected_alpn_protocol() == chosen
+        await leave(protocol)
+
+    run(main())
+
+
+def test_the_name_that_the_client_asks_for_reaches_the_server(loop, run, served, authority):
+    names = []
+    served.context.sni_callback = lambda obj, name, context: names.append(name)
+
+    async def main():
+        _, protocol = await secure(loop, served.address, authority.client)
+        await leave(protocol)
+
+    run(main())
+    assert names == ["localhost"]
+
+
+def test_client_certificates(loop, run, served, authority):
+    async def main():
+        served.context.verify_mode = ssl.CERT_REQUIRED
+        served.context.load_verify_locations(authority.certificate)
+        context = authority.client_context()
+        authority.authority.issue_cert("client@example.invalid").configure_cert(context)
+        transport, protocol = await secure(loop, served.address, context)
+        transport.write(b"hello")
+        await until(lambda: protocol.data == b"hello")
+        certificate = served.made[0].transport.get_extra_info("peercert")
+        assert ("email", "client@example.invalid") in certificate["subjectAltName"]
+        await leave(protocol)
+
+    run(main())
+
+
+def test_a_handshake_that_takes_too_long(loop, run):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            with pytest.raises(ConnectionAbortedError, match=r"SSL handshake is taking longer than 0\.05 seconds"):
+                await loop.create_connection(Recorder, *silent.getsockname(), ssl=ssl.create_default_context(),
+                                             server_hostname="localhost", ssl_handshake_timeout=0.05)
+
+    run(main())
+
+
+def test_a_client_that_never_shakes_hands_is_dropped_by_the_server(loop, run, authority):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0,
+                                          ssl=authority.server, ssl_handshake_timeout=0.05)
+        sock = socket.create_connection(server.sockets[0].getsockname())
+        assert await Peer(sock).recv_all() == b""
+        sock.close()
+        assert made[0].events == []
+        server.close()
+        await server.wait_closed()
+
+    loop.set_debug(False)
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["garbage", "close", "reset", "plain http"])
+def test_clients_that_speak_no_tls_do_not_harm_the_server(loop, run, served, authority, way):
+    async def main():
+        for _ in range(5):
+            peer = Peer(socket.create_connection(served.address))
+            if way in ("garbage", "plain http"):
+                await peer.sendall(b"GET / HTTP/1.0\r\n\r\n" if way == "plain http" else bytes(range(256)))
+                await peer.recv_all()
+            peer.reset() if way == "reset" else peer.close()
+        transport, protocol = await secure(loop, served.address, authority.client)
+        transport.write(b"alive")
+        await until(lambda: protocol.data == b"alive")
+        await leave(protocol)
+        assert [p.events for p in served.made[:5]] == [[]] * 5
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_a_server_that_speaks_no_tls(loop, run):
+    async def main():
+        server = await asyncio.start_server(lambda r, w: (w.write(b"220 plain text\r\n"), w.close()), "127.0.0.1", 0)
+        with pytest.raises(ssl.SSLError):
+            await loop.create_connection(Recorder, *server.sockets[0].getsockname(),
+                                         ssl=ssl.create_default_context(), server_hostname="localhost")
+        await asyncio.sleep(0.01)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_connection_that_ends_in_the_handshake(loop, run):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            connecting = asyncio.ensure_future(loop.create_connection(
+                Recorder, *listener.getsockname(), ssl=ssl.create_default_context(), server_hostname="localhost"))
+            await asyncio.sleep(0.01)
+            peer = Peer(listener.accept()[0])
+            await peer.recv(100)
+            peer.reset()
+            with pytest.raises(ConnectionResetError):
+                await connecting
+
+    run(main())
+
+
+@pytest.mark.parametrize("pause", [0, 1, 2, 4, 8, 16])
+def test_a_cancelled_handshake_leaves_nothing(loop, run, served, authority, pause):
+    async def main():
+        task = asyncio.ensure_future(secure(loop, served.address, authority.client))
+        await turns(pause)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            _, protocol = await task
+            await leave(protocol)
+        await asyncio.sleep(0.02)
+
+    loop.set_debug(False)
+    run(main())
+
+
+# ---------------------------------------------------------------- data
+
+@pytest.mark.parametrize("size", [1, 16 * 1024, 16 * 1024 + 1, MIB, 8 * MIB])
+def test_transfers_of_every_size(loop, run, served, authority, size):
+    data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
+
+    async def main():
+        transport, protocol = await secure(loop, served.address, authority.client)
+        transport.write(data)
+        await until(lambda: len(protocol.data) == size)
+        assert protocol.data == data
+        await leave(protocol)
+
+    run(main())
+
+
+def test_many_small_writes(loop, run, served, authority):
+    expected = b"".join(b"%d," % i for i in range(5000))
+
+    async def main():
+        transport, protocol = await secure(loop, served.address, authority.client)
+        for i in range(5000):
+            transport.write(b"%d," % i)
+        transport.writelines([b"end"] * 10)
+        await until(lambda: len(protocol.data) == len(expected) + 30)
+        assert protocol.data == expected + b"end" * 10
+        await leave(protocol)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- closing
+
+@pytest.mark.parametrize("connect", ["tls-client", "tls-server"], indirect=True)
+def test_close_sends_everything_and_says_good_bye(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        transport.write(b"x" * 2 * MIB)
+        transport.close()
+        assert len(await peer.recv_exactly(2 * MIB)) == 2 * MIB
+        # b"" without an SSLEOFError: the end was announced.
+        assert await peer.recv(10) == b""
+        peer.close()
+        await until(lambda: protocol.lost)
+        assert protocol.error is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("connect", ["tls-client", "tls-server"], indirect=True)
+def test_a_peer_that_leaves_without_good_bye(connect, run):
+    async def main():
+        _, protocol, peer = await connect()
+        await peer.sendall(b"data")
+        await until(lambda: protocol.data == b"data")
+        socket.socket(fileno=peer.sock.detach()).close()
+        await until(lambda: protocol.lost)
+        assert protocol.error is None
+        assert protocol.events[-2:] == ["eof_received", "connection_lost"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("connect", ["tls-client", "tls-server"], indirect=True)
+def test_close_while_the_peer_still_sends_ends_soon(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        sending = asyncio.ensure_future(peer.sendall(b"x" * 4 * MIB))
+        await asyncio.sleep(0.005)
+        transport.close()
+        await until(lambda: protocol.lost)
+        with contextlib.suppress(OSError):
+            await sending
+
+    run(main())
+
+
+@pytest.mark.parametrize("option", ["create_connection", "create_server"])
+def test_a_peer_that_never_says_good_bye_is_dropped_after_the_timeout(loop, run, authority, option):
+    async def main():
+        if option == "create_connection":
+            connect = Connector(loop, "tls-client", None, authority)
+            ours, theirs = socket_pair("tcp")
+            shaking = asyncio.ensure_future(connect.shake_hands(theirs, server_side=True))
+            _, protocol = await loop.create_connection(Recorder, sock=ours, ssl=authority.client,
+                                                       server_hostname="localhost", ssl_shutdown_timeout=0.05)
+            peer, server = await shaking, None
+        else:
+            made = []
+            server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0,
+                                              ssl=authority.server, ssl_shutdown_timeout=0.05)
+            connect = Connector(loop, "tls-server", None, authority)
+            peer = await connect.shake_hands(socket.create_connection(server.sockets[0].getsockname()), False)
+            await until(lambda: made and made[0].made)
+            protocol = made[0]
+        protocol.transport.close()
+        await until(lambda: protocol.lost)
+        assert isinstance(protocol.error, TimeoutError) or protocol.error is None
+        peer.close()
+        if server:
+            server.close()
+            await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("connect", ["tls-client", "tls-server"], indirect=True)
+def test_abort_does_not_wait(connect, run):
+    async def main():
+        transport, protocol, _ = await connect()
+        transport.abort()
+        await until(lambda: protocol.lost)
+        assert protocol.error is None and protocol.events == ["connection_made", "connection_lost"]
+
+    run(main())
+
+
+def test_closed_connections_are_freed(loop, run, served, authority):
+    async def main():
+        for _ in range(20):
+            transport, protocol = await secure(loop, served.address, authority.client)
+            transport.write(b"hello")
+            await until(lambda protocol=protocol: protocol.data == b"hello")
+            await leave(protocol)
+        await until(lambda: all(p.lost for p in served.made))
+        served.made.clear()
+        del transport, protocol
+        await turns(3)
+        gc.collect()
+        return [thing for thing in gc.get_objects() if isinstance(thing, asyncio.sslproto.SSLProtocol)]
+
+    assert run(main()) == []
+
+
+# ---------------------------------------------------------------- start_tls
+
+async def upgraded_pair(loop, authority, **options):
+    """A client and a server that begin in plain text and upgrade; return (client, server) protocols."""
+    made = []
+    server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+    transport, client = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+    await until(lambda: made and made[0].made)
+    transport.write(b"STARTTLS\n")
+    await until(lambda: made[0].data == b"STARTTLS\n")
+    sides = [loop.start_tls(made[0].transport, made[0], authority.server, server_side=True),
+             loop.start_tls(transport, client, options.pop("context", authority.client),
+                            server_hostname="localhost", **options)]
+    try:
+        made[0].transport, client.transport = await asyncio.gather(*sides)
+    finally:
+        server.close()
+    return client, made[0]
+
+
+def test_both_sides_upgrade_a_connection(loop, run, authority):
+    async def main():
+        client, server = await upgraded_pair(loop, authority)
+        assert client.transport.get_extra_info("cipher") and server.transport.get_extra_info("cipher")
+        client.transport.write(b"secret question")
+        await until(lambda: server.data.endswith(b"secret question"))
+        server.transport.write(b"secret answer" * 100_000)
+        await until(lambda: len(client.data) == 13 * 100_000)
+        client.transport.close()
+        await until(lambda: client.lost and server.lost)
+        assert client.events.count("connection_made") == 1
+        assert client.error is None and server.error is None
+
+    run(main())
+
+
+def test_data_sent_right_after_the_upgrade(loop, run, authority):
+    async def main():
+        for _ in range(10):
+            client, server = await upgraded_pair(loop, authority)
+            server.transport.write(b"at once")
+            client.transport.write(b"at once too")
+            await until(lambda c=client, s=server: c.data == b"at once" and s.data.endswith(b"at once too"))
+            client.transport.close()
+            await until(lambda c=client, s=server: c.lost and s.lost)
+
+    run(main())
+
+
+def test_an_upgrade_that_fails(loop, run, authority):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+        transport, client = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+        await until(lambda: made and made[0].made)
+        results = await asyncio.gather(
+            loop.start_tls(made[0].transport, made[0], authority.server, server_side=True),
+            loop.start_tls(transport, client, ssl.create_default_context(), server_hostname="localhost"),
+            return_exceptions=True)
+        assert isinstance(results[1], ssl.SSLCertVerificationError)
+        server.close()
+        await until(lambda: made[0].transport.is_closing() and transport.is_closing())
+        if isinstance(results[0], asyncio.Transport):
+            results[0].abort()
+        await asyncio.sleep(0.01)
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_an_upgrade_that_takes_too_long(loop, run, authority):
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer"):
+            await loop.start_tls(transport, protocol, authority.client, server_hostname="localhost",
+                                 ssl_handshake_timeout=0.05)
+        theirs.close()
+        await turns(5)
+
+    run(main())
+
+
+def test_wrong_arguments_of_start_tls(loop, run, authority):
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        with pytest.raises(TypeError, match="sslcontext is expected to be an instance of ssl.SSLContext, got None"):
+            await loop.start_tls(transport, protocol, None)
+        with pytest.raises(TypeError, match="is not supported by start_tls"):
+            await loop.start_tls(object(), protocol, authority.client)
+        transport.close()
+        theirs.close()
+        await turns(3)
+
+    run(main())
+
+
+def test_tls_inside_tls(loop, run, authority):
+    async def main():
+        client, server = await upgraded_pair(loop, authority)
+        inner = await asyncio.gather(
+            loop.start_tls(server.transport, server, authority.server, server_side=True),
+            loop.start_tls(client.transport, client, authority.client, server_hostname="localhost"))
+        inner[1].write(b"doubly secret" * 1000)
+        await until(lambda: server.data.endswith(b"doubly secret" * 1000))
+        inner[0].write(b"answer")
+        await until(lambda: client.data == b"answer")
+        inner[1].close()
+        await until(lambda: client.lost and server.lost)
+
+    run(main())
+
+
+def test_streams_upgrade_by_start_tls(loop, run, authority):
+    async def serve(reader, writer):
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"go\n")
+        await writer.drain()
+        await writer.start_tls(authority.server)
+        writer.write(await reader.readline())
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"STARTTLS\n")
+        assert await reader.readline() == b"go\n"
+        await writer.start_tls(authority.client, server_hostname="localhost")
+        assert writer.get_extra_info("cipher")
+        writer.write(b"secret\n")
+        assert await reader.readline() == b"secret\n"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_tls_over_a_unix_socket(loop, run, authority, tmp_path):
+    async def main():
+        server = await loop.create_unix_server(Echo, tmp_path / "s", ssl=authority.server)
+        transport, protocol = await loop.create_unix_connection(
+            Recorder, str(tmp_path / "s"), ssl=authority.client, server_hostname="localhost")
+        transport.write(b"hello")
+        await until(lambda: protocol.data == b"hello")
+        await leave(protocol)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
