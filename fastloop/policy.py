@@ -31,8 +31,8 @@ if _compat.HAS_POLICIES:
 
 else:
     _GONE = (
-        "this Python has no event loop policies; use fastloop.run(main()), "
-        "asyncio.run(main(), loop_factory=fastloop.new_event_loop) or python -m fastloop program.py"
+        "this Python has no event loop policies; use fastloop.run(main()) or "
+        "asyncio.run(main(), loop_factory=fastloop.new_event_loop)"
     )
 
     class EventLoopPolicy:

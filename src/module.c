@@ -160,10 +160,16 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     return coro_traverse(state, visit, arg);
 }
 
-static int
-core_clear(PyObject *module)
+/* There is no m_clear: loops, handles and tasks that the collector clears after the module still need its types and
+   names. Each loop holds the module. The cycle module - type - module is broken by the types, which let go of the
+   module when they are cleared. */
+static void
+core_free(void *op)
 {
-    State *state = state_of_module(module);
+    State *state = state_of_module((PyObject *)op);
+    if (state == NULL) {
+        return;
+    }
     coro_clear(state);
 #define X(name) Py_CLEAR(state->name##Type);
     STATE_TYPES(X)
@@ -174,14 +180,7 @@ core_clear(PyObject *module)
 #define X(name, module_, attribute) Py_CLEAR(state->name);
     STATE_IMPORTS(X)
 #undef X
-    return 0;
-}
-
-static void
-core_free(void *module)
-{
-    (void)core_clear((PyObject *)module);
-    coro_free(state_of_module((PyObject *)module));
+    coro_free(state);
 }
 
 static PyModuleDef_Slot core_slots[] = {
@@ -202,7 +201,6 @@ PyModuleDef core_module = {
     .m_size = sizeof(State),
     .m_slots = core_slots,
     .m_traverse = core_traverse,
-    .m_clear = core_clear,
     .m_free = core_free,
 };
 

@@ -2,7 +2,6 @@
 import asyncio
 import collections
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -638,10 +637,20 @@ class ChildPython:
         return output
 
 
-def is_gone(fd):
-    """Tell whether a descriptor number is closed."""
-    try:
-        os.fstat(fd)
-    except OSError as exc:
-        return exc.errno == errno.EBADF
-    return False
+class Descriptor:
+    """An open file, told from others that get its number later."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.identity = self.current()
+
+    def current(self):
+        try:
+            status = os.fstat(self.fd)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    @property
+    def gone(self):
+        return self.current() != self.identity

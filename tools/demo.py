@@ -201,6 +201,7 @@ def conditions(loops):
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions.append(f"{processor_model()}, {processors} cores")
     versions.append(f"{platform.system()} {platform.release()}")
+    versions.append(f"load {os.getloadavg()[0]:.1f}")
     return ", ".join(versions)
 
 
@@ -307,8 +308,9 @@ def main():
 def demonstrate(rows, markdown):
     """Run and show everything; return the exit status, 1 when a loop failed or printed something else."""
     loops = installed_loops()
+    before = conditions(loops)
     run_all(rows, loops, progress)
-    print(conditions(loops), end="\n\n")
+    print(before, end="\n\n")
     print_table(*table(rows, loops), markdown)
     print("Medians of whole processes; in the last rows, of the workload alone. Gain: asyncio / fastloop.")
     wrong = [f"{row.name} on {loop}" for row in rows for loop in row.differing()]

@@ -36,6 +36,7 @@
 
 #define EVENTS 512
 #define SILENCE_MS 10000
+#define SETTLE_US 5000
 #define SECOND_NS 1000000000ull
 
 static const char HTTP_REQUEST[] = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n";
@@ -103,10 +104,12 @@ now_ns(void)
     return clock_ns(CLOCK_MONOTONIC);
 }
 
+/* The kernel adds to this clock when the server stops running, so it is given the time to fall asleep. */
 static uint64_t
 server_cpu_ns(void)
 {
     clockid_t clock;
+    usleep(SETTLE_US);
     if (options.pid == 0 || clock_getcpuclockid((pid_t)options.pid, &clock) != 0) {
         return 0;
     }

@@ -40,7 +40,7 @@ Future_await(PyObject *op)
         PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
         return NULL;
     }
-    LoopObject *loop = loop_check(state, fut->loop) ? LoopObject_CAST(fut->loop) : NULL;
+    LoopObject *loop = coro_is_loop(state, fut->loop) ? LoopObject_CAST(fut->loop) : NULL;
     CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
     AwaiterObject *it;
     if (part != NULL && part->free_awaiter_count > 0) {

@@ -17,7 +17,11 @@ open_part(LoopObject *loop)
         PyErr_NoMemory();
         return -1;
     }
-    loop->coro->use_native = loop->state->coro->native;
+    CoroState *coro = loop->state->coro;
+    loop->coro->use_native = coro->native;
+    if (coro->loop_type == NULL) {
+        coro->loop_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(loop));
+    }
     return 0;
 }
 
@@ -406,6 +410,7 @@ coro_traverse(State *state, visitproc visit, void *arg)
 #undef X
     Py_VISIT(coro->base_future);
     Py_VISIT(coro->base_task);
+    Py_VISIT(coro->loop_type);
     Py_VISIT(coro->helpers);
     Py_VISIT(coro->future_result);
     Py_VISIT(coro->future_set_exception);
@@ -431,6 +436,7 @@ coro_clear(State *state)
 #undef X
     Py_CLEAR(coro->base_future);
     Py_CLEAR(coro->base_task);
+    Py_CLEAR(coro->loop_type);
     Py_CLEAR(coro->helpers);
     Py_CLEAR(coro->future_result);
     Py_CLEAR(coro->future_set_exception);

@@ -75,6 +75,7 @@ typedef struct CoroState {
     CORO_TYPES(X)
 #undef X
     PyTypeObject *base_future; /* asyncio's */
+    PyTypeObject *loop_type;   /* of the first loop that was made, to know most loops at a glance */
     PyTypeObject *base_task;
 
 #define X(field, module, attribute) PyObject *field;

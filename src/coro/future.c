@@ -13,7 +13,7 @@
 int
 coro_call_soon(State *state, PyObject *loop, PyObject *callback, PyObject *arg, PyObject *context)
 {
-    if (loop_check(state, loop)) {
+    if (coro_is_loop(state, loop)) {
         return loop_call_soon(LoopObject_CAST(loop), callback, &arg, arg == NULL ? 0 : 1, context);
     }
     PyObject *stack[4] = {loop, callback, arg, context};
@@ -212,7 +212,7 @@ future_reset(State *state, PyObject *op, PyObject *loop)
 CoroPart *
 future_free_lists(State *state, PyObject *loop)
 {
-    return loop != NULL && loop_check(state, loop) ? coro_part_here(LoopObject_CAST(loop)) : NULL;
+    return loop != NULL && coro_is_loop(state, loop) ? coro_part_here(LoopObject_CAST(loop)) : NULL;
 }
 
 PyObject *

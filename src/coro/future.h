@@ -31,11 +31,18 @@ future_is_plain(CoroState *coro, PyObject *op)
            type == coro->base_task;
 }
 
+/* loop_check(), quicker for the usual type of loop. */
+static inline bool
+coro_is_loop(State *state, PyObject *op)
+{
+    return Py_TYPE(op) == state->coro->loop_type || loop_check(state, op);
+}
+
 /* The loop of a future if records may be pushed into its ready queue directly, else NULL. */
 static inline LoopObject *
 loop_if_native(State *state, PyObject *loop)
 {
-    if (!loop_check(state, loop)) {
+    if (!coro_is_loop(state, loop)) {
         return NULL;
     }
     LoopObject *native = LoopObject_CAST(loop);

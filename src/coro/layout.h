@@ -18,6 +18,8 @@
 #define HAVE_HEAP_BASE_TYPES HAVE_RAISED_EXCEPTION
 /* Tasks can start eagerly (3.12 and later). */
 #define HAVE_EAGER_TASKS HAVE_RAISED_EXCEPTION
+/* PyDict_Pop() (3.13 and later). */
+#define HAVE_DICT_POP HAVE_GIL_SLOT
 /* We keep our own list of live tasks: the standard registry is a WeakSet, and no other thread can touch the list. */
 #define HAVE_OWN_TASK_LIST (!HAVE_AWAITED_BY && !HAVE_FREE_THREADING)
 

@@ -207,6 +207,23 @@ current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
 
 #else
 
+/* Takes an item out of a dict: a new reference, or NULL, perhaps with an exception. */
+static PyObject *
+take_item(PyObject *dict, PyObject *key)
+{
+#if HAVE_DICT_POP
+    PyObject *value;
+    (void)PyDict_Pop(dict, key, &value);
+    return value;
+#else
+    PyObject *value = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    if (value != NULL && PyDict_DelItem(dict, key) < 0) {
+        Py_CLEAR(value);
+    }
+    return value;
+#endif
+}
+
 int
 current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
 {
@@ -225,14 +242,20 @@ current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
 int
 current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
 {
-    PyObject *current = PyDict_GetItemWithError(coro->current_tasks, loop);
+    PyObject *current = take_item(coro->current_tasks, loop);
     if (LIKELY(current == task)) {
-        return PyDict_DelItem(coro->current_tasks, loop);
+        Py_DECREF(current);
+        return 0;
+    }
+    if (current != NULL && PyDict_SetItem(coro->current_tasks, loop, current) < 0) {
+        Py_DECREF(current);
+        return -1;
     }
     if (!PyErr_Occurred()) {
         PyErr_Format(PyExc_RuntimeError, "Leaving task %R does not match the current task %R.", task,
                      current == NULL ? Py_None : current);
     }
+    Py_XDECREF(current);
     return -1;
 }
 

@@ -589,7 +589,8 @@ run_eagerly(State *state, BaseTask *task)
     Py_DECREF(loop);
     Py_DECREF(context);
     if (task->fut.state != FUTURE_PENDING) {
-        Py_CLEAR(task->coro);
+        /* Not NULL: get_coro() of the first 3.12 takes it for granted. */
+        Py_XSETREF(task->coro, Py_NewRef(Py_None));
     }
     return err;
 }

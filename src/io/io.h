@@ -38,6 +38,14 @@ struct IoPart {
     IoTraits traits;
 };
 
+/* May the calling thread touch libuv? The one that runs the loop may, and anybody while none does: one loop belongs to
+   one thread. */
+static inline bool
+io_may_touch(LoopObject *loop)
+{
+    return loop->thread_id == 0 || loop->thread_id == compat_thread_ident();
+}
+
 /* Taken by module.c: methods for the Loop type, and the hooks for state->io_hooks. */
 extern PyMethodDef io_loop_methods[];
 extern const LoopHooks io_hooks;

@@ -214,7 +214,7 @@ ensure_open(LoopObject *loop)
     if (LIKELY(poller->poll != NULL)) {
         return 0;
     }
-    if (!loop_is_own_thread(loop)) {
+    if (!io_may_touch(loop)) {
         return loop_push(loop, run_start_poll, Py_None, NULL);
     }
     int err = start_poll(loop);

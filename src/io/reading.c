@@ -1,8 +1,8 @@
 /* Reading: from libuv to data_received(), buffer_updated() and eof_received().
 
-   Small reads share one buffer of the loop and are copied to bytes of the exact size; a peer that sends bulk is read
-   straight into a bytes object; a BufferedProtocol gives its own buffer. Nothing ever allocates much for a small read:
-   malloc would map, fault in and unmap pages for every message.
+   Reads share one buffer of the loop and are copied to bytes of the exact size; a peer that fills all of it is read
+   straight into a bytes object; a BufferedProtocol gives its own buffer. Nothing allocates much more than was read:
+   malloc would map, fault in and unmap pages for every message, which costs several times the copy.
 
    libuv calls the allocation callback, reads, and calls the read callback. uv_read_stop() in between takes the read
    callback away and crashes libuv 1.44, so what get_buffer() does to the transport is caught up with afterwards. */
@@ -14,10 +14,11 @@
 #include "base/uverror.h"
 
 enum {
-    SHARED_SIZE = 64 * 1024,
-    BULK_SIZE = 256 * 1024,
-    /* A bulk read that brings less than this was the end of the bulk. */
-    BULK_MINIMUM = 32 * 1024,
+    /* As much as the standard loop reads at once. */
+    READ_SIZE = 256 * 1024,
+    /* A bytes object that is filled less than this is copied: shrinking a block that malloc has mapped by itself moves
+       pages, and malloc does not learn from it to keep the next one. */
+    KEPT_MINIMUM = 192 * 1024,
 };
 
 /* ---- the allocation callback ---- */
@@ -84,16 +85,16 @@ static uv_buf_t
 take_own_buffer(SocketTransport *self, struct IoPart *io)
 {
     if (self->bulk) {
-        io->read_bytes = PyBytes_FromStringAndSize(NULL, BULK_SIZE);
+        io->read_bytes = PyBytes_FromStringAndSize(NULL, READ_SIZE);
         if (io->read_bytes != NULL) {
-            return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), BULK_SIZE);
+            return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), READ_SIZE);
         }
         PyErr_Clear();
     }
     if (io->read_buffer == NULL) {
-        io->read_buffer = PyMem_RawMalloc(SHARED_SIZE);
+        io->read_buffer = PyMem_RawMalloc(READ_SIZE);
     }
-    return uv_buf_init(io->read_buffer, io->read_buffer == NULL ? 0 : SHARED_SIZE);
+    return uv_buf_init(io->read_buffer, io->read_buffer == NULL ? 0 : READ_SIZE);
 }
 
 static void
@@ -135,18 +136,19 @@ call_protocol(SocketTransport *self, PyObject *name, PyObject *argument)
     return result == NULL ? -1 : 0;
 }
 
-/* What was read as bytes: `direct` (stolen) shrunk, or a copy of the shared buffer. NULL with an exception. */
+/* What was read as bytes: a copy, or `direct` (stolen) shrunk. NULL with an exception. */
 static PyObject *
 bytes_read(SocketTransport *self, const char *data, Py_ssize_t size, PyObject *direct)
 {
-    if (direct == NULL) {
-        self->bulk = size == SHARED_SIZE;
-        return PyBytes_FromStringAndSize(data, size);
+    self->bulk = size == READ_SIZE;
+    if (direct != NULL && size >= KEPT_MINIMUM) {
+        /* On failure the object is gone and NULL comes back. */
+        (void)_PyBytes_Resize(&direct, size);
+        return direct;
     }
-    self->bulk = size >= BULK_MINIMUM;
-    /* On failure the object is gone and NULL comes back. */
-    (void)_PyBytes_Resize(&direct, size);
-    return direct;
+    PyObject *bytes = PyBytes_FromStringAndSize(data, size);
+    Py_XDECREF(direct);
+    return bytes;
 }
 
 static int

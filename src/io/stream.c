@@ -100,7 +100,7 @@ void
 stream_close_threadsafe(UvStream *stream)
 {
     LoopObject *loop = stream->loop;
-    if (loop_is_own_thread(loop)) {
+    if (io_may_touch(loop)) {
         stream_close(stream);
         return;
     }

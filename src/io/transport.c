@@ -140,7 +140,7 @@ bool
 transport_defer_to_loop(SocketTransport *self, const char *name, bool checked)
 {
     LoopObject *loop = self->loop;
-    if (loop == NULL || LIKELY(loop_is_own_thread(loop))) {
+    if (loop == NULL || LIKELY(io_may_touch(loop))) {
         return false;
     }
     if (checked && loop->debug) {
@@ -543,8 +543,8 @@ note_foreign_addresses(SocketTransport *self, PyObject *sock)
     return self->extra == NULL ? -1 : 0;
 }
 
-/* Finds the descriptor for libuv in a Python socket: its own, or a duplicate where somebody else may close that, or
-   where a transport that is still being closed has it. */
+/* Finds the descriptor for libuv in a Python socket: its own if it is exactly a socket.socket, which close() then leaves
+   open; else a duplicate, as also where a transport that is still being closed has it. */
 static int
 take_python_socket(SocketTransport *self, PyObject *sock)
 {
@@ -552,7 +552,7 @@ take_python_socket(SocketTransport *self, PyObject *sock)
     if (fd < 0) {
         return -1;
     }
-    bool shared = PyObject_TypeCheck(sock, (PyTypeObject *)self->state->socket_socket) &&
+    bool shared = Py_IS_TYPE(sock, (PyTypeObject *)self->state->socket_socket) &&
                   poller_get_transport(self->loop, fd) == NULL;
     self->fd = shared ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (self->fd < 0) {
@@ -1025,11 +1025,11 @@ static void
 SocketTransport_finalize(PyObject *op)
 {
     SocketTransport *self = SocketTransport_CAST(op);
-    if (!self->opened || self->over) {
+    if (self->over) {
         return;
     }
     PyObject *exc = compat_take_exception();
-    if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
+    if (self->opened && PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
         PyErr_WriteUnraisable(op);
     }
     self->over = self->closing = true;
@@ -1056,7 +1056,9 @@ SocketTransport_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->write_context);
     Py_VISIT(self->fixed_context);
     Py_VISIT(self->extra);
-    Py_VISIT(self->sock);
+    if (self->sock_state != SOCK_SHARED) {
+        Py_VISIT(self->sock);
+    }
     Py_VISIT(self->empty_waiter);
     Py_VISIT(self->limits);
     Py_VISIT(self->dict);
@@ -1067,13 +1069,8 @@ static int
 SocketTransport_clear(PyObject *op)
 {
     SocketTransport *self = SocketTransport_CAST(op);
-    /* The finaliser has closed it, unless it was never completely made. */
-    UvStream *stream = self->stream;
-    self->stream = NULL;
-    if (stream != NULL) {
-        forget_in_loop(self);
-        stream_close_threadsafe(stream);
-    }
+    /* The finaliser has closed the socket. */
+    assert(self->stream == NULL);
     for (int i = 0; i < TRANSPORT_BASE_SLOTS; i++) {
         Py_CLEAR(self->base_slots[i]);
     }

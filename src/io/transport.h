@@ -21,9 +21,12 @@ enum { HOLD_READING = 1, HOLD_WRITING = 2, HOLD_FLUSH = 4 };
 
 /* Who owns the descriptor that the Python socket object shows. */
 typedef enum {
-    SOCK_NONE,   /* there is no Python object yet */
-    SOCK_SHARED, /* it shows libuv's descriptor: it is detached before that is closed */
-    SOCK_OWN,    /* it has one of its own */
+    SOCK_NONE, /* there is no Python object yet */
+    /* It shows libuv's descriptor, and is detached before that is closed. It is exactly a socket.socket, which refers to
+       nothing, so it is no part of a cycle; the collector is not told of it, lest it finalise the socket before the
+       transport: the finaliser would close the descriptor under libuv. */
+    SOCK_SHARED,
+    SOCK_OWN, /* it has one of its own */
 } SockState;
 
 struct SocketTransport {
@@ -73,7 +76,7 @@ struct SocketTransport {
     bool in_alloc;            /* between libuv's allocation and read callbacks, where reading cannot be stopped */
     bool writing;             /* a write is in flight */
     bool buffered;            /* the protocol is a BufferedProtocol */
-    bool bulk;                /* the last reads filled the buffer */
+    bool bulk;                /* the last read filled the buffer */
     bool protocol_paused;
     IoTraits traits;
 };

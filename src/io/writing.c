@@ -274,7 +274,7 @@ send_soon(SocketTransport *self)
     if (self->writing) {
         return wait_for_kernel(self);
     }
-    if (UNLIKELY(!loop_is_own_thread(self->loop))) {
+    if (UNLIKELY(!io_may_touch(self->loop))) {
         return loop_push(self->loop, run_flush, (PyObject *)self, NULL);
     }
     if (!self->loop->in_turn || self->queue.size_bytes >= FLUSH_AT) {
@@ -382,13 +382,26 @@ SocketTransport_write(PyObject *op, PyObject *data)
     return err < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* Exact bytes for an item of writelines(); NULL with the TypeError of memoryview(), or BufferError. */
+static PyObject *
+line_as_bytes(PyObject *line)
+{
+    if (PyBytes_CheckExact(line)) {
+        return Py_NewRef(line);
+    }
+    PyObject *view = PyMemoryView_FromObject(line);
+    PyObject *bytes = view == NULL ? NULL : as_exact_bytes(view);
+    Py_XDECREF(view);
+    return bytes;
+}
+
 /* Makes every item of a list of ours exact bytes, empty ones included. -1 with the exception of the first that is no
    buffer. */
 static int
 make_exact(PyObject *list)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        PyObject *bytes = as_exact_bytes(PyList_GET_ITEM(list, i));
+        PyObject *bytes = line_as_bytes(PyList_GET_ITEM(list, i));
         if (bytes == NULL || PyList_SetItem(list, i, bytes) < 0) {
             return -1;
         }
@@ -444,10 +457,8 @@ SocketTransport_writelines(PyObject *op, PyObject *iterable)
     }
     PyObject *result = NULL;
     if (make_exact(list) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Clear();
-            (void)transport_refuse(self, "writelines", list);
-        } else if (transport_fail(self, "Fatal write error on socket transport") == 0) {
+        if (PyErr_ExceptionMatches(PyExc_BufferError) &&
+            transport_fail(self, "Fatal write error on socket transport") == 0) {
             result = Py_NewRef(Py_None);
         }
     } else if (check_stream(self) == 0 && push_all(self, list) == 0) {

@@ -454,7 +454,7 @@ poll_events(LoopObject *loop)
         if (yield_now_and_then(loop, now) < 0) {
             return -1;
         }
-        uv_run(loop->uv, UV_RUN_NOWAIT);
+        loop_poll(loop, UV_RUN_NOWAIT);
     } else {
         if (sleep_until_event(loop, now) < 0) {
             return -1;
@@ -544,6 +544,10 @@ rearm_after_fork(LoopObject *loop)
 static PyObject *
 run_turns(LoopObject *loop, bool once)
 {
+    if (loop->polling) {
+        PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run a turn inside a callback of its poll");
+        return NULL;
+    }
     if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0) {
         return NULL;
     }
@@ -911,6 +915,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
         return NULL;
     }
     loop->state = state;
+    loop->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
     loop->pid = getpid();
@@ -928,6 +933,7 @@ Loop_traverse(PyObject *op, visitproc visit, void *arg)
 {
     LoopObject *loop = LoopObject_CAST(op);
     Py_VISIT(Py_TYPE(op));
+    Py_VISIT(loop->module);
     Py_VISIT(loop->dict);
     Py_VISIT(loop->pending);
     Py_VISIT(loop->current_handle);
@@ -990,8 +996,10 @@ Loop_dealloc(PyObject *op)
     }
     ready_free(&loop->ready);
     handle_free_list_clear(loop);
+    PyObject *module = loop->module;
     type->tp_free(op);
     Py_DECREF(type);
+    Py_XDECREF(module);
 }
 
 int

@@ -38,6 +38,7 @@ typedef struct {
 struct LoopObject {
     PyObject_HEAD
     State *state;
+    PyObject *module;       /* strong, until the very end: the state lives in it */
     uv_loop_t *uv;          /* allocated apart; NULL once closed */
     Ready ready;
     Timers timers;
@@ -49,6 +50,7 @@ struct LoopObject {
     bool stopping;
     bool debug;
     bool in_turn;
+    bool polling;            /* inside uv_run(), which must not be entered again */
     bool native_call_soon;   /* neither a subclass nor the instance replaced call_soon() */
     bool native_time;        /* likewise time() */
     pid_t pid;               /* of the process that made, or last re-armed, the uv_loop */
@@ -130,6 +132,15 @@ loop_enter(LoopObject *loop)
         loop->released = NULL;
         PyEval_RestoreThread(thread_state);
     }
+}
+
+/* uv_run() in the given mode, with a note that it is under way. */
+static inline void
+loop_poll(LoopObject *loop, uv_run_mode mode)
+{
+    loop->polling = true;
+    uv_run(loop->uv, mode);
+    loop->polling = false;
 }
 
 /* Keeps the exception that is set until the turn can raise it out of run_forever(), and ends the poll. For SystemExit

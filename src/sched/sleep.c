@@ -219,7 +219,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         return -1;
     }
     if (wait_ns == 0) {
-        uv_run(loop->uv, UV_RUN_NOWAIT);
+        loop_poll(loop, UV_RUN_NOWAIT);
         return 0;
     }
     bool timed = wait_ns != UINT64_MAX;
@@ -227,7 +227,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         arm(loop, now, wait_ns);
     }
     loop->released = PyEval_SaveThread();
-    uv_run(loop->uv, UV_RUN_ONCE);
+    loop_poll(loop, UV_RUN_ONCE);
     loop_enter(loop);
     loop->last_release_ns = compat_monotonic_ns();
     if (timed && uv_is_active((uv_handle_t *)loop->coarse_timer)) {

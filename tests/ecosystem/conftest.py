@@ -9,10 +9,12 @@ this folder is a failure. tools/setup_servers.sh installs the servers, the extra
 
 import asyncio
 import contextlib
+import ctypes
 import glob
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -154,6 +156,16 @@ def unprivileged():
     pytest.skip(f"servers do not run as root, and there is no user {' or '.join(UNPRIVILEGED)}")
 
 
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_the_tests():
+    """In a server's process, before it becomes the server: have the kernel stop it when the tests are killed."""
+    if hasattr(LIBC, "prctl"):
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
 class ServerFolder:
     """A folder that belongs to the account that servers run as; not below tmp_path, which is closed to others.
 
@@ -184,7 +196,7 @@ class ServerFolder:
     def start(self, is_ready, *command):
         """Start a server and wait until is_ready()."""
         with open(self.path / "log", "wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, **self.options())
+            process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=end_with_the_tests, **self.options())
         self.processes.append(process)
         deadline = time.monotonic() + 30
         while not is_ready():
@@ -192,10 +204,11 @@ class ServerFolder:
             assert alive, f"{command[0]} did not start:\n{(self.path / 'log').read_text()}"
             time.sleep(0.01)
 
-    def stop(self, signal):
+    def stop(self):
+        """Stop what was started (by the signal that is PostgreSQL's fast shutdown) and remove the folder."""
         try:
             for process in self.processes:
-                process.send_signal(signal)
+                process.send_signal(signal.SIGINT)
                 process.wait(20)
         finally:
             for process in self.processes:
@@ -246,8 +259,7 @@ def postgres(authority):
         )
         yield Endpoint(folder.path, port)
     finally:
-        # SIGINT is PostgreSQL's fast shutdown.
-        folder.stop(2)
+        folder.stop()
 
 
 @pytest.fixture(scope="module")
@@ -278,4 +290,4 @@ def redis_server(authority):
         )
         yield endpoint
     finally:
-        folder.stop(15)
+        folder.stop()

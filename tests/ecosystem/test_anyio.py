@@ -55,7 +55,8 @@ def test_task_groups_and_cancel_scopes(run_anyio):
                     group.start_soon(note_the_end, events, name)
                 group.start_soon(fail, 0.01)
         except BaseExceptionGroup as exc:
-            events.append([str(each) for each in exc.exceptions])
+            # The tasks of a group are a set: which of them is cancelled first is chance.
+            events[1:] = [*sorted(events[1:]), [str(each) for each in exc.exceptions]]
         with anyio.move_on_after(0.01) as scope:
             await anyio.sleep_forever()
         events.append((scope.cancelled_caught, anyio.current_effective_deadline() == math.inf))
@@ -72,7 +73,7 @@ def test_task_groups_and_cancel_scopes(run_anyio):
         return events
 
     events = run_anyio(program)
-    assert events[0] == "started" and sorted(events[1:3]) == ["a", "b"]
+    assert events[:3] == ["started", "a", "b"]
     assert events[3:] == [["on purpose"], (True, True), "timeout", list(range(100))]
 
 

@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from helpers import Recorder, is_gone, socket_pair, turns, until
+from helpers import Recorder, socket_pair, turns, until
 
 MIB = 1024 * 1024
 PYTHON = sys.executable
@@ -163,7 +163,7 @@ def test_a_regular_file_is_refused_and_stays_open(loop, run, method, message):
         with pytest.raises(ValueError) as caught:
             run(getattr(loop, method)(Recorder, file))
         assert str(caught.value) == message
-        assert not is_gone(file.fileno())
+        assert not file.closed and os.fstat(file.fileno())
 
 
 # ---------------------------------------------------------------- subprocesses

@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from helpers import free_port, is_gone, small_buffers, socket_pair, turns, until
+from helpers import Descriptor, free_port, small_buffers, socket_pair, turns, until
 
 MIB = 1024 * 1024
 
@@ -323,10 +323,10 @@ def test_a_waiting_receive_keeps_an_idle_loop_alive_only_as_long_as_it_lasts(loo
             await asyncio.wait_for(loop.sock_recv(first, 10), 0.01)
 
     run(main())
-    number = first.fileno()
+    descriptor = Descriptor(first.fileno())
     first.close()
     second.close()
-    assert is_gone(number)
+    assert descriptor.gone
     run(turns(2))
 
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from helpers import Connector, Recorder, is_gone, socket_pair, turns, until
+from helpers import Connector, Descriptor, Recorder, socket_pair, turns, until
 
 PLAIN = [name for name in Connector.ENDPOINTS if not name.startswith("tls")]
 plain = pytest.mark.parametrize("connect", PLAIN, indirect=True)
@@ -505,13 +505,13 @@ def test_abort_after_close_ends_the_wait_for_a_peer_that_does_not_read(connect, 
 def test_the_descriptor_is_closed_after_connection_lost(connect, run):
     async def main():
         transport, protocol, peer = await connect()
-        number = transport.get_extra_info("socket").fileno()
+        descriptor = Descriptor(transport.get_extra_info("socket").fileno())
         seen = []
-        protocol.on["connection_lost"] = lambda p: seen.append(is_gone(number))
+        protocol.on["connection_lost"] = lambda p: seen.append(descriptor.gone)
         transport.close()
-        assert not is_gone(number)
+        assert not descriptor.gone
         peer.close()
-        await until(lambda: is_gone(number))
+        await until(lambda: descriptor.gone)
         assert seen == [False]
 
     run(main())
@@ -541,7 +541,7 @@ def test_a_closed_transport_and_its_protocol_are_freed(connect, run):
 def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_factory, guard):
     loop = loop_factory()
     ours, theirs = socket_pair("tcp")
-    number = ours.fileno()
+    descriptor = Descriptor(ours.fileno())
 
     async def main():
         await loop.create_connection(Recorder, sock=ours)
@@ -551,7 +551,7 @@ def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_f
     del ours, loop
     gc.collect()
     assert any(text.startswith("ResourceWarning: unclosed transport") for text in guard.unraisable.take())
-    assert is_gone(number)
+    assert descriptor.gone
     theirs.close()
 
 

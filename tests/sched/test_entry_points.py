@@ -232,7 +232,7 @@ def test_get_event_loop_of_the_policy_is_as_the_default_one(program):
             return [str(w.message) for w in caught]
         def in_thread(policy):
             found = []
-            thread = threading.Thread(target=lambda: found.append(answer(policy)))
+            thread = threading.Thread(target=lambda: found.append(answer(policy)), name="T")
             thread.start()
             thread.join()
             return found

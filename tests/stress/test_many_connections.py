@@ -16,9 +16,14 @@ ROUNDS = 3
 BATCH = 500
 #: Descriptors that a process needs besides those of the connections.
 SPARE = 100
+#: Seconds for a test: some on an idle machine, more beside other work or under a sanitizer.
+SECONDS = 200
+
+pytestmark = pytest.mark.timeout(SECONDS, method="signal")
 
 COMMON = f"""
 import json, resource, select, socket
+faulthandler.dump_traceback_later({SECONDS} - 20, exit=True)
 COUNT, ROUNDS, BATCH, SPARE = {CONNECTIONS}, {ROUNDS}, {BATCH}, {SPARE}
 hard = max(resource.getrlimit(resource.RLIMIT_NOFILE)[1], COUNT + SPARE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (COUNT + SPARE, hard))
@@ -216,7 +221,7 @@ def run_both(python, server, client, **names):
     asking = python.start(f"{head}PORT = {json.loads(line)['port']}\n{client}")
     answers = []
     for child in (asking, serving):
-        output, errors = child.communicate(timeout=55)
+        output, errors = child.communicate(timeout=SECONDS - 10)
         assert (child.returncode, errors) == (0, ""), (child.returncode, output, errors[-3000:])
         answers.append(json.loads(output))
     return answers
