@@ -13,17 +13,19 @@ import _asyncio
 
 
 class ProbeLoop:
-    """As much of a loop as a standard future or task needs; it keeps what is scheduled instead of running it."""
+    """As much of a loop as a standard future or task needs; it keeps, or drops, what is scheduled."""
 
-    def __init__(self, debug=False):
+    def __init__(self, debug=False, keep=True):
         self.debug = debug
+        self.keep = keep
         self.scheduled = []
 
     def get_debug(self):
         return self.debug
 
     def call_soon(self, callback, *args, context=None):
-        self.scheduled.append((callback, args))
+        if self.keep:
+            self.scheduled.append((callback, args))
 
     def call_exception_handler(self, context):
         pass
@@ -40,7 +42,7 @@ async def nothing():
 def make_task():
     """A standard task with an automatic name, to find out where such names come from."""
     coroutine = nothing()
-    task = _asyncio.Task(coroutine, loop=ProbeLoop())
+    task = _asyncio.Task(coroutine, loop=ProbeLoop(keep=False))
     task._log_destroy_pending = False
     coroutine.close()
     return task
@@ -65,7 +67,7 @@ def task_checks_context():
     """Whether a standard task refuses a context that is no contextvars.Context (later versions)."""
     coroutine = nothing()
     try:
-        task = _asyncio.Task(coroutine, loop=ProbeLoop(), name="probe", context=())
+        task = _asyncio.Task(coroutine, loop=ProbeLoop(keep=False), name="probe", context=())
     except TypeError:
         return True
     finally:
@@ -197,6 +199,10 @@ class Verifier:
             **known,
         )
         coroutine.close()
+        # What is scheduled holds the task, which holds the loop, and a CancelledError's traceback may hold this frame:
+        # nothing may be left for the collector.
+        loop.scheduled.clear()
+        task = known = known_after = None
 
     def list_node(self, task, linked):
         words = self.words_of(task)
@@ -209,6 +215,8 @@ class Verifier:
         scheduled, loop.scheduled = loop.scheduled, []
         for callback, args in scheduled:
             callback(*args)
+        # The traceback of a CancelledError may hold this frame.
+        scheduled = callback = args = None
 
 
 def _raised(error):

@@ -12,22 +12,27 @@ if _compat.HAS_POLICIES:
         """
 
         _loop_factory = staticmethod(new_event_loop)
+        _before_install = None
 
     def install():
         """Make fastloop the event loop of programs that use asyncio without choosing a loop; uninstall() undoes it.
 
         See asyncio.set_event_loop_policy().
         """
-        if not isinstance(_compat.get_event_loop_policy(), EventLoopPolicy):
-            _compat.set_event_loop_policy(EventLoopPolicy())
+        before = _compat.get_event_loop_policy()
+        if not isinstance(before, EventLoopPolicy):
+            policy = EventLoopPolicy()
+            policy._before_install = before
+            _compat.set_event_loop_policy(policy)
 
     def uninstall():
-        """Undo install(): new loops are the standard ones again.
+        """Undo install(): the policy of before is the program's again.
 
         Does nothing when another policy has been set since.
         """
-        if isinstance(_compat.get_event_loop_policy(), EventLoopPolicy):
-            _compat.set_event_loop_policy(None)
+        policy = _compat.get_event_loop_policy()
+        if isinstance(policy, EventLoopPolicy):
+            _compat.set_event_loop_policy(policy._before_install)
 
 else:
     _GONE = (

@@ -7,18 +7,16 @@ drops shows at import.
 
 import errno
 import functools
-import logging
 import os
 import selectors
 import signal
 import sys
 import threading
 import warnings
-from asyncio import constants, coroutines, selector_events, sslproto, unix_events
+from asyncio import constants, coroutines, selector_events, sslproto, tasks, unix_events
+from asyncio.log import logger
 
 from fastloop import _compat
-
-logger = logging.getLogger("asyncio")
 
 _Selector = selector_events.BaseSelectorEventLoop
 _Unix = unix_events._UnixSelectorEventLoop
@@ -213,7 +211,7 @@ class UnixMixin:
             raise
         except BaseException:
             transport.close()
-            await transport._wait()
+            await tasks.shield(transport._wait())
             raise
         return transport
 
@@ -328,7 +326,7 @@ class UnixMixin:
     _check_signal = _Unix._check_signal
 
     def _remove_all_signal_handlers(self):
-        """For close(): give every signal back."""
+        """For close(): give every signal back, and watch children no longer."""
         self._forget_children()
         if not sys.is_finalizing():
             for sig in list(self._signal_handlers):

@@ -43,12 +43,9 @@
     X(buffer_updated)            \
     X(pause_writing)             \
     X(resume_writing)            \
-    X(transport)                 \
-    X(protocol)                  \
     X(socket)                    \
     X(sockname)                  \
     X(peername)                  \
-    X(fileno)                    \
     X(_io_refs)                  \
     X(_attach)                   \
     X(_detach)                   \

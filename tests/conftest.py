@@ -7,7 +7,6 @@ what a test brings about on purpose it takes from `guard` (see helpers.Guard).
 """
 import asyncio
 import faulthandler
-import gc
 import socket
 import ssl
 import sys

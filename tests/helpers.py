@@ -615,7 +615,8 @@ class ChildPython:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
     def command(self, source, options=()):
-        return [sys.executable, *options, "-c", PRELUDE.format(name=self.name, watchdog=self.watchdog) + textwrap.dedent(source)]
+        prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog)
+        return [sys.executable, *options, "-c", prelude + textwrap.dedent(source)]
 
     def start(self, source, options=(), **kwargs):
         """Start it and return the Popen; standard output and error are pipes of text."""

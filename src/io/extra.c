@@ -17,8 +17,7 @@ transport_note_local(SocketTransport *self)
 {
     struct sockaddr_storage storage;
     socklen_t size = sizeof(storage);
-    if (self->local == NULL && self->stream != NULL &&
-        getsockname(self->fd, (struct sockaddr *)&storage, &size) == 0) {
+    if (self->local == NULL && self->stream != NULL && getsockname(self->fd, (struct sockaddr *)&storage, &size) == 0) {
         self->local = address_new((struct sockaddr *)&storage, size);
     }
 }
@@ -42,12 +41,9 @@ count_use(State *state, PyObject *sock)
 int
 transport_share_sock(SocketTransport *self, PyObject *sock)
 {
-    if (count_use(self->state, sock) < 0) {
-        return -1;
-    }
     Py_XSETREF(self->sock, Py_NewRef(sock));
     self->sock_state = SOCK_SHARED;
-    return 0;
+    return count_use(self->state, sock);
 }
 
 /* socket.socket(family, type, proto, fileno=fd), not blocking. */
@@ -197,8 +193,8 @@ SocketTransport_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t n
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *keyword = PyTuple_GET_ITEM(kwnames, i);
         PyObject **place = PyUnicode_CompareWithASCIIString(keyword, "default") == 0 ? &fallback
-                           : PyUnicode_CompareWithASCIIString(keyword, "name") == 0 ? &name
-                                                                                    : NULL;
+                           : PyUnicode_CompareWithASCIIString(keyword, "name") == 0  ? &name
+                                                                                     : NULL;
         if (place == NULL || *place != NULL) {
             PyErr_Format(PyExc_TypeError, "get_extra_info() got an unexpected keyword argument %R", keyword);
             return NULL;

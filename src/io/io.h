@@ -30,9 +30,9 @@ struct IoPart {
     SocketTransport *flush_tail;
 
     /* From the allocation callback of libuv to the read callback that follows it at once. */
-    char *read_buffer;           /* shared by all small reads; allocated by the first */
-    PyObject *read_bytes;        /* a bulk read goes straight into this bytes object, or NULL */
-    Py_buffer read_view;         /* the buffer of a BufferedProtocol; obj is NULL when there is none */
+    char *read_buffer;    /* shared by all small reads; allocated by the first */
+    PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
+    Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
 
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
     IoTraits traits;

@@ -137,10 +137,10 @@ complete_limits(PyObject **high, PyObject **low)
 {
     PyObject *four = PyLong_FromLong(4);
     PyObject *zero = PyLong_FromLong(0);
-    PyObject *high_mark = *high != Py_None ? Py_NewRef(*high)
+    PyObject *high_mark = *high != Py_None  ? Py_NewRef(*high)
                           : *low == Py_None ? PyLong_FromLong(DEFAULT_HIGH)
                                             : PyNumber_Multiply(four, *low);
-    PyObject *low_mark = high_mark == NULL  ? NULL
+    PyObject *low_mark = high_mark == NULL ? NULL
                          : *low != Py_None ? Py_NewRef(*low)
                                            : PyNumber_FloorDivide(high_mark, four);
     int in_order = low_mark == NULL ? -1 : not_below(high_mark, low_mark);
@@ -165,9 +165,9 @@ complete_limits(PyObject **high, PyObject **low)
 PyObject *
 SocketTransport_set_limits_quietly(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"high", "low", NULL};
+    static const char *const names[] = {"high", "low", NULL};
     PyObject *high = Py_None, *low = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", names, &high, &low) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", (char **)names, &high, &low) ||
         complete_limits(&high, &low) < 0) {
         return NULL;
     }

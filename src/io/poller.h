@@ -16,7 +16,7 @@ typedef struct SocketTransport SocketTransport;
 typedef void (*poller_internal)(LoopObject *loop);
 
 typedef struct {
-    ReadyEntry reader;          /* `run` is NULL when there is none; the record is queued when the descriptor is ready */
+    ReadyEntry reader; /* `run` is NULL when there is none; the record is queued when the descriptor is ready */
     ReadyEntry writer;
     poller_internal internal;   /* instead of a reader */
     PyObject *fileobj;          /* what was registered, when it was no int: strong or NULL */
@@ -29,7 +29,7 @@ typedef struct {
     int set;         /* -1 until it is used */
     PollerEntry *entries;
     size_t size;
-    bool polled;     /* in this turn already: libuv may call more than once in one poll */
+    bool polled; /* in this turn already: libuv may call more than once in one poll */
 } Poller;
 
 void poller_init(Poller *poller);
@@ -43,6 +43,10 @@ int poller_unwatch(LoopObject *loop, int fd, unsigned event);
 int poller_watch_internal(LoopObject *loop, int fd, poller_internal function);
 
 void poller_drop_internal(LoopObject *loop, int fd);
+/* What waits for a descriptor, or NULL; good until anything is changed. */
+const PollerEntry *poller_get_entry(LoopObject *loop, int fd);
+/* The descriptor under which a file object was registered that has been closed since; -1 when it was not. */
+int poller_find_fileobj(LoopObject *loop, PyObject *fileobj);
 /* Is `owner` the reader of a descriptor? */
 bool poller_has_reader(LoopObject *loop, int fd, PyObject *owner);
 
@@ -66,7 +70,7 @@ void poller_close(LoopObject *loop);
 int poller_fork(LoopObject *loop);
 int poller_traverse(Poller *poller, visitproc visit, void *arg);
 
-/* Methods of the loop; io.c has the table. */
+/* Methods of the loop, in readers.c; io.c has the table. */
 PyObject *Loop_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_remove_reader(PyObject *op, PyObject *fd);

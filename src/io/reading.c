@@ -38,9 +38,7 @@ ask_for_buffer(SocketTransport *self)
 {
     PyObject *protocol = Py_NewRef(self->protocol);
     PyObject *hint = PyLong_FromLong(-1);
-    PyObject *buffer = hint == NULL
-                           ? NULL
-                           : PyObject_CallMethodOneArg(protocol, self->state->str_get_buffer, hint);
+    PyObject *buffer = hint == NULL ? NULL : PyObject_CallMethodOneArg(protocol, self->state->str_get_buffer, hint);
     Py_XDECREF(hint);
     Py_DECREF(protocol);
     if (buffer == NULL) {
@@ -228,6 +226,22 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct,
     return size == UV_EOF ? deliver_eof(self) : deliver_error(self, (int)size);
 }
 
+/* Debug mode: has the loop log a callback that took long, as it does for those of the ready queue. */
+static void
+report_if_slow(SocketTransport *self, LoopObject *loop, double seconds)
+{
+    PyObject *duration = PyFloat_FromDouble(seconds);
+    PyObject *result = duration == NULL
+                           ? NULL
+                           : PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_slow_callback,
+                                                        (PyObject *)self, duration, NULL);
+    Py_XDECREF(duration);
+    Py_XDECREF(result);
+    if (result == NULL) {
+        loop_report(loop, "Reporting a slow callback failed", "transport", self, NULL);
+    }
+}
+
 static void
 on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
 {
@@ -253,11 +267,15 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
         transport_stop_reading(self);
     }
     PyBuffer_Release(&view);
+    uint64_t start = UNLIKELY(loop->debug) ? uv_hrtime() : 0;
     PyObject *entered = transport_enter_context(self->context);
     if (deliver(self, size, buffer->base, direct, asked) < 0) {
         loop_raise_later(loop);
     }
     transport_leave_context(entered);
+    if (UNLIKELY(loop->debug)) {
+        report_if_slow(self, loop, (double)(uv_hrtime() - start) / 1e9);
+    }
     Py_DECREF(self);
 }
 

@@ -20,12 +20,12 @@
 typedef struct {
     PyObject_HEAD
     PyObject *factory;
-    PyObject *sock;          /* the listening Python socket */
-    PyObject *sslcontext;    /* None without TLS */
-    PyObject *server;        /* None without one */
-    PyObject *timeouts;      /* (handshake, shutdown), for TLS */
-    PyObject *context;       /* a copy of the one that started serving, or the one that was asked for */
-    bool context_given;      /* 3.15: every callback of a connection runs in one copy of it */
+    PyObject *sock;       /* the listening Python socket */
+    PyObject *sslcontext; /* None without TLS */
+    PyObject *server;     /* None without one */
+    PyObject *timeouts;   /* (handshake, shutdown), for TLS */
+    PyObject *context;    /* a copy of the one that started serving, or the one that was asked for */
+    bool context_given;   /* 3.15: every callback of a connection runs in one copy of it */
     int fd;
     int backlog;
     int family;
@@ -36,6 +36,19 @@ typedef struct {
 #define ListenerObject_CAST(op) ((ListenerObject *)(op))
 
 /* ---- accepting ---- */
+
+/* libuv does not close the numbers of standard input and output: another one in place of those. */
+static int
+avoid_standard_streams(int fd)
+{
+    if (fd < 0 || fd > STDERR_FILENO) {
+        return fd;
+    }
+    int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    int err = -errno;
+    close(fd);
+    return higher < 0 ? err : higher;
+}
 
 /* The next connection, not blocking and close-on-exec, or a negated errno. */
 static int
@@ -62,8 +75,7 @@ accept_one(int listening, struct sockaddr_storage *peer, socklen_t *size)
 /* protocol_factory() and the transport, in the connection's context; -1 with an exception. The descriptor is gone
    from here in any case. */
 static int
-connect_native(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *peer, socklen_t size,
-               PyObject *context)
+connect_native(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *peer, socklen_t size, PyObject *context)
 {
     PyObject *protocol = PyObject_CallNoArgs(self->factory);
     if (protocol == NULL) {
@@ -97,7 +109,8 @@ static int
 connect_by_task(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *peer, socklen_t size,
                 PyObject *context)
 {
-    PyObject *sock = PyObject_CallFunction(loop->state->socket_socket, "iiii", self->family, self->type, self->proto, fd);
+    PyObject *sock =
+        PyObject_CallFunction(loop->state->socket_socket, "iiii", self->family, self->type, self->proto, fd);
     if (sock == NULL) {
         close(fd);
         return -1;
@@ -218,9 +231,9 @@ run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
     for (int i = 0; i <= self->backlog && is_listening(loop, self); i++) {
         struct sockaddr_storage peer;
         socklen_t size;
-        int fd = accept_one(self->fd, &peer, &size);
-        int go_on = fd < 0 ? accept_failed(loop, self, fd)
-                           : connect_one(loop, self, fd, (struct sockaddr *)&peer, size) + 1;
+        int fd = avoid_standard_streams(accept_one(self->fd, &peer, &size));
+        int go_on =
+            fd < 0 ? accept_failed(loop, self, fd) : connect_one(loop, self, fd, (struct sockaddr *)&peer, size) + 1;
         if (fd >= 0 && go_on == 0) {
             go_on = -1;
         }
@@ -300,14 +313,15 @@ set_context(ListenerObject *self, PyObject *context)
 PyObject *
 Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"protocol_factory", "sock", "sslcontext", "server", "backlog", "ssl_handshake_timeout",
-                            "ssl_shutdown_timeout", "context", NULL};
+    static const char *const names[] = {
+        "protocol_factory",     "sock",    "sslcontext", "server", "backlog", "ssl_handshake_timeout",
+        "ssl_shutdown_timeout", "context", NULL};
     LoopObject *loop = LoopObject_CAST(op);
     PyObject *factory, *sock, *sslcontext = Py_None, *server = Py_None;
     PyObject *handshake = Py_None, *shutdown_timeout = Py_None, *context = Py_None;
     int backlog = 100;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OOiOOO:_start_serving", names, &factory, &sock, &sslcontext,
-                                     &server, &backlog, &handshake, &shutdown_timeout, &context) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OOiOOO:_start_serving", (char **)names, &factory, &sock,
+                                     &sslcontext, &server, &backlog, &handshake, &shutdown_timeout, &context) ||
         loop_check_open(loop) < 0) {
         return NULL;
     }

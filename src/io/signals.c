@@ -46,9 +46,8 @@ static void
 handle_signal(LoopObject *loop, unsigned char number)
 {
     PyObject *signum = PyLong_FromLong(number);
-    PyObject *result = signum == NULL ? NULL
-                                      : PyObject_CallMethodOneArg((PyObject *)loop, loop->state->str__handle_signal,
-                                                                  signum);
+    PyObject *result =
+        signum == NULL ? NULL : PyObject_CallMethodOneArg((PyObject *)loop, loop->state->str__handle_signal, signum);
     Py_XDECREF(signum);
     Py_XDECREF(result);
     if (result == NULL) {

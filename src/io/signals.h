@@ -11,11 +11,11 @@
 typedef struct LoopObject LoopObject;
 
 typedef struct {
-    int read_end;  /* -1 until the first use */
+    int read_end; /* -1 until the first use */
     int write_end;
-    int previous;  /* the wake-up descriptor that was there before ours */
+    int previous; /* the wake-up descriptor that was there before ours */
     bool installed;
-    bool keep;     /* handlers are registered: stay installed between runs */
+    bool keep; /* handlers are registered: stay installed between runs */
 } Signals;
 
 void signals_init(Signals *signals);

@@ -1,7 +1,7 @@
 /* SocketTransport: the transport of a connected stream socket, a subclass of asyncio.transports._FlowControlMixin.
 
-   transport.c is the type and its life, reading.c and writing.c move bytes, limits.c is flow control, extra.c is
-   get_extra_info() and the socket object. It behaves as asyncio's _SelectorSocketTransport of the running Python, but
+   opening.c makes one, transport.c is its life, reading.c and writing.c move bytes, limits.c is flow control, extra.c is
+   get_extra_info() and the socket object, transport_type.c is what Python sees of it. It behaves as asyncio's _SelectorSocketTransport of the running Python, but
    bytes written in a turn leave together at its end, and reading is libuv's.
 
    Life: made open; `closing` from close() or an error on; `conn_lost` once connection_lost() is scheduled or may not
@@ -32,51 +32,51 @@ typedef enum {
 struct SocketTransport {
     PyObject_HEAD
     PyObject *base_slots[TRANSPORT_BASE_SLOTS];
-    State *state;             /* borrowed: the type keeps its module */
-    LoopObject *loop;         /* NULL when over */
-    UvStream *stream;         /* NULL once closed */
-    PyObject *protocol;       /* NULL when over */
-    PyObject *server;         /* NULL without one, and when over */
-    PyObject *context;        /* in which the protocol is called from the poll */
-    PyObject *write_context;  /* of the write() that the kernel did not take, for resume_writing(); or NULL */
-    PyObject *fixed_context;  /* the one that the caller asked for (3.15), or NULL: copies of the current one */
-    PyObject *extra;          /* dict, filled on demand, or NULL */
-    PyObject *sock;           /* the Python socket, see sock_state */
-    PyObject *empty_waiter;   /* the future of _make_empty_waiter(), or NULL */
-    PyObject *limits;         /* (low, high) as the user gave them, or NULL: the defaults */
+    State *state;            /* borrowed: the type keeps its module */
+    LoopObject *loop;        /* NULL when over */
+    UvStream *stream;        /* NULL once closed */
+    PyObject *protocol;      /* NULL when over */
+    PyObject *server;        /* NULL without one, and when over */
+    PyObject *context;       /* in which the protocol is called from the poll */
+    PyObject *write_context; /* of the write() that the kernel did not take, for resume_writing(); or NULL */
+    PyObject *fixed_context; /* the one that the caller asked for (3.15), or NULL: copies of the current one */
+    PyObject *extra;         /* dict, filled on demand, or NULL */
+    PyObject *sock;          /* the Python socket, see sock_state */
+    PyObject *empty_waiter;  /* the future of _make_empty_waiter(), or NULL */
+    PyObject *limits;        /* (low, high) as the user gave them, or NULL: the defaults */
     PyObject *dict;
     PyObject *weakrefs;
 
-    Chunks queue;             /* what was written; while `writing` it waits behind that */
-    double high_water;        /* bytes */
+    Chunks queue;      /* what was written; while `writing` it waits behind that */
+    double high_water; /* bytes */
     double low_water;
 
     SocketTransport *previous_active; /* in io->active, while `hold` is not 0 */
     SocketTransport *next_active;
-    SocketTransport *next_flush;      /* in io->flush_head, while HOLD_FLUSH */
+    SocketTransport *next_flush; /* in io->flush_head, while HOLD_FLUSH */
 
-    Address *peer;            /* NULL: unknown, or in `extra` */
+    Address *peer; /* NULL: unknown, or in `extra` */
     Address *local;
     int fd;
     int family;
     int type;
     int proto;
-    unsigned conn_lost;       /* counts, as the standard's `_conn_lost`, the writes after the end too */
+    unsigned conn_lost; /* counts, as the standard's `_conn_lost`, the writes after the end too */
     uint8_t hold;
-    uint8_t sock_state;       /* SockState */
+    uint8_t sock_state; /* SockState */
 
-    bool opened;              /* completely made: the finaliser has something to say */
-    bool losing;              /* connection_lost() was or is being called */
+    bool opened; /* completely made: the finaliser has something to say */
+    bool losing; /* connection_lost() was or is being called */
     bool over;
     bool closing;
-    bool eof;                 /* write_eof() was called */
-    bool shutdown_due;        /* ... and takes effect when the output is gone */
-    bool paused;              /* pause_reading() was called */
-    bool reading;             /* libuv reads, or will once the allocation callback has returned */
-    bool in_alloc;            /* between libuv's allocation and read callbacks, where reading cannot be stopped */
-    bool writing;             /* a write is in flight */
-    bool buffered;            /* the protocol is a BufferedProtocol */
-    bool bulk;                /* the last read filled the buffer */
+    bool eof;          /* write_eof() was called */
+    bool shutdown_due; /* ... and takes effect when the output is gone */
+    bool paused;       /* pause_reading() was called */
+    bool reading;      /* libuv reads, or will once the allocation callback has returned */
+    bool in_alloc;     /* between libuv's allocation and read callbacks, where reading cannot be stopped */
+    bool writing;      /* a write is in flight */
+    bool buffered;     /* the protocol is a BufferedProtocol */
+    bool bulk;         /* the last read filled the buffer */
     bool protocol_paused;
     IoTraits traits;
 };
@@ -87,11 +87,11 @@ extern PyType_Spec SocketTransport_spec;
 
 /* What a transport is made of; everything is borrowed, and may be NULL but `protocol`. */
 typedef struct {
-    int fd;           /* without `sock`: libuv's from now on */
+    int fd; /* without `sock`: libuv's from now on */
     int family;
     int type;
     int proto;
-    PyObject *sock;   /* a Python socket, or anything with fileno(); then the four above are ignored */
+    PyObject *sock; /* a Python socket, or anything with fileno(); then the four above are ignored */
     const struct sockaddr *peer;
     socklen_t peer_size;
     PyObject *protocol;
@@ -100,6 +100,8 @@ typedef struct {
     PyObject *server;
     PyObject *context;
 } TransportSpec;
+
+/* ---- opening.c ---- */
 
 /* New transport, with connection_made() scheduled. NULL with an exception; without a `sock` the descriptor is closed
    then. */
@@ -120,6 +122,13 @@ transport_is_closing(SocketTransport *self)
 void transport_hold(SocketTransport *self, uint8_t reason);
 void transport_release(SocketTransport *self, uint8_t reason);
 
+/* The protocol, which decides how is read; -1 with an exception. */
+int transport_set_protocol(SocketTransport *self, PyObject *protocol);
+/* The extra information that the caller has: a dict, or any mapping. -1 with an exception. */
+int transport_set_extra(SocketTransport *self, PyObject *extra);
+
+/* The standard's `_fatal_error(exc, message)`; -1 with an exception when the end could not be scheduled. */
+int transport_fatal_error(SocketTransport *self, PyObject *exc, const char *message);
 /* Deals with the exception that is set as the standard's `_fatal_error(exc, message)` does, and ends the connection.
    Returns -1, with the exception still set, for SystemExit and KeyboardInterrupt, else 0. */
 int transport_fail(SocketTransport *self, const char *message);
@@ -132,6 +141,14 @@ int transport_close(SocketTransport *self);
 
 /* Schedules `_call_connection_lost(exc)`, for which `conn_lost` must just have become 1. -1 with an exception. */
 int transport_schedule_lost(SocketTransport *self, PyObject *exc);
+
+/* The standard's `_call_connection_lost(exc)`: None, or NULL with what connection_lost() raised. */
+PyObject *transport_call_lost(SocketTransport *self, PyObject *exc);
+
+/* Tells the server, once, that the connection is gone. -1 with an exception. */
+int transport_detach_server(SocketTransport *self);
+/* Reports the exception that is set, if `err` is negative, where there may be another one to raise. */
+void transport_report_if(SocketTransport *self, int err);
 
 /* Closes the descriptor for good. The Python socket loses it too. */
 void transport_close_socket(SocketTransport *self);

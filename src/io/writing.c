@@ -300,8 +300,8 @@ count_lost_write(SocketTransport *self)
     PyObject *result = Py_None;
     Py_INCREF(result);
     if ((long)self->conn_lost >= limit) {
-        Py_SETREF(result, PyObject_CallMethod(self->state->asyncio_logger, "warning", "s",
-                                              "socket.send() raised exception."));
+        Py_SETREF(result,
+                  PyObject_CallMethod(self->state->asyncio_logger, "warning", "s", "socket.send() raised exception."));
     }
     self->conn_lost++;
     Py_XDECREF(result);
@@ -358,8 +358,7 @@ SocketTransport_write(PyObject *op, PyObject *data)
     if (!exact && !PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
         return transport_refuse(self, "write", data);
     }
-    if (check_writable(self, "Cannot call write() after write_eof()",
-                       "unable to write; sendfile is in progress") < 0) {
+    if (check_writable(self, "Cannot call write() after write_eof()", "unable to write; sendfile is in progress") < 0) {
         return NULL;
     }
     int truth = exact ? PyBytes_GET_SIZE(data) > 0 : PyObject_IsTrue(data);

@@ -4,8 +4,10 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import io
 import itertools
 import pickle
+import subprocess
 import sys
 import weakref
 
@@ -66,6 +68,17 @@ def test_native():
     assert _core.native_tasks
     assert fastloop.Future is not asyncio.Future
     assert fastloop.Task is not asyncio.Task
+
+
+def test_import_leaves_no_tasks_behind():
+    """The check of the structs uses standard tasks; none of them may outlive it, or be seen in a debugger."""
+    code = (
+        "import gc; gc.disable(); import asyncio, fastloop; loop = fastloop.new_event_loop();"
+        "loop.run_until_complete(asyncio.sleep(0));"
+        "print(sum(isinstance(obj, asyncio.Task) for obj in gc.get_objects()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "0" and run.stderr == ""
 
 
 def test_subclass_relations():
@@ -265,7 +278,9 @@ def test_looking_in(kind):
     assert repr(task).startswith("<Task pending name='7' coro=<wait_for() running at")
     assert "wait_for=<Future pending cb=[Task.task_wakeup()]>" in repr(task)
     assert len(task.get_stack()) == 1
-    task.print_stack(file=open("/dev/null", "w"))
+    printed = io.StringIO()
+    task.print_stack(file=printed)
+    assert "wait_for" in printed.getvalue()
     if hasattr(task, "get_context"):
         assert task.get_context() is context
     future.set_result(3)

@@ -37,7 +37,9 @@ def test_setting_the_limits(connect, run, arguments, low, high):
     run(main())
 
 
-@pytest.mark.parametrize("arguments", [{"high": 5, "low": 6}, {"high": -1}, {"low": -1}, {"high": 5, "low": -5}], ids=str)
+@pytest.mark.parametrize("arguments", [
+    {"high": 5, "low": 6}, {"high": -1}, {"low": -1}, {"high": 5, "low": -5},
+], ids=str)
 def test_limits_that_make_no_sense_are_refused(connect, run, arguments):
     async def main():
         transport, *_ = await connect()

@@ -53,8 +53,9 @@ def test_sock_recv(loop, run, pair, early):
     run(main())
 
 
-@pytest.mark.parametrize("make", [bytearray, lambda n: memoryview(bytearray(n)), lambda n: memoryview(bytearray(n + 5))[5:]],
-                         ids=["bytearray", "memoryview", "slice"])
+@pytest.mark.parametrize("make", [
+    bytearray, lambda n: memoryview(bytearray(n)), lambda n: memoryview(bytearray(n + 5))[5:],
+], ids=["bytearray", "memoryview", "slice"])
 def test_sock_recv_into(loop, run, pair, make):
     async def main():
         first, second = pair

@@ -135,7 +135,8 @@ def test_no_version_in_common_is_an_error(loop, run, served, authority):
 
 
 @pytest.mark.parametrize("offered, accepted, chosen", [
-    (["h2", "http/1.1"], ["http/1.1"], "http/1.1"), (["h2"], ["h2", "http/1.1"], "h2"), (["x"], ["y"], None), ([], ["h2"], None),
+    (["h2", "http/1.1"], ["http/1.1"], "http/1.1"), (["h2"], ["h2", "http/1.1"], "h2"),
+    (["x"], ["y"], None), ([], ["h2"], None),
 ])
 def test_alpn(loop, run, served, authority, offered, accepted, chosen):
     async def main():

@@ -201,7 +201,7 @@ def test_writing_nothing_sends_nothing(connect, run):
     run(main())
 
 
-@pytest.mark.parametrize("make", [list, tuple, iter, lambda parts: (part for part in parts), lambda p: dict.fromkeys(p)],
+@pytest.mark.parametrize("make", [list, tuple, iter, lambda parts: (part for part in parts), dict.fromkeys],
                          ids=["list", "tuple", "iterator", "generator", "dict"])
 def test_writelines_takes_any_iterable(connect, run, make):
     parts = [b"%d," % i for i in range(1500)]
@@ -543,10 +543,7 @@ def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_f
     ours, theirs = socket_pair("tcp")
     descriptor = Descriptor(ours.fileno())
 
-    async def main():
-        await loop.create_connection(Recorder, sock=ours)
-
-    loop.run_until_complete(main())
+    loop.run_until_complete(loop.create_connection(Recorder, sock=ours))
     loop.close()
     del ours, loop
     gc.collect()

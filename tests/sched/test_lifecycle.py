@@ -9,7 +9,6 @@ import pytest
 
 from helpers import new_loop, outcome, turns
 
-
 # ---------------------------------------------------------------- run_forever and stop
 
 def test_stop_before_the_run_makes_one_turn(loop):
@@ -414,8 +413,8 @@ def test_a_forgotten_loop_with_a_cycle_warns_and_is_freed(loop_factory, guard):
     loop = loop_factory()
     loop.own = loop
     loop.call_later(1000, loop.call_soon, loop)
-    loop.set_exception_handler(lambda *_: loop)
-    loop.set_task_factory(lambda *_: loop)
+    loop.set_exception_handler(lambda *_, kept=loop: kept)
+    loop.set_task_factory(lambda *_, kept=loop: kept)
     reference = weakref.ref(loop)
     del loop
     gc.collect()
