@@ -240,7 +240,8 @@ def layout_is_known(words_of):
         verifier.futures()
         verifier.tasks()
         return True
-    except (Mismatch, KeyError):
+    except Exception:
+        # Whatever is different from what we know: the standard types serve.
         return False
     finally:
         events._set_running_loop(loop)
@@ -266,15 +267,16 @@ class TaskSet(weakref.WeakSet):
 
 
 def _native_tasks(task_set):
-    return [task for lister in task_set._fastloop_listers for task in lister()]
+    return [task for lister in task_set.__dict__.get("_fastloop_listers", ()) for task in lister()]
 
 
 def show_tasks(lister):
-    """Have asyncio's set of all tasks show those of lister() too."""
+    """Have asyncio's set of all tasks show those of lister() too; False where that set is none that we know."""
     known = getattr(tasks, "_scheduled_tasks", None)
     if known is None:
         known = tasks._all_tasks
     if not isinstance(known, weakref.WeakSet):
-        raise RuntimeError("asyncio keeps its tasks in an unknown way")
-    known.__dict__.setdefault("_fastloop_listers", []).append(lister)
+        return False
     known.__class__ = TaskSet
+    known.__dict__.setdefault("_fastloop_listers", []).append(lister)
+    return True

@@ -47,9 +47,9 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         self._check_running()
         self._set_coroutine_origin_tracking(self._debug)
         self._old_agen_hooks = sys.get_asyncgen_hooks()
-        self._thread_id = threading.get_ident()
         self._note_replaced_methods()
         self._start_signal_wakeup()
+        self._thread_id = threading.get_ident()
         sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
         events._set_running_loop(self)
 

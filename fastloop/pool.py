@@ -43,7 +43,8 @@ class ThreadPool(thread.ThreadPoolExecutor):
         with self._shutdown_lock, thread._global_shutdown_lock:
             if self._broken or self._shutdown or thread._shutdown:
                 return False
-            self._work_queue.put_job(func, args, future, loop)
+            if not self._work_queue.put_job(func, args, future, loop):
+                return False
             self._adjust_thread_count()
             self._work_queue.set_full(len(self._threads) >= self._max_workers)
         return True

@@ -185,6 +185,9 @@ def settle(loop):
         loop.run_until_complete(asyncio.sleep(0))
         if not loop._ready and not asyncio.all_tasks(loop):
             break
+    if asyncio.all_tasks(loop):
+        # One that nobody can reach any more has been reported when it was destroyed.
+        gc.collect()
     problems = [f"pending task: {task!r}" for task in asyncio.all_tasks(loop)]
     problems += [f"waiting callback: {handle!r}" for handle in loop._ready]
     problems += [f"waiting timer: {timer!r}" for timer in loop._scheduled if not timer.cancelled()]

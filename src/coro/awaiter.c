@@ -99,13 +99,30 @@ is_unused(PyObject *exc)
            base->dict == NULL;
 }
 
+/* May the cache keep `value` alive until the next time? Nobody can tell with these; a StopIteration holds it twice, as
+   its value and in its arguments. */
+static bool
+may_linger(PyObject *value)
+{
+    return PyBool_Check(value) || PyLong_CheckExact(value) || PyFloat_CheckExact(value);
+}
+
 /* Raises StopIteration(value); steals `value`. `slot` keeps one for the next time, or is NULL. */
 static void
 raise_stop_iteration(PyObject *value, PyObject **slot)
 {
+    if (!may_linger(value)) {
+        slot = NULL;
+    }
     PyObject *exc = slot == NULL ? NULL : *slot;
     if (exc != NULL && is_unused(exc)) {
+        PyObject *args = PyTuple_Pack(1, value);
+        if (args == NULL) {
+            Py_DECREF(value);
+            return;
+        }
         *slot = NULL;
+        Py_XSETREF(((PyBaseExceptionObject *)exc)->args, args);
         Py_XSETREF(((PyStopIterationObject *)exc)->value, value);
         if (*slot == NULL) {
             *slot = Py_NewRef(exc);

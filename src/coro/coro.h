@@ -62,6 +62,7 @@ enum { FUTURE_FREE_MAX = 256 };
 typedef struct CoroState {
     bool native;            /* the structs are as layout.h says */
     bool recycle;           /* an object without attributes can be told from one with */
+    bool standard_registry; /* ... or not: asyncio's set is of an unknown kind, they are in it one by one */
     bool installed;         /* our tasks are seen by asyncio.all_tasks() */
     bool checks_context;    /* Task.__init__() refuses a context that is none */
     bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */

@@ -106,7 +106,7 @@ future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject 
 int
 future_finish(State *state, BaseFuture *fut, PyObject *result)
 {
-    fut->result = Py_NewRef(result);
+    Py_XSETREF(fut->result, Py_NewRef(result));
     fut->state = FUTURE_FINISHED;
     return future_notify(state, fut);
 }
@@ -114,6 +114,9 @@ future_finish(State *state, BaseFuture *fut, PyObject *result)
 int
 future_cancel(State *state, BaseFuture *fut, PyObject *msg)
 {
+    if (UNLIKELY(fut->state != FUTURE_PENDING)) {
+        return 0;
+    }
     fut->log_tb = 0;
     fut->state = FUTURE_CANCELLED;
     Py_XSETREF(fut->cancel_msg, Py_XNewRef(msg));
@@ -134,9 +137,8 @@ future_make_cancelled_error(CoroState *coro, BaseFuture *fut)
     return PyObject_CallOneArg(coro->CancelledError, fut->cancel_msg);
 }
 
-/* 0 if the future can be completed, -1 with the exception that says why not. */
-static int
-check_pending(State *state, BaseFuture *fut)
+int
+future_check_pending(State *state, BaseFuture *fut)
 {
     if (fut->loop == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
@@ -159,7 +161,7 @@ coro_complete_future(State *state, PyObject *future, PyObject *result)
     int err = 0;
     FL_BEGIN_CRITICAL_SECTION(future);
     if (fut->loop == NULL || fut->state != FUTURE_CANCELLED) {
-        err = check_pending(state, fut);
+        err = future_check_pending(state, fut);
         if (err == 0) {
             err = future_finish(state, fut, result);
         }
@@ -342,7 +344,7 @@ Future_set_result(PyObject *op, PyObject *result)
     BaseFuture *fut = BaseFuture_CAST(op);
     int err;
     FL_BEGIN_CRITICAL_SECTION(op);
-    err = check_pending(state, fut);
+    err = future_check_pending(state, fut);
     if (err == 0) {
         err = future_finish(state, fut, result);
     }

@@ -35,7 +35,7 @@ future_is_plain(CoroState *coro, PyObject *op)
 static inline bool
 coro_is_loop(State *state, PyObject *op)
 {
-    return Py_TYPE(op) == state->coro->loop_type || loop_check(state, op);
+    return op != NULL && (Py_TYPE(op) == state->coro->loop_type || loop_check(state, op));
 }
 
 /* The loop of a future if records may be pushed into its ready queue directly, else NULL. */
@@ -63,6 +63,8 @@ int future_remember_origin(CoroState *coro, BaseFuture *fut);
 
 /* Completes a pending future and queues its callbacks. */
 int future_finish(State *state, BaseFuture *fut, PyObject *result);
+/* 0 if the future can be completed, -1 with the exception that says why not. */
+int future_check_pending(State *state, BaseFuture *fut);
 int future_cancel(State *state, BaseFuture *fut, PyObject *msg);
 /* Queues the callbacks of a future that has just been completed. */
 int future_notify(State *state, BaseFuture *fut);

@@ -176,11 +176,17 @@ layout_find_name_counter(PyObject *asyncio_module, PyObject *make_task, TaskName
     uint64_t *words = (uint64_t *)PyModule_GetState(asyncio_module);
     Py_ssize_t count = def == NULL || words == NULL ? 0 : def->m_size / (Py_ssize_t)sizeof(uint64_t);
     uint64_t candidates = count > 0 && count < WORDS_MAX ? ((uint64_t)1 << count) - 1 : 0;
+    uint64_t previous = 0;
     for (int round = 0; round < (candidates == 0 ? 1 : ROUNDS); round++) {
         uint64_t number = next_standard_number(make_task, &names->lazy);
         if (PyErr_Occurred()) {
             return -1;
         }
+        /* No number, or another thread took one: leave asyncio's words alone. */
+        if (number == 0 || (round > 0 && number != previous + 1)) {
+            candidates = 0;
+        }
+        previous = number;
         for (Py_ssize_t i = 0; i < count && candidates != 0; i++) {
             if (words[i] != number) {
                 candidates &= ~((uint64_t)1 << i);
@@ -193,12 +199,13 @@ layout_find_name_counter(PyObject *asyncio_module, PyObject *make_task, TaskName
         }
     }
     if ((candidates & (candidates - 1)) == 0) {
-        names->counter = words;
+        uint64_t *found = words;
         while ((candidates & 1) == 0) {
             candidates >>= 1;
-            names->counter++;
+            found++;
         }
-        *names->counter -= ROUNDS;
+        *found -= ROUNDS;
+        names->counter = found;
     }
     return 0;
 }

@@ -47,6 +47,7 @@ install(CoroState *coro)
     PyObject *lister = module == NULL ? NULL : PyCFunction_New(&list_def, module);
     PyObject *result = lister == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "O", lister);
     coro->installed = result != NULL;
+    coro->standard_registry = result == Py_False;
     Py_XDECREF(lister);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -57,6 +58,11 @@ registry_add(CoroState *coro, TaskObject *task)
 {
     if (UNLIKELY(!coro->installed) && install(coro) < 0) {
         return -1;
+    }
+    if (UNLIKELY(coro->standard_registry)) {
+        PyObject *result = PyObject_CallOneArg(coro->register_task, (PyObject *)task);
+        Py_XDECREF(result);
+        return result == NULL ? -1 : 0;
     }
     if (task->node.next == NULL) {
         link_after(coro->tasks.prev, &task->node);
@@ -70,13 +76,26 @@ registry_remove(TaskObject *task)
     unlink_node(&task->node);
 }
 
+static PyObject *
+task_of_node(TaskNode *node)
+{
+    return (PyObject *)((char *)node - offsetof(TaskObject, node));
+}
+
+/* A subclass's instance stays linked while it is being freed, if its __del__() does not call ours: hands off. */
+static bool
+is_alive(TaskNode *node)
+{
+    return Py_REFCNT(task_of_node(node)) > 0;
+}
+
 PyObject *
 registry_list(CoroState *coro)
 {
     for (;;) {
         Py_ssize_t count = 0;
         for (TaskNode *node = coro->tasks.next; node != &coro->tasks; node = node->next) {
-            count++;
+            count += is_alive(node);
         }
         PyObject *list = PyList_New(count);
         if (list == NULL) {
@@ -85,9 +104,14 @@ registry_list(CoroState *coro)
         /* Making the list may have collected garbage, and tasks with it; filling it runs no code. */
         Py_ssize_t filled = 0;
         TaskNode *node = coro->tasks.next;
-        for (; node != &coro->tasks && filled < count; node = node->next) {
-            TaskObject *task = (TaskObject *)((char *)node - offsetof(TaskObject, node));
-            PyList_SET_ITEM(list, filled++, Py_NewRef((PyObject *)task));
+        for (; node != &coro->tasks; node = node->next) {
+            if (!is_alive(node)) {
+                continue;
+            }
+            if (filled == count) {
+                break;
+            }
+            PyList_SET_ITEM(list, filled++, Py_NewRef(task_of_node(node)));
         }
         if (node == &coro->tasks && filled == count) {
             return list;
@@ -120,12 +144,20 @@ registry_remove(TaskObject *task)
     unlink_node(&task->base.node);
 #elif HAVE_AWAITED_BY
     /* Another thread may walk its list: the standard function stops it if need be. */
-    CoroState *coro = NULL;
-    State *state = task->base.node.next == NULL ? NULL : state_of_object((PyObject *)task);
-    coro = state == NULL ? NULL : state->coro;
-    PyObject *result = coro == NULL ? NULL : PyObject_CallOneArg(coro->unregister_task, (PyObject *)task);
+    if (task->base.node.next == NULL) {
+        return;
+    }
+    /* A task may die while an exception unwinds the frame that held it. */
+    PyObject *raised = compat_take_exception();
+    State *state = state_of_object((PyObject *)task);
+    PyObject *result = state == NULL ? NULL : PyObject_CallOneArg(state->coro->unregister_task, (PyObject *)task);
+    if (result == NULL) {
+        PyErr_Clear();
+    }
     Py_XDECREF(result);
-    PyErr_Clear();
+    if (raised != NULL) {
+        compat_restore_exception(raised);
+    }
 #else
     /* all_tasks() leaves out what is done, and the WeakSet forgets what is gone. */
     (void)task;

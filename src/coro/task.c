@@ -301,6 +301,10 @@ finish(State *state, BaseTask *task, PyObject *result)
         TASK_FLAGS(task)->must_cancel = 0;
         return future_cancel(state, &task->fut, task->fut.cancel_msg);
     }
+    /* Somebody may have completed the task from inside by asyncio.Future's methods. */
+    if (UNLIKELY(future_check_pending(state, &task->fut) < 0)) {
+        return -1;
+    }
     return future_finish(state, &task->fut, result);
 }
 
@@ -410,6 +414,11 @@ advance(State *state, BaseTask *task, PyObject *exc)
 int
 task_step(State *state, BaseTask *task, PyObject *exc)
 {
+    if (UNLIKELY(task->fut.loop == NULL)) {
+        /* A second __init__() failed. */
+        PyErr_SetString(PyExc_RuntimeError, "Task object is not initialized.");
+        return -1;
+    }
     PyObject *loop = Py_NewRef(task->fut.loop);
     if (current_task_enter(state->coro, loop, (PyObject *)task) < 0) {
         Py_DECREF(loop);
@@ -441,12 +450,17 @@ outcome_of_plain(CoroState *coro, BaseFuture *fut, PyObject **exc)
         if (LIKELY(fut->exception == NULL)) {
             return 0;
         }
-        PyObject *traceback = fut->exception_tb == NULL ? Py_None : fut->exception_tb;
-        if (PyException_SetTraceback(fut->exception, traceback) < 0) {
+        /* Dropping the old traceback may run code that starts the future afresh. */
+        PyObject *exception = Py_NewRef(fut->exception);
+        PyObject *traceback = fut->exception_tb;
+        fut->exception_tb = NULL;
+        int err = PyException_SetTraceback(exception, traceback == NULL ? Py_None : traceback);
+        Py_XDECREF(traceback);
+        if (err < 0) {
+            Py_DECREF(exception);
             return -1;
         }
-        Py_CLEAR(fut->exception_tb);
-        *exc = Py_NewRef(fut->exception);
+        *exc = exception;
         return 0;
     }
     if (fut->state == FUTURE_CANCELLED) {

@@ -277,7 +277,7 @@ JobQueue_put(PyObject *op, PyObject *item)
 PyDoc_STRVAR(JobQueue_put_job_doc,
              "put_job($self, func, args, future, loop, /)\n--\n\n"
              "Queue func(*args), whose outcome completes the future in the thread of its loop.\n\n"
-             "For a caller who sees to it that there is a worker; args is a tuple or None.");
+             "For a caller who sees to it that there is a worker; args is a tuple or None. False after close().");
 
 static PyObject *
 JobQueue_put_job(PyObject *op, PyObject *args)
@@ -291,6 +291,12 @@ JobQueue_put_job(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_TypeError, "args must be a tuple or None");
         return NULL;
     }
+    uv_mutex_lock(&queue->lock);
+    bool closed = queue->closed;
+    uv_mutex_unlock(&queue->lock);
+    if (closed) {
+        Py_RETURN_FALSE;
+    }
     Job job = {
         Py_NewRef(func),
         positional == Py_None ? NULL : Py_NewRef(positional),
@@ -301,7 +307,7 @@ JobQueue_put_job(PyObject *op, PyObject *args)
         job_clear(&job);
         return NULL;
     }
-    Py_RETURN_NONE;
+    Py_RETURN_TRUE;
 }
 
 PyDoc_STRVAR(JobQueue_get_doc,
@@ -461,6 +467,7 @@ JobQueue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     queue->state = state;
+    queue->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     queue->executor_globals = Py_NewRef(executor_globals);
     queue->counts_each = counts_each;
     if (uv_mutex_init(&queue->lock) < 0) {
@@ -476,6 +483,7 @@ JobQueue_traverse(PyObject *op, visitproc visit, void *arg)
 {
     JobQueueObject *queue = JobQueueObject_CAST(op);
     Py_VISIT(Py_TYPE(op));
+    Py_VISIT(queue->module);
     Py_VISIT(queue->executor_globals);
     for (size_t i = 0; i < queue->count; i++) {
         Job *job = job_at_lock_held(queue, i);
@@ -517,8 +525,10 @@ JobQueue_dealloc(PyObject *op)
     if (queue->lock_made) {
         uv_mutex_destroy(&queue->lock);
     }
+    PyObject *module = queue->module;
     type->tp_free(op);
     Py_DECREF(type);
+    Py_XDECREF(module);
 }
 
 #define WITH_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))

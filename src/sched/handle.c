@@ -123,6 +123,10 @@ timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject 
         if (when_object == NULL) {
             handle->when_object = PyFloat_FromDouble(when);
         }
+        if (handle->when_object == NULL) {
+            Py_DECREF(handle);
+            return NULL;
+        }
     }
     if (UNLIKELY(loop->debug) && handle_set_traceback(loop, handle) < 0) {
         Py_CLEAR(handle);
@@ -153,12 +157,15 @@ args_as_tuple(HandleObject *handle)
 static PyObject *
 call_in_foreign_context(HandleObject *handle)
 {
-    PyObject *run = PyObject_GetAttrString(handle->context, "run");
-    PyObject *tuple = run == NULL ? NULL : args_as_tuple(handle);
-    PyObject *args = tuple == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(tuple) + 1);
+    /* Looking `run` up may already cancel the handle: everything used is held. */
+    PyObject *callback = Py_NewRef(handle->callback);
+    PyObject *context = Py_NewRef(handle->context);
+    PyObject *tuple = Py_XNewRef(args_as_tuple(handle));
+    PyObject *run = tuple == NULL ? NULL : PyObject_GetAttrString(context, "run");
+    PyObject *args = run == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(tuple) + 1);
     PyObject *result = NULL;
     if (args != NULL) {
-        PyTuple_SET_ITEM(args, 0, Py_NewRef(handle->callback));
+        PyTuple_SET_ITEM(args, 0, Py_NewRef(callback));
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
             PyTuple_SET_ITEM(args, i + 1, Py_NewRef(PyTuple_GET_ITEM(tuple, i)));
         }
@@ -166,6 +173,9 @@ call_in_foreign_context(HandleObject *handle)
     }
     Py_XDECREF(args);
     Py_XDECREF(run);
+    Py_XDECREF(tuple);
+    Py_DECREF(context);
+    Py_DECREF(callback);
     return result;
 }
 
@@ -236,7 +246,11 @@ handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
     if (handle->callback == loop->state->set_result_unless_cancelled && loop->state->complete_future != NULL &&
         handle->nargs == 2) {
         /* The end of an asyncio.sleep(): nothing of it can see the context. */
-        int done = loop->state->complete_future(loop->state, handle->args[0], handle->args[1]);
+        PyObject *future = Py_NewRef(handle->args[0]);
+        PyObject *value = Py_NewRef(handle->args[1]);
+        int done = loop->state->complete_future(loop->state, future, value);
+        Py_DECREF(future);
+        Py_DECREF(value);
         if (done != 0) {
             return done > 0 ? 0 : report_error(loop, owner);
         }
@@ -513,6 +527,7 @@ Handle_traverse(PyObject *op, visitproc visit, void *arg)
     }
     Py_VISIT(handle->args_tuple);
     Py_VISIT(handle->source_traceback);
+    Py_VISIT(handle->repr);
     Py_VISIT(handle->when_object);
     for (size_t i = 0; i < HANDLE_BASE_SLOTS; i++) {
         if (i != weak_list_index(handle)) {
@@ -558,6 +573,8 @@ Handle_dealloc(PyObject *op)
     HandleObject *handle = HandleObject_CAST(op);
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    /* A handle whose argument is a handle, and so on: the chain must not use up the stack. */
+    Py_TRASHCAN_BEGIN(op, Handle_dealloc)
     if (*(PyObject **)((char *)op + type->tp_weaklistoffset) != NULL) {
         PyObject_ClearWeakRefs(op);
     }
@@ -569,6 +586,7 @@ Handle_dealloc(PyObject *op)
     }
     Py_DECREF(type);
     Py_XDECREF(loop);
+    Py_TRASHCAN_END
 }
 
 static void

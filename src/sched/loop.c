@@ -524,9 +524,9 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
-    loop->pid = pid;
     int err = uv_loop_fork(loop->uv);
     if (err == 0) {
+        loop->pid = pid;
         err = sleep_fork(loop);
     }
     const LoopHooks *hooks = loop->state->io_hooks;
@@ -548,6 +548,10 @@ run_turns(LoopObject *loop, bool once)
         PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run a turn inside a callback of its poll");
         return NULL;
     }
+    if (loop->closing) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return NULL;
+    }
     if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0) {
         return NULL;
     }
@@ -555,6 +559,11 @@ run_turns(LoopObject *loop, bool once)
         return NULL;
     }
     bool outer = loop->in_turn;
+    unsigned long outer_thread = loop->thread_id;
+    if (outer_thread == 0) {
+        /* _run_once() by itself: other threads must take the inbox all the same. */
+        loop->thread_id = compat_thread_ident();
+    }
     loop->in_turn = true;
     loop->last_release_ns = compat_monotonic_ns();
     int err;
@@ -562,6 +571,7 @@ run_turns(LoopObject *loop, bool once)
         err = turn(loop);
     } while (err == 0 && !once && !loop->stopping);
     loop->in_turn = outer;
+    loop->thread_id = outer_thread;
     if (err < 0) {
         return NULL;
     }
@@ -675,7 +685,7 @@ static PyObject *
 Loop_close_core(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     LoopObject *loop = LoopObject_CAST(op);
-    if (loop->closed || loop->uv == NULL) {
+    if (loop->closed || loop->closing || loop->uv == NULL) {
         Py_RETURN_NONE;
     }
     if (loop->in_turn) {
@@ -685,12 +695,19 @@ Loop_close_core(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (rearm_after_fork(loop) < 0) {
         return NULL;
     }
+    loop->closing = true;
     close_parts(loop);
     loop->closed = true;
     close_uv(loop);
     timers_clear(&loop->timers);
     ready_clear(&loop->ready);
     handle_free_list_clear(loop);
+    if (loop->pending != NULL) {
+        PyObject *exc = loop->pending;
+        loop->pending = NULL;
+        compat_restore_exception(exc);
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 

@@ -50,6 +50,7 @@ struct LoopObject {
     bool stopping;
     bool debug;
     bool in_turn;
+    bool closing;            /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;            /* inside uv_run(), which must not be entered again */
     bool native_call_soon;   /* neither a subclass nor the instance replaced call_soon() */
     bool native_time;        /* likewise time() */
@@ -99,7 +100,8 @@ int loop_check_open(LoopObject *loop);
 static inline bool
 loop_is_own_thread(LoopObject *loop)
 {
-    return loop->thread_id == compat_thread_ident() || (!HAVE_FREE_THREADING && loop->thread_id == 0);
+    return loop->thread_id == compat_thread_ident() ||
+           (!HAVE_FREE_THREADING && loop->thread_id == 0 && !loop->in_turn);
 }
 
 /* Queues a record for the next turn, from whichever thread: through the ring on the loop's own, through the inbox on

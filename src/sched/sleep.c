@@ -218,7 +218,8 @@ sleep_until_event(LoopObject *loop, uint64_t now)
     if (!time_to_wait(loop, now, &wait_ns)) {
         return -1;
     }
-    if (wait_ns == 0) {
+    /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
+    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping) {
         loop_poll(loop, UV_RUN_NOWAIT);
         return 0;
     }

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from helpers import Connector, Descriptor, Recorder, socket_pair, turns, until
+from helpers import Connector, Descriptor, Recorder, normalised, outcome, socket_pair, turns, until
 
 PLAIN = [name for name in Connector.ENDPOINTS if not name.startswith("tls")]
 plain = pytest.mark.parametrize("connect", PLAIN, indirect=True)
@@ -176,11 +176,12 @@ def test_write_takes_bytes_bytearrays_and_memoryviews(connect, run, data):
 def test_write_refuses_anything_else(connect, run, data):
     async def main():
         transport, _, peer = await connect()
-        with pytest.raises(TypeError) as caught:
+        with pytest.raises(TypeError, match="^data(: expecting| argument must be) a bytes") as caught:
             transport.write(data)
-        name = type(data).__name__
-        assert str(caught.value) == (f"data: expecting a bytes-like instance, got {name}" if connect.tls
-                                     else f"data argument must be a bytes-like object, not {name!r}")
+        # The text is that of the running Python's own transport, which looks at the data first of all.
+        own = asyncio.sslproto._SSLProtocolTransport if connect.tls \
+            else asyncio.selector_events._SelectorSocketTransport
+        assert outcome(own.write, None, data) == ("raised", TypeError, normalised(caught.value))
         transport.write(b"still alive")
         assert await peer.recv_exactly(11) == b"still alive"
 

@@ -46,8 +46,7 @@ def test_stopping_twice_is_stopping_once(loop):
     loop.call_soon(loop.stop)
     loop.run_forever()
     loop.call_soon(seen.append, 1)
-    loop.call_soon(lambda: loop.call_soon(seen.append, 2))
-    loop.call_later(0.001, loop.stop)
+    loop.call_soon(lambda: (loop.call_soon(seen.append, 2), loop.call_soon(loop.stop)))
     loop.run_forever()
     assert seen == [1, 2]
 
