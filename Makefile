@@ -1,11 +1,18 @@
 # Each target is one command that a person would type. PYTHON chooses the interpreter, and each has a virtual
 # environment of its own:  make test PYTHON=python3.12
-# TESTS narrows test, test-debug, asan and valgrind:  make test TESTS="tests/sched -k timer"
+# TESTS narrows what runs tests:  make asan TESTS="tests/sched -k timer"
 
 PYTHON ?= python3
-TESTS ?= tests
+# What needs nothing but the extra `test`; `make ecosystem` runs the rest.
+TESTS = $(filter-out tests/conformance tests/ecosystem tests/stress,$(patsubst %/,%,$(wildcard tests/*/)))
 PYTEST_OPTIONS ?=
 JOBS ?= 2
+
+# Seconds after which a check is ended and has failed.
+ASAN_SECONDS ?= 1800
+VALGRIND_SECONDS ?= 600
+DEBUG_SECONDS ?= 1200
+GC_SECONDS ?= 1200
 
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2], sys.abiflags))')
 VENV := .venv-$(TAG)
@@ -14,7 +21,8 @@ SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test test-debug demo conformance asan valgrind lint format sdist wheel clean
+.PHONY: help build debug test test-debug gc asan valgrind checked-debug checked-asan demo conformance ecosystem \
+	bench bench-smoke lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -29,8 +37,56 @@ debug: ## build it in place with -O0, assertions and full debug information
 test: build ## run the tests
 	$(PY) $(PYTEST) $(TESTS)
 
-test-debug: debug ## run the tests on the debug build, in the development modes of Python and asyncio
-	PYTHONASYNCIODEBUG=1 $(PY) -X dev $(PYTEST) $(TESTS)
+# A build for a check stays out of the source tree, next to a copy of the package: what was built in place stays as it
+# is. The tests run in its folder, and it stands in PYTHONPATH, so that every child process imports it too.
+CHECKED = build/$(VARIANT)-$(TAG)
+checked-debug: VARIANT = debug
+checked-asan: VARIANT = asan
+checked-debug: export FASTLOOP_DEBUG = 1
+checked-asan: export FASTLOOP_SANITIZE = address,undefined
+checked-debug checked-asan:
+	@FASTLOOP_DEBUG= FASTLOOP_SANITIZE= $(SETUP) test
+	@rm -rf $(CHECKED)/lib
+	$(PY) setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
+
+# What C writes as it aborts must not be captured.
+# $(call checked,SECONDS,ENVIRONMENT,COMMAND THAT RUNS PYTHON): the tests on the build for the check VARIANT
+checked = cd $(CHECKED)/lib && PYTHONPATH=$(CURDIR)/$(CHECKED)/lib:$(CURDIR)/tools/checks $(2) \
+	timeout --verbose --kill-after=30 $(1) $(3) $(CURDIR)/$(PY) $(PYTEST) --capture=sys -p patience --patience $(PATIENCE) \
+	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(TESTS))
+PATIENCE = 3
+
+test-debug: VARIANT = debug
+test-debug: checked-debug ## run the tests with C assertions, in the development modes of Python and asyncio
+	$(call checked,$(DEBUG_SECONDS),PYTHONASYNCIODEBUG=1 PYTHONDEVMODE=1)
+
+# Only 3.11 collects right where an object is made: later versions wait until the interpreter looks.
+gc: VARIANT = debug
+gc: checked-debug ## run the tests on fastloop, collecting garbage at each allocation (on Python 3.11)
+	@case $(TAG) in 3.11*) ;; *) echo "make gc needs PYTHON=python3.11: $(PYTHON) collects too late"; exit 1;; esac
+	$(call checked,$(GC_SECONDS),EAGER_GC=1,) --loop fastloop
+
+# Reports go to files: pytest would swallow them, and a child process that ends with one may be meant to fail.
+asan: VARIANT = asan
+asan: checked-asan ## run the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@rm -f $(CHECKED)/report.*
+	$(call checked,$(ASAN_SECONDS),$(ASAN_ENVIRONMENT)); \
+	status=$$?; ! cat ../report.* 2>/dev/null && exit $$status
+ASAN_ENVIRONMENT = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/$(CHECKED)/report \
+	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/$(CHECKED)/report
+
+# What fits ten minutes: each way through the C code, few of the tests that only wait or start processes. All of them:
+#     make valgrind TESTS=tests VALGRIND_SECONDS=36000
+# Only addresses are checked: CPython itself looks at memory that valgrind takes for uninitialised.
+VALGRIND_TESTS = tests/sched/test_call_soon.py tests/sched/test_timers.py
+valgrind: VARIANT = debug
+valgrind: PATIENCE = 20
+valgrind: TESTS = $(VALGRIND_TESTS)
+valgrind: checked-debug ## run some tests on fastloop under valgrind memcheck
+	@$(SETUP) valgrind
+	$(call checked,$(VALGRIND_SECONDS),PYTHONMALLOC=malloc,valgrind -q --error-exitcode=9 --leak-check=no --undef-value-errors=no \
+	--num-callers=25 --suppressions=$(CURDIR)/tools/valgrind.supp) --loop fastloop
 
 demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo
@@ -41,21 +97,17 @@ conformance: ## run CPython's own tests of asyncio on fastloop
 	@mkdir -p build
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json
 
-# A sanitized build stays out of the source tree: it cannot be imported without the sanitizers' libraries. The
-# tests run in its folder, so that every child process imports it too.
-SANITIZED := build/sanitized-$(TAG)
-asan: build ## run the tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	rm -rf $(SANITIZED)/lib
-	FASTLOOP_SANITIZE=address,undefined $(PY) setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	cd $(SANITIZED)/lib && \
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(CURDIR)/$(PY) $(PYTEST) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(addprefix $(CURDIR)/,$(TESTS))
+ecosystem: ## install the libraries and servers that tests/ecosystem and tests/stress use, and run these
+	@$(SETUP) ecosystem
+	FASTLOOP_REQUIRE_ALL=1 $(PY) $(PYTEST) tests/ecosystem tests/stress
 
-# Only addresses are checked: CPython itself looks at memory that valgrind takes for uninitialised.
-valgrind: debug ## run the tests under valgrind (hours for all of them: narrow with TESTS)
-	PYTHONMALLOC=malloc valgrind -q --error-exitcode=9 --leak-check=no --undef-value-errors=no --suppressions=tools/valgrind.supp \
-	$(PY) $(PYTEST) $(TESTS)
+bench: ## compare the loops that are installed by the benchmarks
+	@$(SETUP) bench
+	$(PY) -m benchmarks $(BENCH_OPTIONS)
+
+bench-smoke: ## run each default benchmark once and short: whether it works, not how fast
+	@$(SETUP) bench
+	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
 
 lint: ## check the layout of the code and the rules of tests/rules
 	@$(SETUP) lint
@@ -75,9 +127,19 @@ sdist: ## make dist/fastloop-VERSION.tar.gz
 	@$(SETUP) test
 	$(PY) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
 
-wheel: ## make a wheel for this machine in dist/
-	@$(SETUP) test
-	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w dist .
+# The libuv that pkg-config finds goes into the wheel; PKG_CONFIG_PATH and LD_LIBRARY_PATH choose another one, such as
+# that of tools/build_libuv.sh.
+WHEELS := build/wheel-$(TAG)
+wheel: ## make a wheel in dist/ that carries libuv (Linux)
+	@$(SETUP) wheel
+	@rm -rf $(WHEELS)
+	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w $(WHEELS)/plain .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --strip -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
+	@mkdir -p dist
+	cp $(WHEELS)/whole/*.whl dist/
+
+check-wheel: wheel ## run it in an empty environment, in a system without libuv and compiler (root or user namespaces)
+	tools/check_wheel.sh $(PY) $(WHEELS)/whole/*.whl
 
 clean: ## remove what was built, the virtual environments too
 	rm -rf build dist .venv-* *.egg-info .pytest_cache .ruff_cache .hypothesis

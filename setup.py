@@ -164,6 +164,8 @@ class BuildCore(build_ext):
 
 setup(
     license="MIT",
+    # The second one is for the wheels, which carry libuv.
+    license_files=["LICENSE", "tools/LICENSE.libuv"],
     ext_modules=[
         Extension(
             "fastloop._core",

@@ -3,13 +3,12 @@
 Used by src/coro/ only; nothing here runs per task.
 """
 
+import _asyncio
 import contextvars
 import gc
 import weakref
 from asyncio import base_events, events, tasks
 from inspect import CO_VARKEYWORDS
-
-import _asyncio
 
 
 class ProbeLoop:

@@ -28,7 +28,8 @@ if _compat.HAS_LOOP_FACTORY:
         """Run the coroutine `main` on a new fastloop, close the loop, and return the result.
 
         debug switches debug mode on or off, None leaves it to the environment; loop_factory makes the loop in place of
-        fastloop.new_event_loop(). A policy that the program has set is asked if it makes fastloops. Raises what asyncio.run() raises, see
+        fastloop.new_event_loop(). A policy that the program has set is asked if it makes fastloops.
+        Raises what asyncio.run() raises, see
         https://docs.python.org/3/library/asyncio-runner.html#asyncio.run.
         """
         return asyncio.run(main, debug=debug, loop_factory=loop_factory or _new_loop)

@@ -1,7 +1,7 @@
 """FASTLOOP_DISABLE: switching fast paths off, for a user in trouble.
 
-The environment variable holds names from PARTS, separated by commas, or ``all`` for the standard loop. It is read when a
-loop is made; ``python -m fastloop info`` shows what is off.
+The environment variable holds names from PARTS, separated by commas, or ``all`` for the standard loop. It is read when
+a loop is made; ``python -m fastloop info`` shows what is off.
 """
 
 import os
@@ -22,5 +22,7 @@ def disabled():
     unknown = names - PARTS.keys() - {"all"}
     if unknown:
         known = ", ".join([*PARTS, "all"])
-        warnings.warn(f"FASTLOOP_DISABLE: {', '.join(sorted(unknown))} is none of {known}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"FASTLOOP_DISABLE: {', '.join(sorted(unknown))} is none of {known}", RuntimeWarning, stacklevel=2
+        )
     return {"all"} if "all" in names else names & PARTS.keys()

@@ -239,9 +239,7 @@ class UnixMixin:
             returncode = transport._proc.returncode if transport._proc is not None else None
             if returncode is None:
                 returncode = 255
-                logger.warning(
-                    "child process pid %d exit status already read:  will report returncode 255", pid
-                )
+                logger.warning("child process pid %d exit status already read:  will report returncode 255", pid)
         self._child_watcher_callback(pid, returncode, transport)
 
     def _forget_children(self):

@@ -38,10 +38,10 @@ make_type(PyObject *module, PyType_Spec *spec, PyObject *base)
 static int
 intern_names(State *state)
 {
-#define X(name)                                                   \
-    state->str_##name = PyUnicode_InternFromString(#name);        \
-    if (state->str_##name == NULL) {                              \
-        return -1;                                                \
+#define X(name)                                            \
+    state->str_##name = PyUnicode_InternFromString(#name); \
+    if (state->str_##name == NULL) {                       \
+        return -1;                                         \
     }
     STATE_NAMES(X)
 #undef X
@@ -63,10 +63,10 @@ import_attribute(const char *module_name, const char *attribute)
 static int
 import_names(State *state)
 {
-#define X(name, module, attribute)                                \
-    state->name = import_attribute(module, attribute);            \
-    if (state->name == NULL) {                                    \
-        return -1;                                                \
+#define X(name, module, attribute)                     \
+    state->name = import_attribute(module, attribute); \
+    if (state->name == NULL) {                         \
+        return -1;                                     \
     }
     STATE_IMPORTS(X)
 #undef X

@@ -67,25 +67,25 @@
     X(_use_native_pool)
 
 /* Attributes of other modules, as `PyObject *name`: X(field, module, attribute). */
-#define STATE_IMPORTS(X)                                                                     \
-    X(asyncio_Handle, "asyncio.events", "Handle")                                            \
-    X(asyncio_TimerHandle, "asyncio.events", "TimerHandle")                                  \
-    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled")        \
-    X(asyncio_FlowControlMixin, "asyncio.transports", "_FlowControlMixin")                   \
-    X(asyncio_BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                     \
-    X(asyncio_TransportSocket, "asyncio.trsock", "TransportSocket")                          \
-    X(asyncio_Server, "asyncio.base_events", "Server")                                       \
-    X(asyncio_constants, "asyncio", "constants")                                             \
-    X(asyncio_logger, "asyncio.log", "logger")                                               \
-    X(stock_SocketTransport, "asyncio.selector_events", "_SelectorSocketTransport")          \
-    X(socket_socket, "socket", "socket")                                                     \
-    X(signal_set_wakeup_fd, "_signal", "set_wakeup_fd")                                      \
-    X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")                         \
-    X(asyncio_BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                         \
-    X(base_events_globals, "asyncio.base_events", "__dict__")                                \
-    X(convert_future_exc, "asyncio.futures", "_convert_future_exc")                          \
-    X(queue_Empty, "_queue", "Empty")                                                        \
-    X(threading_Thread, "threading", "Thread")                                               \
+#define STATE_IMPORTS(X)                                                              \
+    X(asyncio_Handle, "asyncio.events", "Handle")                                     \
+    X(asyncio_TimerHandle, "asyncio.events", "TimerHandle")                           \
+    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled") \
+    X(asyncio_FlowControlMixin, "asyncio.transports", "_FlowControlMixin")            \
+    X(asyncio_BufferedProtocol, "asyncio.protocols", "BufferedProtocol")              \
+    X(asyncio_TransportSocket, "asyncio.trsock", "TransportSocket")                   \
+    X(asyncio_Server, "asyncio.base_events", "Server")                                \
+    X(asyncio_constants, "asyncio", "constants")                                      \
+    X(asyncio_logger, "asyncio.log", "logger")                                        \
+    X(stock_SocketTransport, "asyncio.selector_events", "_SelectorSocketTransport")   \
+    X(socket_socket, "socket", "socket")                                              \
+    X(signal_set_wakeup_fd, "_signal", "set_wakeup_fd")                               \
+    X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")                  \
+    X(asyncio_BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                  \
+    X(base_events_globals, "asyncio.base_events", "__dict__")                         \
+    X(convert_future_exc, "asyncio.futures", "_convert_future_exc")                   \
+    X(queue_Empty, "_queue", "Empty")                                                 \
+    X(threading_Thread, "threading", "Thread")                                        \
     X(threading_globals, "threading", "__dict__")
 
 typedef struct LoopHooks LoopHooks;
@@ -105,7 +105,7 @@ typedef struct State {
     const LoopHooks *coro_hooks;
     const LoopHooks *pool_hooks;
     PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
-    struct CoroState *coro; /* coro/'s part of the module state */
+    struct CoroState *coro;           /* coro/'s part of the module state */
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);

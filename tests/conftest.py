@@ -5,6 +5,7 @@ fastloop (`--loop stock` or `--loop fastloop` picks one). An autouse fixture fai
 descriptor, thread, child process, open loop, pending task, waiting callback or unreported exception behind;
 what a test brings about on purpose it takes from `guard` (see helpers.Guard).
 """
+
 import asyncio
 import faulthandler
 import socket
@@ -101,10 +102,12 @@ def guard(request):
 @pytest.fixture
 def loop_factory(loop_name, guard):
     """A function that makes loops of the kind under test; each of them must be closed or gone at the end."""
+
     def factory():
         loop = helpers.new_loop(loop_name)
         guard.loops.append(weakref.ref(loop))
         return loop
+
     return factory
 
 

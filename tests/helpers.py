@@ -1,4 +1,5 @@
 """What the tests share: the loops, the guard against leftovers, recording protocols, peers, child processes."""
+
 import asyncio
 import collections
 import contextlib
@@ -25,10 +26,12 @@ def new_loop(name):
     if name == "stock":
         return asyncio.SelectorEventLoop()
     import fastloop
+
     return fastloop.new_event_loop()
 
 
 # ---------------------------------------------------------------- leftovers
+
 
 class Taken(list):
     """A list of things that must have been taken by the end of the test."""
@@ -175,8 +178,10 @@ def current_wakeup_fd():
 
 
 def signal_handlers():
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1,
-                                                            signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)}
+    return {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
+    }
 
 
 def settle(loop):
@@ -200,6 +205,7 @@ def settle(loop):
 
 
 # ---------------------------------------------------------------- waiting and comparing
+
 
 async def until(predicate, seconds=20):
     """Wait until predicate() is true, by polling: it depends on nothing of the loop but sleep()."""
@@ -238,6 +244,7 @@ def outcome(function, *args, **kwargs):
 def cpu_and_switches():
     """CPU seconds and voluntary context switches of this process so far."""
     import psutil
+
     process = psutil.Process()
     times = process.cpu_times()
     return times.user + times.system, process.num_ctx_switches().voluntary
@@ -250,6 +257,7 @@ def resident_bytes():
 
 
 # ---------------------------------------------------------------- protocols
+
 
 class Recorder(asyncio.Protocol):
     """Writes down every call of the transport; `on` gives actions by callback name."""
@@ -304,8 +312,11 @@ class Recorder(asyncio.Protocol):
     @property
     def story(self):
         """The callbacks in order; data_received calls that follow each other count as one."""
-        return [name for i, name in enumerate(self.events)
-                if name != "data_received" or self.events[i - 1] != "data_received"]
+        return [
+            name
+            for i, name in enumerate(self.events)
+            if name != "data_received" or self.events[i - 1] != "data_received"
+        ]
 
 
 class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
@@ -403,7 +414,7 @@ class Peer:
     async def sendall(self, data):
         view = memoryview(data)
         while view:
-            view = view[await self.attempt(self.sock.send, view):]
+            view = view[await self.attempt(self.sock.send, view) :]
 
     def eof(self):
         self.sock.shutdown(socket.SHUT_WR)
@@ -504,7 +515,8 @@ class Connector:
             return transport, self.add_peer(theirs)
         shaking = asyncio.ensure_future(self.shake_hands(theirs, server_side=True))
         transport, _ = await self.loop.create_connection(
-            factory, sock=ours, ssl=self.authority.client, server_hostname="localhost")
+            factory, sock=ours, ssl=self.authority.client, server_hostname="localhost"
+        )
         return transport, await shaking
 
     async def connect_server(self, factory, small):
@@ -529,8 +541,12 @@ class Connector:
     async def shake_hands(self, sock, server_side):
         sock.setblocking(False)
         context = self.authority.server if server_side else self.authority.client
-        sock = context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False,
-                                   server_hostname=None if server_side else "localhost")
+        sock = context.wrap_socket(
+            sock,
+            server_side=server_side,
+            do_handshake_on_connect=False,
+            server_hostname=None if server_side else "localhost",
+        )
         peer = self.add_peer(sock)
         await peer.attempt(sock.do_handshake)
         return peer
@@ -553,11 +569,13 @@ class Connector:
 
 # ---------------------------------------------------------------- TLS
 
+
 class Authority:
     """A certificate authority in a folder, and TLS contexts made from it."""
 
     def __init__(self, folder):
         import trustme
+
         authority = trustme.CA()
         self.certificate = folder / "authority.pem"
         authority.cert_pem.write_to_path(str(self.certificate))
@@ -613,6 +631,7 @@ class ChildPython:
         path = []
         if self.name != "stock":
             import fastloop
+
             path = [os.path.dirname(os.path.dirname(os.path.abspath(fastloop.__file__)))]
         path += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
@@ -623,8 +642,16 @@ class ChildPython:
 
     def start(self, source, options=(), **kwargs):
         """Start it and return the Popen; standard output and error are pipes of text."""
-        child = subprocess.Popen(self.command(source, options), cwd=self.folder, env=self.environment, text=True,
-                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+        child = subprocess.Popen(
+            self.command(source, options),
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **kwargs,
+        )
         self.children.append(child)
         return child
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Makes everything ready that a target of the Makefile needs, and builds fastloop in place.
 #
-#   [PYTHON=python3.12] tools/setup_env.sh VENV PURPOSE        PURPOSE: test, demo, conformance or lint
+#   [PYTHON=python3.12] tools/setup_env.sh VENV PURPOSE
+#
+# PURPOSE: test, demo, conformance, lint, valgrind, wheel, ecosystem or bench
 #
 # System packages come from apt-get where root or sudo without a password is there; otherwise the line to run is
 # printed and the script stops. VENV is a virtual environment of PYTHON, made anew when it belongs to another Python.
@@ -29,6 +31,10 @@ missing_packages() {
     command -v "${compiler%% *}" >/dev/null || echo gcc
     command -v "${PKG_CONFIG:-pkg-config}" >/dev/null || echo pkg-config
     "${PKG_CONFIG:-pkg-config}" --exists libuv 2>/dev/null || echo libuv1-dev
+    case $purpose in
+    valgrind) command -v valgrind >/dev/null || echo valgrind ;;
+    bench) "${PKG_CONFIG:-pkg-config}" --exists openssl 2>/dev/null || echo libssl-dev ;;
+    esac
     # A Python that is not the distribution's brings its own headers, venv and test-suite.
     [ "$(ask "$base_python" 'print(sys.base_prefix)')" = /usr ] || return 0
     ask "$base_python" 'sys.exit(not os.path.exists(sysconfig.get_config_var("INCLUDEPY") + "/Python.h"))' || echo "$version-dev"
@@ -88,7 +94,7 @@ print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependenc
     state >"$venv/.extra-$1"
 }
 
-# The demo compares with uvloop where there is a wheel for this Python, and does without it elsewhere.
+# The demo and the benchmarks compare with uvloop where there is a wheel for this Python, and does without it elsewhere.
 try_uvloop() {
     local stamp=$venv/.tried-uvloop
     [ -e "$stamp" ] && return
@@ -100,12 +106,13 @@ ask "$base_python" 'sys.exit(sys.version_info < (3, 11))' || { say "$base_python
 mapfile -t packages < <(missing_packages)
 if [ ${#packages[@]} -gt 0 ]; then install_packages "${packages[@]}"; fi
 make_venv
-if [ "$purpose" = lint ]; then
-    install_extra lint
-fi
+case $purpose in
+lint | wheel | ecosystem) install_extra "$purpose" ;;
+esac
+if [ "$purpose" = ecosystem ]; then tools/setup_servers.sh; fi
 "$python" setup.py -q build_ext --inplace
 install_fastloop
 install_extra test
-if [ "$purpose" = demo ]; then
-    try_uvloop
-fi
+case $purpose in
+demo | bench) try_uvloop ;;
+esac

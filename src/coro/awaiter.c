@@ -44,8 +44,7 @@ Future_await(PyObject *op)
     CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
     AwaiterObject *it;
     if (part != NULL && part->free_awaiter_count > 0) {
-        it = (AwaiterObject *)PyObject_Init(part->free_awaiters[--part->free_awaiter_count],
-                                            state->coro->AwaiterType);
+        it = (AwaiterObject *)PyObject_Init(part->free_awaiters[--part->free_awaiter_count], state->coro->AwaiterType);
     } else {
         it = PyObject_GC_New(AwaiterObject, state->coro->AwaiterType);
         if (it == NULL) {
@@ -259,21 +258,16 @@ static PyMethodDef Awaiter_methods[] = {
 };
 
 static PyType_Slot Awaiter_slots[] = {
-    {Py_tp_dealloc, Awaiter_dealloc},
-    {Py_tp_traverse, Awaiter_traverse},
-    {Py_tp_clear, Awaiter_clear},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, Awaiter_iternext},
-    {Py_tp_methods, Awaiter_methods},
-    {Py_am_send, Awaiter_am_send},
-    {0, NULL},
+    {Py_tp_dealloc, Awaiter_dealloc},   {Py_tp_traverse, Awaiter_traverse},
+    {Py_tp_clear, Awaiter_clear},       {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, Awaiter_iternext}, {Py_tp_methods, Awaiter_methods},
+    {Py_am_send, Awaiter_am_send},      {0, NULL},
 };
 
 PyType_Spec Awaiter_spec = {
     .name = "fastloop._core.FutureIter",
     .basicsize = sizeof(AwaiterObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = Awaiter_slots,
 };
 
@@ -303,8 +297,7 @@ wakeup_new(State *state, PyObject *task)
     CoroPart *part = future_free_lists(state, BaseFuture_CAST(task)->loop);
     WakeupObject *wakeup;
     if (part != NULL && part->free_wakeup_count > 0) {
-        wakeup = (WakeupObject *)PyObject_Init(part->free_wakeups[--part->free_wakeup_count],
-                                               state->coro->WakeupType);
+        wakeup = (WakeupObject *)PyObject_Init(part->free_wakeups[--part->free_wakeup_count], state->coro->WakeupType);
     } else {
         wakeup = PyObject_GC_New(WakeupObject, state->coro->WakeupType);
         if (wakeup == NULL) {
@@ -399,7 +392,7 @@ static PyType_Slot Wakeup_slots[] = {
 PyType_Spec Wakeup_spec = {
     .name = "fastloop._core.task_wakeup",
     .basicsize = sizeof(WakeupObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_HAVE_VECTORCALL,
     .slots = Wakeup_slots,
 };

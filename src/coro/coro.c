@@ -89,8 +89,7 @@ typedef struct {
 
 /* False when the arguments are not the ordinary ones: the base's create_task() knows what to do with them. */
 static bool
-read_task_arguments(CoroState *coro, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                    TaskArguments *given)
+read_task_arguments(CoroState *coro, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, TaskArguments *given)
 {
     *given = (TaskArguments){NULL};
     if (nargs != 1) {
@@ -192,8 +191,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
 
 PyMethodDef coro_loop_methods[] = {
     {"create_future", Loop_create_future, METH_NOARGS, Loop_create_future_doc},
-    {"create_task", (PyCFunction)(void (*)(void))Loop_create_task, METH_FASTCALL | METH_KEYWORDS,
-     Loop_create_task_doc},
+    {"create_task", (PyCFunction)(void (*)(void))Loop_create_task, METH_FASTCALL | METH_KEYWORDS, Loop_create_task_doc},
     {NULL},
 };
 
@@ -275,27 +273,27 @@ import_from(const char *module_name, const char *attribute)
 static int
 import_everything(CoroState *coro)
 {
-#define X(field, module, attribute)                      \
-    coro->field = import_from(module, attribute);        \
-    if (coro->field == NULL) {                           \
-        return -1;                                       \
+#define X(field, module, attribute)               \
+    coro->field = import_from(module, attribute); \
+    if (coro->field == NULL) {                    \
+        return -1;                                \
     }
     CORO_IMPORTS(X)
 #undef X
-#define X(field, module, attribute)                                  \
-    coro->field = import_from(module, attribute);                    \
-    if (coro->field == NULL) {                                       \
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {         \
-            return -1;                                               \
-        }                                                            \
-        PyErr_Clear();                                               \
+#define X(field, module, attribute)                          \
+    coro->field = import_from(module, attribute);            \
+    if (coro->field == NULL) {                               \
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) { \
+            return -1;                                       \
+        }                                                    \
+        PyErr_Clear();                                       \
     }
     CORO_OPTIONAL_IMPORTS(X)
 #undef X
-#define X(field, text)                                        \
-    coro->str_##field = PyUnicode_InternFromString(text);     \
-    if (coro->str_##field == NULL) {                          \
-        return -1;                                            \
+#define X(field, text)                                    \
+    coro->str_##field = PyUnicode_InternFromString(text); \
+    if (coro->str_##field == NULL) {                      \
+        return -1;                                        \
     }
     CORO_NAMES(X)
 #undef X
@@ -347,8 +345,7 @@ make_types(PyObject *module, CoroState *coro)
     Py_DECREF(bases);
     coro->AwaiterType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Awaiter_spec, NULL);
     coro->WakeupType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Wakeup_spec, NULL);
-    if (coro->FutureType == NULL || coro->TaskType == NULL || coro->AwaiterType == NULL ||
-        coro->WakeupType == NULL) {
+    if (coro->FutureType == NULL || coro->TaskType == NULL || coro->AwaiterType == NULL || coro->WakeupType == NULL) {
         return -1;
     }
     coro->future_result = PyObject_GetAttrString((PyObject *)coro->base_future, "result");
@@ -370,8 +367,7 @@ coro_exec(PyObject *module, State *state)
     state->coro = coro;
     coro->tasks.next = &coro->tasks;
     coro->tasks.prev = &coro->tasks;
-    if (import_everything(coro) < 0 ||
-        ask_helper(coro, "create_task_takes_any_keyword", &coro->free_keywords) < 0 ||
+    if (import_everything(coro) < 0 || ask_helper(coro, "create_task_takes_any_keyword", &coro->free_keywords) < 0 ||
         ask_helper(coro, "task_checks_context", &coro->checks_context) < 0) {
         return -1;
     }

@@ -13,43 +13,43 @@
 enum { FUTURE_FREE_MAX = 256 };
 
 /* Attributes of other modules: X(field, module, attribute). */
-#define CORO_IMPORTS(X)                                                      \
-    X(asyncio_module, "_asyncio", NULL)                                      \
-    X(CancelledError, "asyncio.exceptions", "CancelledError")                \
-    X(InvalidStateError, "asyncio.exceptions", "InvalidStateError")          \
-    X(extract_stack, "traceback", "extract_stack")                           \
-    X(iscoroutine, "asyncio.coroutines", "iscoroutine")                      \
-    X(base_loop, "asyncio.base_events", "BaseEventLoop")                     \
-    X(tasks_dict, "asyncio.tasks", "__dict__")                               \
-    X(futures_dict, "asyncio.futures", "__dict__")                           \
-    X(register_task, "_asyncio", "_register_task")                           \
-    X(unregister_task, "_asyncio", "_unregister_task")                       \
-    X(enter_task, "_asyncio", "_enter_task")                                 \
+#define CORO_IMPORTS(X)                                             \
+    X(asyncio_module, "_asyncio", NULL)                             \
+    X(CancelledError, "asyncio.exceptions", "CancelledError")       \
+    X(InvalidStateError, "asyncio.exceptions", "InvalidStateError") \
+    X(extract_stack, "traceback", "extract_stack")                  \
+    X(iscoroutine, "asyncio.coroutines", "iscoroutine")             \
+    X(base_loop, "asyncio.base_events", "BaseEventLoop")            \
+    X(tasks_dict, "asyncio.tasks", "__dict__")                      \
+    X(futures_dict, "asyncio.futures", "__dict__")                  \
+    X(register_task, "_asyncio", "_register_task")                  \
+    X(unregister_task, "_asyncio", "_unregister_task")              \
+    X(enter_task, "_asyncio", "_enter_task")                        \
     X(leave_task, "_asyncio", "_leave_task")
 
 /* The same, of some versions only: NULL in the others. */
-#define CORO_OPTIONAL_IMPORTS(X)                                                     \
-    X(eager_task_factory, "asyncio.tasks", "eager_task_factory")                     \
-    X(current_tasks, "_asyncio", "_current_tasks")                                   \
-    X(swap_current_task, "_asyncio", "_swap_current_task")                           \
-    X(add_to_awaited_by, "_asyncio", "future_add_to_awaited_by")                     \
+#define CORO_OPTIONAL_IMPORTS(X)                                 \
+    X(eager_task_factory, "asyncio.tasks", "eager_task_factory") \
+    X(current_tasks, "_asyncio", "_current_tasks")               \
+    X(swap_current_task, "_asyncio", "_swap_current_task")       \
+    X(add_to_awaited_by, "_asyncio", "future_add_to_awaited_by") \
     X(discard_from_awaited_by, "_asyncio", "future_discard_from_awaited_by")
 
-#define CORO_NAMES(X)                             \
-    X(throw, "throw")                             \
-    X(cancel, "cancel")                           \
-    X(result, "result")                           \
-    X(get_loop, "get_loop")                       \
-    X(_loop, "_loop")                             \
-    X(is_running, "is_running")                   \
-    X(add_done_callback, "add_done_callback")     \
-    X(blocking, "_asyncio_future_blocking")       \
-    X(loop, "loop")                               \
-    X(name, "name")                               \
-    X(eager_start, "eager_start")                 \
-    X(Task, "Task")                               \
-    X(Future, "Future")                           \
-    X(create_task, "create_task")                 \
+#define CORO_NAMES(X)                         \
+    X(throw, "throw")                         \
+    X(cancel, "cancel")                       \
+    X(result, "result")                       \
+    X(get_loop, "get_loop")                   \
+    X(_loop, "_loop")                         \
+    X(is_running, "is_running")               \
+    X(add_done_callback, "add_done_callback") \
+    X(blocking, "_asyncio_future_blocking")   \
+    X(loop, "loop")                           \
+    X(name, "name")                           \
+    X(eager_start, "eager_start")             \
+    X(Task, "Task")                           \
+    X(Future, "Future")                       \
+    X(create_task, "create_task")             \
     X(create_future, "create_future")
 
 #define CORO_TYPES(X) \
@@ -68,8 +68,8 @@ typedef struct CoroState {
     bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
     bool names_known;       /* `names` is set */
     TaskNames names;
-    uint32_t fresh_values;  /* see layout_values_header() */
-    TaskNode tasks;         /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
+    uint32_t fresh_values; /* see layout_values_header() */
+    TaskNode tasks;        /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
 
     /* Ours; NULL unless native. */
 #define X(name) PyTypeObject *name##Type;
@@ -86,10 +86,10 @@ typedef struct CoroState {
 #define X(field, text) PyObject *str_##field;
     CORO_NAMES(X)
 #undef X
-    PyObject *helpers;        /* the module fastloop._coro */
-    PyObject *future_result;  /* methods of asyncio.Future */
+    PyObject *helpers;       /* the module fastloop._coro */
+    PyObject *future_result; /* methods of asyncio.Future */
     PyObject *future_set_exception;
-    PyObject *kw_context;     /* ("context",) */
+    PyObject *kw_context; /* ("context",) */
     PyObject *empty_tuple;
 } CoroState;
 

@@ -329,10 +329,9 @@ Future_dealloc(PyObject *op)
 
 /* ---- methods ---- */
 
-PyDoc_STRVAR(Future_set_result_doc,
-             "set_result($self, result, /)\n--\n\n"
-             "Mark the future done and set its result.\n\n"
-             "Raises InvalidStateError if it is done already. See asyncio.Future.set_result().");
+PyDoc_STRVAR(Future_set_result_doc, "set_result($self, result, /)\n--\n\n"
+                                    "Mark the future done and set its result.\n\n"
+                                    "Raises InvalidStateError if it is done already. See asyncio.Future.set_result().");
 
 static PyObject *
 Future_set_result(PyObject *op, PyObject *result)
@@ -390,16 +389,11 @@ Future_clear(PyObject *op)
 #endif
 
 static PyType_Slot Future_slots[] = {
-    {Py_tp_doc, (void *)Future_doc},
-    {Py_tp_dealloc, Future_dealloc},
+    {Py_tp_doc, (void *)Future_doc},   {Py_tp_dealloc, Future_dealloc},
 #if !HAVE_HEAP_BASE_TYPES
-    {Py_tp_traverse, Future_traverse},
-    {Py_tp_clear, Future_clear},
+    {Py_tp_traverse, Future_traverse}, {Py_tp_clear, Future_clear},
 #endif
-    {Py_tp_methods, Future_methods},
-    {Py_tp_iter, Future_await},
-    {Py_am_await, Future_await},
-    {0, NULL},
+    {Py_tp_methods, Future_methods},   {Py_tp_iter, Future_await},      {Py_am_await, Future_await}, {0, NULL},
 };
 
 PyType_Spec Future_spec = {

@@ -27,8 +27,7 @@ static inline bool
 future_is_plain(CoroState *coro, PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
-    return type == coro->FutureType || type == coro->TaskType || type == coro->base_future ||
-           type == coro->base_task;
+    return type == coro->FutureType || type == coro->TaskType || type == coro->base_future || type == coro->base_task;
 }
 
 /* loop_check(), quicker for the usual type of loop. */

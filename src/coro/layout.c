@@ -79,8 +79,9 @@ words_of(PyObject *Py_UNUSED(self), PyObject *op)
     return dict;
 }
 
-static PyMethodDef words_of_def = {"words_of", words_of, METH_O,
-                                   "words_of(object, /)\n--\n\nReturn what our description of the struct reads."};
+static PyMethodDef words_of_methods[] = {
+    {"words_of", words_of, METH_O, "words_of(object, /)\n--\n\nReturn what our description of the struct reads."},
+    {NULL}};
 
 /* Is `op` a type of exactly this size, with dict and weak references where we expect them? */
 static bool
@@ -108,7 +109,7 @@ layout_verify(PyObject *base_future, PyObject *base_task)
         return 0;
     }
     PyObject *helpers = PyImport_ImportModule("fastloop._coro");
-    PyObject *reader = helpers == NULL ? NULL : PyCFunction_New(&words_of_def, NULL);
+    PyObject *reader = helpers == NULL ? NULL : PyCFunction_New(words_of_methods, NULL);
     PyObject *answer = reader == NULL ? NULL : PyObject_CallMethod(helpers, "layout_is_known", "O", reader);
     int known = answer == NULL ? -1 : PyObject_IsTrue(answer);
     Py_XDECREF(helpers);

@@ -27,10 +27,10 @@ typedef enum { FUTURE_PENDING, FUTURE_CANCELLED, FUTURE_FINISHED } FutureState;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *loop;         /* NULL before __init__ */
-    PyObject *callback0;    /* the first callback; further ones in `callbacks` */
+    PyObject *loop;      /* NULL before __init__ */
+    PyObject *callback0; /* the first callback; further ones in `callbacks` */
     PyObject *context0;
-    PyObject *callbacks;    /* list of (callback, context) */
+    PyObject *callbacks; /* list of (callback, context) */
     PyObject *exception;
     PyObject *exception_tb;
     PyObject *result;
@@ -39,7 +39,7 @@ typedef struct {
 #if HAVE_FUTURE_BIT_FIELDS
     PyObject *cancelled_exc;
 #if HAVE_AWAITED_BY
-    PyObject *awaited_by;   /* a waiter, or a set of them */
+    PyObject *awaited_by; /* a waiter, or a set of them */
 #endif
     FutureState state;
 #if HAVE_AWAITED_BY
@@ -48,7 +48,7 @@ typedef struct {
 #endif
     unsigned log_tb : 1;
     unsigned blocking : 1;
-    unsigned must_cancel : 1;         /* a task's from here on */
+    unsigned must_cancel : 1; /* a task's from here on */
     unsigned log_destroy_pending : 1;
 #else
     FutureState state;

@@ -37,14 +37,14 @@ list_for_helper(PyObject *module, PyObject *Py_UNUSED(ignored))
     return coro == NULL ? PyList_New(0) : registry_list(coro);
 }
 
-static PyMethodDef list_def = {"native_tasks", list_for_helper, METH_NOARGS, NULL};
+static PyMethodDef list_methods[] = {{"native_tasks", list_for_helper, METH_NOARGS, NULL}, {NULL}};
 
 /* Has the standard WeakSet show our tasks. Done with the first task, so that importing fastloop changes nothing. */
 static int
 install(CoroState *coro)
 {
     PyObject *module = PyType_GetModule(coro->TaskType);
-    PyObject *lister = module == NULL ? NULL : PyCFunction_New(&list_def, module);
+    PyObject *lister = module == NULL ? NULL : PyCFunction_New(list_methods, module);
     PyObject *result = lister == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "O", lister);
     coro->installed = result != NULL;
     coro->standard_registry = result == Py_False;

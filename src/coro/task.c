@@ -32,7 +32,7 @@ step_from_callback(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyMethodDef step_def = {"task_step", step_from_callback, METH_VARARGS, NULL};
+static PyMethodDef step_methods[] = {{"task_step", step_from_callback, METH_VARARGS, NULL}, {NULL}};
 
 /* Has the task resumed in the next turn, with an exception if `exc` is not NULL. */
 static int
@@ -42,7 +42,7 @@ step_soon(State *state, BaseTask *task, PyObject *exc)
     if (LIKELY(native != NULL && PyContext_CheckExact(task->context))) {
         return loop_push(native, task_step_run, (PyObject *)task, exc);
     }
-    PyObject *callback = PyCFunction_New(&step_def, (PyObject *)task);
+    PyObject *callback = PyCFunction_New(step_methods, (PyObject *)task);
     if (callback == NULL) {
         return -1;
     }
@@ -138,15 +138,15 @@ is_future(CoroState *coro, PyObject *op)
 static int
 different_loop(State *state, BaseTask *task, PyObject *awaited)
 {
-    return error_soon(state, task, PyUnicode_FromFormat("Task %R got Future %R attached to a different loop", task,
-                                                        awaited));
+    return error_soon(state, task,
+                      PyUnicode_FromFormat("Task %R got Future %R attached to a different loop", task, awaited));
 }
 
 static int
 yield_instead_of_await(State *state, BaseTask *task, PyObject *awaited)
 {
-    return error_soon(state, task, PyUnicode_FromFormat("yield was used instead of yield from in task %R with %R",
-                                                        task, awaited));
+    return error_soon(state, task,
+                      PyUnicode_FromFormat("yield was used instead of yield from in task %R with %R", task, awaited));
 }
 
 /* Waits for a future whose struct we know. */
@@ -242,8 +242,8 @@ wait_for_foreign(State *state, BaseTask *task, PyObject *awaited, bool blocking)
         return -1;
     }
     PyObject *stack[3] = {awaited, wakeup, task->context};
-    PyObject *result = PyObject_VectorcallMethod(coro->str_add_done_callback, stack,
-                                                 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, coro->kw_context);
+    PyObject *result = PyObject_VectorcallMethod(coro->str_add_done_callback, stack, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                                 coro->kw_context);
     Py_DECREF(wakeup);
     Py_XDECREF(result);
     return result == NULL ? -1 : set_waiter(coro, task, awaited);
@@ -317,8 +317,7 @@ fail(State *state, BaseTask *task)
     if (exc == NULL) {
         return finish(state, task, Py_None);
     }
-    if (Py_IS_TYPE(exc, (PyTypeObject *)PyExc_StopIteration) ||
-        PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
+    if (Py_IS_TYPE(exc, (PyTypeObject *)PyExc_StopIteration) || PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
         PyObject *value = ((PyStopIterationObject *)exc)->value;
         PyObject *result = Py_NewRef(value == NULL ? Py_None : value);
         Py_DECREF(exc);
@@ -719,8 +718,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
         TASK_FLAGS(task)->log_destroy_pending = 0;
         return -1;
     }
-    if (UNLIKELY(coro->checks_context) && context != NULL && context != Py_None &&
-        !PyContext_CheckExact(context)) {
+    if (UNLIKELY(coro->checks_context) && context != NULL && context != Py_None && !PyContext_CheckExact(context)) {
         TASK_FLAGS(task)->log_destroy_pending = 0;
         PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s", Py_TYPE(context)->tp_name);
         return -1;
@@ -788,15 +786,20 @@ Task_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
 static int
 Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static const char *const keywords[] = {"coro", "loop", "name", "context",
+    static const char *const keywords[] = {
+        "coro",
+        "loop",
+        "name",
+        "context",
 #if HAVE_EAGER_TASKS
-                                           "eager_start",
+        "eager_start",
 #endif
-                                           NULL};
+        NULL
+    };
     PyObject *coroutine, *loop = Py_None, *name = Py_None, *context = Py_None;
     int eager = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, HAVE_EAGER_TASKS ? "O|$OOOp:Task" : "O|$OOO:Task",
-                                     (char **)keywords, &coroutine, &loop, &name, &context, &eager)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, HAVE_EAGER_TASKS ? "O|$OOOp:Task" : "O|$OOO:Task", (char **)keywords,
+                                     &coroutine, &loop, &name, &context, &eager)) {
         return -1;
     }
     State *state = state_of_object(op);
@@ -815,8 +818,7 @@ Task_dealloc(PyObject *op)
     BaseTask *task = BaseTask_CAST(op);
     PyTypeObject *type = Py_TYPE(op);
     CoroState *coro = type->tp_dealloc == Task_dealloc ? coro_of_exact(op) : NULL;
-    bool silent = !task->fut.log_tb &&
-                  (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
+    bool silent = !task->fut.log_tb && (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
     if (coro == NULL || task->fut.loop == NULL || !silent || !future_is_recyclable(coro, op)) {
         if (PyObject_CallFinalizerFromDealloc(op) < 0) {
             /* The exception handler, for one, saved it: it is a task as before. */
@@ -911,19 +913,12 @@ PyDoc_STRVAR(Task_doc, "Task(coro, *, loop=None, name=None, context=None, eager_
                        "Works on any loop. Raises TypeError when coro is no coroutine. See asyncio.Task.");
 
 static PyType_Slot Task_slots[] = {
-    {Py_tp_doc, (void *)Task_doc},
-    {Py_tp_new, Task_new},
-    {Py_tp_init, Task_init},
-    {Py_tp_dealloc, Task_dealloc},
-    {Py_tp_methods, Task_methods},
-    {Py_tp_finalize, Task_finalize},
+    {Py_tp_doc, (void *)Task_doc},   {Py_tp_new, Task_new},         {Py_tp_init, Task_init},
+    {Py_tp_dealloc, Task_dealloc},   {Py_tp_methods, Task_methods}, {Py_tp_finalize, Task_finalize},
 #if !HAVE_HEAP_BASE_TYPES
-    {Py_tp_traverse, Task_traverse},
-    {Py_tp_clear, Task_clear},
+    {Py_tp_traverse, Task_traverse}, {Py_tp_clear, Task_clear},
 #endif
-    {Py_tp_iter, Future_await},
-    {Py_am_await, Future_await},
-    {0, NULL},
+    {Py_tp_iter, Future_await},      {Py_am_await, Future_await},   {0, NULL},
 };
 
 PyType_Spec Task_spec = {

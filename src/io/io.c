@@ -45,6 +45,7 @@ io_open(LoopObject *loop)
         PyErr_NoMemory();
         return -1;
     }
+    io->turn = 1;
     poller_init(&io->poller);
     signals_init(&io->signals);
     if (find_traits(loop->state, &io->traits) < 0) {
@@ -63,6 +64,7 @@ io_flush(LoopObject *loop)
         return;
     }
     io->poller.polled = false;
+    io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (io->flush_head != NULL) {
         transport_flush_all(loop);
     }

@@ -29,6 +29,8 @@ struct IoPart {
     SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */
     SocketTransport *flush_tail;
 
+    unsigned turn; /* counts turns; starts at 1, and 0 is none */
+
     /* From the allocation callback of libuv to the read callback that follows it at once. */
     char *read_buffer;    /* shared by all small reads; allocated by the first */
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */

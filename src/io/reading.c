@@ -178,6 +178,40 @@ deliver_buffered(SocketTransport *self, Py_ssize_t size)
     return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
 }
 
+/* Has data been delivered in this very turn? */
+static bool
+has_read_in_turn(SocketTransport *self)
+{
+    return self->read_turn == self->loop->io->turn;
+}
+
+static int deliver_eof(SocketTransport *self);
+
+/* ready_run: the end of the stream, when it came together with data. */
+static int
+run_eof(LoopObject *Py_UNUSED(loop), PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    SocketTransport *self = SocketTransport_CAST(owner);
+    /* Who paused will see the end when he resumes, and who has resumed since sees it in the next poll. */
+    if (!transport_wants_reading(self) || self->reading) {
+        return 0;
+    }
+    PyObject *entered = transport_enter_context(self->context);
+    int err = deliver_eof(self);
+    transport_leave_context(entered);
+    return err;
+}
+
+/* libuv may report data and the end of the stream in one go. On the standard loop a turn lies between them, in which
+   whoever waited for the data runs. */
+static int
+deliver_eof_soon(SocketTransport *self)
+{
+    transport_stop_reading(self);
+    int err = loop_push(self->loop, run_eof, (PyObject *)self, NULL);
+    return err < 0 ? transport_fail(self, "Fatal read error on socket transport") : 0;
+}
+
 /* The peer will send no more: true from eof_received() keeps the connection open for writing. */
 static int
 deliver_eof(SocketTransport *self)
@@ -216,6 +250,7 @@ static int
 deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct, bool asked)
 {
     if (size > 0) {
+        self->read_turn = self->loop->io->turn;
         return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));
     }
     Py_XDECREF(direct);
@@ -223,7 +258,10 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct,
         /* Nothing to read after all, or get_buffer() failed, which the allocation callback has dealt with. */
         return 0;
     }
-    return size == UV_EOF ? deliver_eof(self) : deliver_error(self, (int)size);
+    if (size != UV_EOF) {
+        return deliver_error(self, (int)size);
+    }
+    return has_read_in_turn(self) ? deliver_eof_soon(self) : deliver_eof(self);
 }
 
 /* Debug mode: has the loop log a callback that took long, as it does for those of the ready queue. */

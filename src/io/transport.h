@@ -61,6 +61,7 @@ struct SocketTransport {
     int family;
     int type;
     int proto;
+    unsigned read_turn; /* io->turn at the last read that brought data */
     unsigned conn_lost; /* counts, as the standard's `_conn_lost`, the writes after the end too */
     uint8_t hold;
     uint8_t sock_state; /* SockState */

@@ -26,7 +26,7 @@ typedef struct Waiter {
 typedef struct {
     PyObject_HEAD
     State *state;
-    PyObject *module; /* strong, until the very end: the state lives in it */
+    PyObject *module;           /* strong, until the very end: the state lives in it */
     PyObject *executor_globals; /* of the module of the executor's own methods */
     uv_mutex_t lock;
     bool lock_made;

@@ -574,8 +574,8 @@ Handle_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     /* A handle whose argument is a handle, and so on: the chain must not use up the stack. */
-    Py_TRASHCAN_BEGIN(op, Handle_dealloc)
-    if (*(PyObject **)((char *)op + type->tp_weaklistoffset) != NULL) {
+    Py_TRASHCAN_BEGIN(op, Handle_dealloc) if (*(PyObject **)((char *)op + type->tp_weaklistoffset) != NULL)
+    {
         PyObject_ClearWeakRefs(op);
     }
     /* Our reference keeps the loop alive until the handle is parked with it. */
@@ -629,12 +629,14 @@ static PyMethodDef TimerHandle_methods[] = {
     {NULL},
 };
 
-#define BASE_GETSETS                                                                         \
-    {"_callback", get_callback, NULL, NULL, NULL}, {"_args", get_args, NULL, NULL, NULL},    \
+#define BASE_GETSETS                                                                            \
+    {"_callback", get_callback, NULL, NULL, NULL}, {"_args", get_args, NULL, NULL, NULL},       \
         {"_cancelled", get_cancelled, NULL, NULL, NULL}, {"_loop", get_loop, NULL, NULL, NULL}, \
-        {"_context", get_context, NULL, NULL, NULL},                                         \
-        {"_source_traceback", get_source_traceback, set_source_traceback, NULL, NULL},       \
-        {"_repr", get_repr, set_repr, NULL, NULL}
+        {"_context", get_context, NULL, NULL, NULL},                                            \
+        {"_source_traceback", get_source_traceback, set_source_traceback, NULL, NULL},          \
+    {                                                                                           \
+        "_repr", get_repr, set_repr, NULL, NULL                                                 \
+    }
 
 static PyGetSetDef Handle_getset[] = {BASE_GETSETS, {NULL}};
 

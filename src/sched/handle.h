@@ -14,21 +14,21 @@ enum { HANDLE_BASE_SLOTS = 10, HANDLE_INLINE_ARGS = 3 };
 typedef struct {
     PyObject_HEAD
     PyObject *base_slots[HANDLE_BASE_SLOTS];
-    LoopObject *loop;            /* strong; NULL while parked on the free list */
-    PyObject *callback;          /* NULL once cancelled; the next one while parked */
+    LoopObject *loop;   /* strong; NULL while parked on the free list */
+    PyObject *callback; /* NULL once cancelled; the next one while parked */
     PyObject *context;
     PyObject *args[HANDLE_INLINE_ARGS];
-    PyObject *args_tuple;        /* instead of args[] when there are more than three, or when somebody looked */
-    PyObject *source_traceback;  /* debug mode only */
-    PyObject *repr;              /* kept by cancel() in debug mode */
-    int nargs;                   /* number of inline arguments */
+    PyObject *args_tuple;       /* instead of args[] when there are more than three, or when somebody looked */
+    PyObject *source_traceback; /* debug mode only */
+    PyObject *repr;             /* kept by cancel() in debug mode */
+    int nargs;                  /* number of inline arguments */
     bool cancelled;
-    bool threadsafe;             /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
-    unsigned long running_in;    /* the thread in which a thread-safe handle runs, else 0; under the inbox's lock */
+    bool threadsafe;          /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
+    unsigned long running_in; /* the thread in which a thread-safe handle runs, else 0; under the inbox's lock */
     /* TimerHandle only */
     bool scheduled;
-    double when;                 /* NaN is kept as minus infinity, which is how the standard heap treats it */
-    PyObject *when_object;       /* what when() gives back if it is not the float, else NULL */
+    double when;           /* NaN is kept as minus infinity, which is how the standard heap treats it */
+    PyObject *when_object; /* what when() gives back if it is not the float, else NULL */
     size_t heap_index;
 } HandleObject;
 

@@ -17,7 +17,7 @@ typedef struct {
     bool open;
     uv_cond_t handle_done; /* a thread-safe handle has run */
     int handle_waiters;    /* threads that wait for it */
-    uv_async_t *async; /* allocated apart: libuv may need it after us */
+    uv_async_t *async;     /* allocated apart: libuv may need it after us */
 } Inbox;
 
 /* 0, or a negative libuv code. */

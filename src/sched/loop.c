@@ -69,8 +69,7 @@ loop_raise_later(LoopObject *loop)
 static int
 call_exception_handler(LoopObject *loop, PyObject *context)
 {
-    PyObject *result =
-        PyObject_CallMethodOneArg((PyObject *)loop, loop->state->str_call_exception_handler, context);
+    PyObject *result = PyObject_CallMethodOneArg((PyObject *)loop, loop->state->str_call_exception_handler, context);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -225,8 +224,7 @@ static PyObject *
 schedule_timer(LoopObject *loop, double seconds, PyObject *when_object, PyObject *const *args, Py_ssize_t nargs,
                PyObject *context)
 {
-    if (loop_check_open(loop) < 0 ||
-        (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_at", false) < 0)) {
+    if (loop_check_open(loop) < 0 || (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_at", false) < 0)) {
         return NULL;
     }
     HandleObject *handle = timer_handle_new(loop, seconds, when_object, args[0], args + 1, nargs - 1, context);
@@ -323,7 +321,8 @@ runner_of(LoopObject *loop, PyObject *handle)
     return ours ? handle_run : handle_run_foreign;
 }
 
-PyDoc_STRVAR(Loop_add_callback_doc, "_add_callback($self, handle, /)\n--\n\nQueue an asyncio.Handle for the next turn.");
+PyDoc_STRVAR(Loop_add_callback_doc,
+             "_add_callback($self, handle, /)\n--\n\nQueue an asyncio.Handle for the next turn.");
 
 static PyObject *
 Loop_add_callback(PyObject *op, PyObject *handle)
@@ -379,10 +378,10 @@ run_timed(LoopObject *loop, ReadyEntry *entry)
         return err;
     }
     PyObject *duration = PyFloat_FromDouble(seconds);
-    PyObject *result = duration == NULL ? NULL
-                                        : PyObject_CallMethodObjArgs((PyObject *)loop,
-                                                                     loop->state->str__report_slow_callback,
-                                                                     entry->owner, duration, NULL);
+    PyObject *result = duration == NULL
+                           ? NULL
+                           : PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_slow_callback,
+                                                        entry->owner, duration, NULL);
     Py_XDECREF(duration);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -578,7 +577,8 @@ run_turns(LoopObject *loop, bool once)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(Loop_run_turns_doc, "_run_turns($self, /)\n--\n\nRun turns until stop() is called; run_forever() wraps this.");
+PyDoc_STRVAR(Loop_run_turns_doc,
+             "_run_turns($self, /)\n--\n\nRun turns until stop() is called; run_forever() wraps this.");
 
 static PyObject *
 Loop_run_turns(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -1091,16 +1091,11 @@ static PyMemberDef Loop_members[] = {
 PyDoc_STRVAR(Loop_doc, "The native part of fastloop.Loop: scheduling, timers, polling.");
 
 static PyType_Slot Loop_slots[] = {
-    {Py_tp_doc, (void *)Loop_doc},
-    {Py_tp_new, Loop_new},
-    {Py_tp_setattro, Loop_setattro},
-    {Py_tp_traverse, Loop_traverse},
-    {Py_tp_clear, Loop_clear},
-    {Py_tp_dealloc, Loop_dealloc},
-    {Py_tp_methods, Loop_methods},
-    {Py_tp_getset, Loop_getset},
-    {Py_tp_members, Loop_members},
-    {0, NULL},
+    {Py_tp_doc, (void *)Loop_doc},   {Py_tp_new, Loop_new},
+    {Py_tp_setattro, Loop_setattro}, {Py_tp_traverse, Loop_traverse},
+    {Py_tp_clear, Loop_clear},       {Py_tp_dealloc, Loop_dealloc},
+    {Py_tp_methods, Loop_methods},   {Py_tp_getset, Loop_getset},
+    {Py_tp_members, Loop_members},   {0, NULL},
 };
 
 PyType_Spec Loop_spec = {

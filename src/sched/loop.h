@@ -38,8 +38,8 @@ typedef struct {
 struct LoopObject {
     PyObject_HEAD
     State *state;
-    PyObject *module;       /* strong, until the very end: the state lives in it */
-    uv_loop_t *uv;          /* allocated apart; NULL once closed */
+    PyObject *module; /* strong, until the very end: the state lives in it */
+    uv_loop_t *uv;    /* allocated apart; NULL once closed */
     Ready ready;
     Timers timers;
     Inbox inbox;
@@ -50,11 +50,11 @@ struct LoopObject {
     bool stopping;
     bool debug;
     bool in_turn;
-    bool closing;            /* close() is under way: Python code that it runs must not close or run the loop again */
-    bool polling;            /* inside uv_run(), which must not be entered again */
-    bool native_call_soon;   /* neither a subclass nor the instance replaced call_soon() */
-    bool native_time;        /* likewise time() */
-    pid_t pid;               /* of the process that made, or last re-armed, the uv_loop */
+    bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
+    bool polling;          /* inside uv_run(), which must not be entered again */
+    bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
+    bool native_time;      /* likewise time() */
+    pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
@@ -63,13 +63,13 @@ struct LoopObject {
     uint64_t last_release_ns;
     unsigned turns_since_poll;
 
-    uv_timer_t *coarse_timer;  /* wakes the poll a little before a far deadline */
-    uv_poll_t *precise_poll;   /* a timerfd for the rest, where the system has it */
+    uv_timer_t *coarse_timer; /* wakes the poll a little before a far deadline */
+    uv_poll_t *precise_poll;  /* a timerfd for the rest, where the system has it */
     int timer_fd;
     uint64_t precise_deadline_ns; /* what the timerfd is armed for, 0 = not */
 
     double clock_resolution;
-    PyObject *current_handle;  /* debug mode: the handle that runs, else NULL */
+    PyObject *current_handle; /* debug mode: the handle that runs, else NULL */
     PyObject *dict;
     PyObject *weakrefs;
 
@@ -100,8 +100,7 @@ int loop_check_open(LoopObject *loop);
 static inline bool
 loop_is_own_thread(LoopObject *loop)
 {
-    return loop->thread_id == compat_thread_ident() ||
-           (!HAVE_FREE_THREADING && loop->thread_id == 0 && !loop->in_turn);
+    return loop->thread_id == compat_thread_ident() || (!HAVE_FREE_THREADING && loop->thread_id == 0 && !loop->in_turn);
 }
 
 /* Queues a record for the next turn, from whichever thread: through the ring on the loop's own, through the inbox on

@@ -22,8 +22,8 @@ typedef struct {
 
 typedef struct {
     ReadyEntry *entries;
-    size_t mask;  /* capacity - 1; the capacity is a power of two */
-    size_t head;  /* index of the oldest record, taken modulo the capacity */
+    size_t mask; /* capacity - 1; the capacity is a power of two */
+    size_t head; /* index of the oldest record, taken modulo the capacity */
     size_t count;
 } Ready;
 

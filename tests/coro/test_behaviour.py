@@ -210,7 +210,9 @@ def test_messages_for_bad_yields(loop):
     assert "Task cannot await on itself" in message_of(loop, lambda task: task)
     future = loop.create_future()
     assert "yield was used instead of yield from in task" in message_of(loop, lambda task: future)
-    assert "yield was used instead of yield from for generator in task" in message_of(loop, lambda task: (i for i in ()))
+    assert "yield was used instead of yield from for generator in task" in message_of(
+        loop, lambda task: (i for i in ())
+    )
     other = LOOPS["asyncio"]()
     foreign = other.create_future()
 
@@ -386,7 +388,12 @@ def test_iterator_next_keeps_stop_iterations_apart(loop):
 
 @pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature")
 def test_iterator_throw_and_close(loop):
-    for arguments in ((ValueError,), (ValueError, "text"), (ValueError("x"), None), (ValueError, ValueError("y"), None)):
+    for arguments in (
+        (ValueError,),
+        (ValueError, "text"),
+        (ValueError("x"), None),
+        (ValueError, ValueError("y"), None),
+    ):
         iterator = loop.create_future().__await__()
         next(iterator)
         with pytest.raises(ValueError):

@@ -47,7 +47,7 @@ class Program:
                 if self.random.random() < 0.6:
                     raise
                 asyncio.current_task().uncancel()
-            except (ValueError, asyncio.TimeoutError, asyncio.InvalidStateError, ExceptionGroup) as exc:
+            except (TimeoutError, ValueError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 self.note(number, type(exc).__name__)
                 if self.random.random() < 0.2:
                     raise

@@ -1,4 +1,5 @@
 """Fixtures of the I/O tests: connections in every way that a loop makes them."""
+
 import pytest
 
 import helpers

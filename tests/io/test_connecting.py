@@ -1,4 +1,5 @@
 """create_connection in all its variants, and names: getaddrinfo and getnameinfo."""
+
 import asyncio
 import contextlib
 import errno
@@ -13,6 +14,7 @@ from helpers import Recorder, free_port, new_loop, outcome, socket_pair, turns, 
 @pytest.fixture
 def listening(loop, run):
     """A server on 127.0.0.1 that keeps its protocols; .address and .made."""
+
     class Listening:
         made = []
 
@@ -42,6 +44,7 @@ async def connect_and_close(loop, *args, **kwargs):
 
 
 # ---------------------------------------------------------------- ways to say where
+
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1"])
 @pytest.mark.parametrize("as_text", [False, True])
@@ -81,15 +84,24 @@ def test_a_local_address(loop, run, listening):
     assert sockname[0] == "127.0.0.2"
 
 
-@pytest.mark.parametrize("options", [
-    {"family": socket.AF_INET}, {"proto": socket.IPPROTO_TCP}, {"flags": socket.AI_NUMERICHOST},
-    {"happy_eyeballs_delay": 0.25}, {"interleave": 1}, {"happy_eyeballs_delay": 0.01, "interleave": 2},
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"family": socket.AF_INET},
+        {"proto": socket.IPPROTO_TCP},
+        {"flags": socket.AI_NUMERICHOST},
+        {"happy_eyeballs_delay": 0.25},
+        {"interleave": 1},
+        {"happy_eyeballs_delay": 0.01, "interleave": 2},
+    ],
+    ids=str,
+)
 def test_options(loop, run, listening, options):
     run(connect_and_close(loop, *listening.address, **options))
 
 
 # ---------------------------------------------------------------- several addresses
+
 
 @pytest.fixture
 def names(loop, monkeypatch):
@@ -145,6 +157,7 @@ def test_all_errors_as_a_group(loop, run, names):
 
 # ---------------------------------------------------------------- errors
 
+
 def test_a_refused_connection_names_the_address(loop, run):
     port = free_port()
     with pytest.raises(ConnectionRefusedError) as caught:
@@ -158,18 +171,36 @@ def test_an_unknown_host(loop, run):
         run(loop.create_connection(Recorder, "no.such.host.invalid", 80))
 
 
-@pytest.mark.parametrize("args, kwargs, error, message", [
-    ((), {}, ValueError, "host and port was not specified and no sock specified"),
-    (("127.0.0.1", 80), {"sock": "stream"}, ValueError, "host/port and sock can not be specified at the same time"),
-    ((), {"sock": "datagram"}, ValueError, "A Stream Socket was expected, got <socket"),
-    (("127.0.0.1", 80), {"server_hostname": "x"}, ValueError, "server_hostname is only meaningful with ssl"),
-    ((), {"sock": "stream", "ssl": True}, ValueError, "You must set server_hostname when using ssl without a host"),
-    (("127.0.0.1", 80), {"ssl_handshake_timeout": 1}, ValueError, "ssl_handshake_timeout is only meaningful with ssl"),
-    (("127.0.0.1", 80), {"ssl_shutdown_timeout": 1}, ValueError, "ssl_shutdown_timeout is only meaningful with ssl"),
-    (("127.0.0.1", 80), {"local_addr": ("203.0.113.1", 0)}, OSError,
-     "error while attempting to bind on address ('203.0.113.1', 0)"),
-    (("127.0.0.1", 99999), {}, (OverflowError, OSError), ""),
-], ids=range(9))
+@pytest.mark.parametrize(
+    "args, kwargs, error, message",
+    [
+        ((), {}, ValueError, "host and port was not specified and no sock specified"),
+        (("127.0.0.1", 80), {"sock": "stream"}, ValueError, "host/port and sock can not be specified at the same time"),
+        ((), {"sock": "datagram"}, ValueError, "A Stream Socket was expected, got <socket"),
+        (("127.0.0.1", 80), {"server_hostname": "x"}, ValueError, "server_hostname is only meaningful with ssl"),
+        ((), {"sock": "stream", "ssl": True}, ValueError, "You must set server_hostname when using ssl without a host"),
+        (
+            ("127.0.0.1", 80),
+            {"ssl_handshake_timeout": 1},
+            ValueError,
+            "ssl_handshake_timeout is only meaningful with ssl",
+        ),
+        (
+            ("127.0.0.1", 80),
+            {"ssl_shutdown_timeout": 1},
+            ValueError,
+            "ssl_shutdown_timeout is only meaningful with ssl",
+        ),
+        (
+            ("127.0.0.1", 80),
+            {"local_addr": ("203.0.113.1", 0)},
+            OSError,
+            "error while attempting to bind on address ('203.0.113.1', 0)",
+        ),
+        (("127.0.0.1", 99999), {}, (OverflowError, OSError), ""),
+    ],
+    ids=range(9),
+)
 def test_wrong_arguments(loop, run, args, kwargs, error, message):
     kinds = {"stream": socket.SOCK_STREAM, "datagram": socket.SOCK_DGRAM}
     with socket.socket(type=kinds.get(kwargs.get("sock"), socket.SOCK_STREAM)) as sock:
@@ -182,6 +213,7 @@ def test_wrong_arguments(loop, run, args, kwargs, error, message):
 
 def test_a_socket_that_is_not_connected(loop, run):
     """The stock loop finds out when it reads: the connection is made and lost."""
+
     async def main():
         sock = socket.socket()
         _, protocol = await loop.create_connection(Recorder, sock=sock)
@@ -235,17 +267,44 @@ def test_many_connections_at_once(loop, run, listening):
 # ---------------------------------------------------------------- names
 
 ADDRESSES = [
-    ("127.0.0.1", 80), ("127.0.0.1", "80"), ("127.0.0.1", None), ("localhost", 80), ("::1", 80), ("", 80), (None, 80),
-    (b"127.0.0.1", b"80"), ("127.0.0.1", "http"), ("127.0.0.1", 0), ("0", 80), ("127.1", 80), ("0x7f.1", 80),
-    ("no.such.host.invalid", 80), ("127.0.0.1", "no-such-service"), ("fe80::1%lo", 80), ("bücher.invalid", 80),
-    ("x" * 300, 80), ("127.0.0.1", 70000), ("127.0.0.1", -1), (5, 80), ("127.0.0.1\0", 80), (None, None),
+    ("127.0.0.1", 80),
+    ("127.0.0.1", "80"),
+    ("127.0.0.1", None),
+    ("localhost", 80),
+    ("::1", 80),
+    ("", 80),
+    (None, 80),
+    (b"127.0.0.1", b"80"),
+    ("127.0.0.1", "http"),
+    ("127.0.0.1", 0),
+    ("0", 80),
+    ("127.1", 80),
+    ("0x7f.1", 80),
+    ("no.such.host.invalid", 80),
+    ("127.0.0.1", "no-such-service"),
+    ("fe80::1%lo", 80),
+    ("bücher.invalid", 80),
+    ("x" * 300, 80),
+    ("127.0.0.1", 70000),
+    ("127.0.0.1", -1),
+    (5, 80),
+    ("127.0.0.1\0", 80),
+    (None, None),
 ]
 
 
-@pytest.mark.parametrize("flags", [{}, {"type": socket.SOCK_STREAM}, {"family": socket.AF_INET},
-                                   {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP},
-                                   {"flags": socket.AI_NUMERICHOST | socket.AI_PASSIVE}, {"family": socket.AF_INET6}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"type": socket.SOCK_STREAM},
+        {"family": socket.AF_INET},
+        {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP},
+        {"flags": socket.AI_NUMERICHOST | socket.AI_PASSIVE},
+        {"family": socket.AF_INET6},
+    ],
+    ids=str,
+)
 def test_getaddrinfo_answers_as_socket_getaddrinfo(loop, run, flags):
     async def main():
         for host, port in ADDRESSES:
@@ -259,10 +318,19 @@ def test_getaddrinfo_answers_as_socket_getaddrinfo(loop, run, flags):
     run(main())
 
 
-@pytest.mark.parametrize("sockaddr, flags", [
-    (("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV), (("127.0.0.1", 80), 0), (("::1", 80, 0, 0), 3),
-    (("127.0.0.1", 80), socket.NI_NUMERICSERV), (("not an address", 80), 0), (("127.0.0.1",), 0), ("text", 0),
-], ids=str)
+@pytest.mark.parametrize(
+    "sockaddr, flags",
+    [
+        (("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV),
+        (("127.0.0.1", 80), 0),
+        (("::1", 80, 0, 0), 3),
+        (("127.0.0.1", 80), socket.NI_NUMERICSERV),
+        (("not an address", 80), 0),
+        (("127.0.0.1",), 0),
+        ("text", 0),
+    ],
+    ids=str,
+)
 def test_getnameinfo_answers_as_socket_getnameinfo(loop, run, sockaddr, flags):
     async def main():
         expected = outcome(socket.getnameinfo, sockaddr, flags)
@@ -288,8 +356,15 @@ def test_a_replaced_socket_getaddrinfo_is_honoured(loop, run, monkeypatch, liste
 @pytest.mark.fastloop_only(reason="compares with the stock loop")
 def test_errors_of_connecting_are_those_of_the_stock_loop(loop, run):
     port = free_port()
-    cases = [("127.0.0.1", port), ("no.such.host.invalid", 80), ("127.0.0.1", "no-such-service"), ("", port),
-             ("127.0.0.1", None), (None, port), (5, 80)]
+    cases = [
+        ("127.0.0.1", port),
+        ("no.such.host.invalid", 80),
+        ("127.0.0.1", "no-such-service"),
+        ("", port),
+        ("127.0.0.1", None),
+        (None, port),
+        (5, 80),
+    ]
 
     async def answers(loop):
         found = []

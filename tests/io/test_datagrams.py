@@ -1,4 +1,5 @@
 """Datagram endpoints: UDP and Unix, connected and not, errors, options."""
+
 import asyncio
 import errno
 import socket
@@ -44,8 +45,9 @@ def test_datagrams_arrive_with_their_address(run, endpoint):
         for data in (b"bytes", bytearray(b"bytearray"), memoryview(b"view"), b"x" * 60_000):
             assert first.sendto(data, address(second)) is None
         await until(lambda: len(received.received) == 4)
-        assert received.received == [(bytes(data), address(first)) for data in
-                                     (b"bytes", b"bytearray", b"view", b"x" * 60_000)]
+        assert received.received == [
+            (bytes(data), address(first)) for data in (b"bytes", b"bytearray", b"view", b"x" * 60_000)
+        ]
         assert received.events == ["connection_made"]
 
     run(main())
@@ -171,6 +173,7 @@ def test_unix_datagrams(loop, run, endpoint, tmp_path):
 
 def test_unix_datagrams_are_held_back_when_the_queue_is_full(loop, run, endpoint, tmp_path):
     """A Unix socket's queue holds few datagrams: the rest waits, pauses the writer and arrives in order."""
+
     async def main():
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as slow:
             slow.bind(str(tmp_path / "slow"))
@@ -217,11 +220,20 @@ def test_broadcast_and_reuse_port(run, endpoint):
     run(main())
 
 
-@pytest.mark.parametrize("options, message", [
-    ({}, "unexpected address family"),
-    ({"sock": True, "local_addr": ("127.0.0.1", 0)}, "socket modifier keyword arguments can not be used when sock is"),
-    ({"sock": "stream"}, "Socket was expected, got" if sys.version_info < (3, 13) else "datagram socket was expected"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "unexpected address family"),
+        (
+            {"sock": True, "local_addr": ("127.0.0.1", 0)},
+            "socket modifier keyword arguments can not be used when sock is",
+        ),
+        (
+            {"sock": "stream"},
+            "Socket was expected, got" if sys.version_info < (3, 13) else "datagram socket was expected",
+        ),
+    ],
+)
 def test_wrong_arguments(loop, run, options, message):
     kind = socket.SOCK_STREAM if options.get("sock") == "stream" else socket.SOCK_DGRAM
     with socket.socket(type=kind) as sock:

@@ -1,4 +1,5 @@
 """get_extra_info: names and values, during the connection and after it."""
+
 import asyncio
 import socket
 import ssl

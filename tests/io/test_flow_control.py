@@ -1,4 +1,5 @@
 """Flow control: the limits, pause_writing and resume_writing, buffer sizes."""
+
 import asyncio
 
 import pytest
@@ -12,6 +13,7 @@ MIB = 1024 * 1024
 
 # ---------------------------------------------------------------- the limits
 
+
 def test_the_default_limits(connect, run):
     async def main():
         transport, *_ = await connect()
@@ -21,10 +23,18 @@ def test_the_default_limits(connect, run):
     run(main())
 
 
-@pytest.mark.parametrize("arguments, low, high", [
-    ({"high": 1000}, 250, 1000), ({"low": 1000}, 1000, 4000), ({"high": 500, "low": 100}, 100, 500),
-    ({"high": 0}, 0, 0), ({"high": 5, "low": 5}, 5, 5), ({"high": 3}, 0, 3),
-], ids=str)
+@pytest.mark.parametrize(
+    "arguments, low, high",
+    [
+        ({"high": 1000}, 250, 1000),
+        ({"low": 1000}, 1000, 4000),
+        ({"high": 500, "low": 100}, 100, 500),
+        ({"high": 0}, 0, 0),
+        ({"high": 5, "low": 5}, 5, 5),
+        ({"high": 3}, 0, 3),
+    ],
+    ids=str,
+)
 def test_setting_the_limits(connect, run, arguments, low, high):
     async def main():
         transport, *_ = await connect()
@@ -37,9 +47,16 @@ def test_setting_the_limits(connect, run, arguments, low, high):
     run(main())
 
 
-@pytest.mark.parametrize("arguments", [
-    {"high": 5, "low": 6}, {"high": -1}, {"low": -1}, {"high": 5, "low": -5},
-], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"high": 5, "low": 6},
+        {"high": -1},
+        {"low": -1},
+        {"high": 5, "low": -5},
+    ],
+    ids=str,
+)
 def test_limits_that_make_no_sense_are_refused(connect, run, arguments):
     async def main():
         transport, *_ = await connect()
@@ -52,6 +69,7 @@ def test_limits_that_make_no_sense_are_refused(connect, run, arguments):
 
 
 # ---------------------------------------------------------------- pausing and resuming the writer
+
 
 def test_a_full_buffer_pauses_the_protocol_and_an_empty_one_resumes_it(connect, run):
     async def main():
@@ -89,7 +107,8 @@ def test_the_protocol_resumes_at_the_low_limit_and_not_before(connect, run):
 
     async def main():
         transport, protocol, peer = await connect(
-            lambda: Recorder(resume_writing=lambda p: sizes.append(p.transport.get_write_buffer_size())), small=True)
+            lambda: Recorder(resume_writing=lambda p: sizes.append(p.transport.get_write_buffer_size())), small=True
+        )
         transport.set_write_buffer_limits(high=2 * MIB, low=MIB)
         transport.write(b"x" * 6 * MIB)
         assert protocol.events[-1] == "pause_writing"
@@ -192,6 +211,7 @@ def test_a_connection_that_breaks_while_paused_ends_without_resume(connect, run)
 
 # ---------------------------------------------------------------- a fast sender and a slow receiver
 
+
 @pytest.mark.parametrize("chunk", [1000, 100_000])
 def test_drain_keeps_the_memory_of_the_sender_bounded(loop, run, chunk):
     largest = []
@@ -227,6 +247,7 @@ def test_drain_keeps_the_memory_of_the_sender_bounded(loop, run, chunk):
 
 def test_a_reader_that_does_not_read_stops_the_sender(loop, run):
     """The limit of the StreamReader, 64 KiB, pauses the transport; the kernel's buffers fill; the sender waits."""
+
     async def serve(reader, writer):
         connected.set_result(reader)
         await release

@@ -1,4 +1,5 @@
 """connect_read_pipe and connect_write_pipe, and the basics of subprocesses."""
+
 import asyncio
 import os
 import pty
@@ -30,6 +31,7 @@ def pipe():
 
 
 # ---------------------------------------------------------------- pipes
+
 
 def test_reading_a_pipe_to_its_end(loop, run):
     async def main():
@@ -154,10 +156,13 @@ def test_sockets_and_fifos_as_pipes(loop, run, tmp_path):
     run(main())
 
 
-@pytest.mark.parametrize("method, message", [
-    ("connect_read_pipe", "Pipe transport is for pipes/sockets only."),
-    ("connect_write_pipe", "Pipe transport is only for pipes, sockets and character devices"),
-])
+@pytest.mark.parametrize(
+    "method, message",
+    [
+        ("connect_read_pipe", "Pipe transport is for pipes/sockets only."),
+        ("connect_write_pipe", "Pipe transport is only for pipes, sockets and character devices"),
+    ],
+)
 def test_a_regular_file_is_refused_and_stays_open(loop, run, method, message):
     with tempfile.TemporaryFile() as file:
         with pytest.raises(ValueError) as caught:
@@ -168,9 +173,11 @@ def test_a_regular_file_is_refused_and_stays_open(loop, run, method, message):
 
 # ---------------------------------------------------------------- subprocesses
 
+
 async def communicate(*arguments, data=None, **options):
     process = await asyncio.create_subprocess_exec(
-        *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
     output = await process.communicate(data)
     return process.returncode, *output
 
@@ -218,8 +225,14 @@ def test_environment_folder_and_descriptors(run, tmp_path):
     async def main():
         r, w = os.pipe()
         code, output, _ = await communicate(
-            PYTHON, "-c", "import os, sys; print(os.environ['VALUE'], os.getcwd()); os.write(int(sys.argv[1]), b'ok')",
-            str(w), env={**os.environ, "VALUE": "given"}, cwd=tmp_path, pass_fds=[w])
+            PYTHON,
+            "-c",
+            "import os, sys; print(os.environ['VALUE'], os.getcwd()); os.write(int(sys.argv[1]), b'ok')",
+            str(w),
+            env={**os.environ, "VALUE": "given"},
+            cwd=tmp_path,
+            pass_fds=[w],
+        )
         os.close(w)
         assert (code, output) == (0, f"given {tmp_path}\n".encode())
         assert os.read(r, 10) == b"ok"
@@ -233,11 +246,17 @@ def test_a_program_that_does_not_exist(run):
         run(communicate("/no/such/program"))
 
 
-@pytest.mark.parametrize("option, message", [
-    ({"universal_newlines": True}, "universal_newlines must be False"), ({"shell": True}, "shell must be False"),
-    ({"bufsize": 5}, "bufsize must be 0"), ({"text": True}, "text must be False"),
-    ({"encoding": "utf-8"}, "encoding must be None"), ({"errors": "strict"}, "errors must be None"),
-])
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"universal_newlines": True}, "universal_newlines must be False"),
+        ({"shell": True}, "shell must be False"),
+        ({"bufsize": 5}, "bufsize must be 0"),
+        ({"text": True}, "text must be False"),
+        ({"encoding": "utf-8"}, "encoding must be None"),
+        ({"errors": "strict"}, "errors must be None"),
+    ],
+)
 def test_text_modes_are_refused(loop, run, option, message):
     with pytest.raises(ValueError, match=message):
         run(loop.subprocess_exec(asyncio.SubprocessProtocol, "true", **option))

@@ -1,4 +1,5 @@
 """What protocols may do: raise, re-enter the transport, be replaced, bring their own buffers, see contexts."""
+
 import asyncio
 import contextvars
 import gc
@@ -37,13 +38,17 @@ async def provoke(callback, transport, protocol, peer):
 
 # ---------------------------------------------------------------- callbacks that raise
 
+
 @plain
-@pytest.mark.parametrize("callback, message", [
-    ("data_received", "Fatal error: protocol.data_received() call failed."),
-    ("eof_received", "Fatal error: protocol.eof_received() call failed."),
-    ("buffer_updated", "Fatal error: protocol.buffer_updated() call failed."),
-    ("get_buffer", "Fatal error: protocol.get_buffer() call failed."),
-])
+@pytest.mark.parametrize(
+    "callback, message",
+    [
+        ("data_received", "Fatal error: protocol.data_received() call failed."),
+        ("eof_received", "Fatal error: protocol.eof_received() call failed."),
+        ("buffer_updated", "Fatal error: protocol.buffer_updated() call failed."),
+        ("get_buffer", "Fatal error: protocol.get_buffer() call failed."),
+    ],
+)
 def test_an_exception_in_a_reading_callback_ends_that_connection(connect, run, contexts, callback, message):
     async def main():
         make = BufferedRecorder if callback in ("buffer_updated", "get_buffer") else Recorder
@@ -192,6 +197,7 @@ def test_other_connections_do_not_notice(loop, run, contexts):
 
 # ---------------------------------------------------------------- factories that raise
 
+
 @pytest.mark.parametrize("debug", [True, False])
 def test_a_failing_factory_costs_a_server_that_connection_only(loop, run, guard, debug):
     calls, reports = [], []
@@ -225,8 +231,10 @@ def test_a_failing_factory_costs_a_server_that_connection_only(loop, run, guard,
     run(main())
     gc.collect()
     # Only debug mode tells of it.
-    assert reports == [("Error on transport creation for incoming connection", ["exception", "message"], Broken)] \
-        * 3 * debug
+    assert (
+        reports
+        == [("Error on transport creation for incoming connection", ["exception", "message"], Broken)] * 3 * debug
+    )
     # The stock loop leaves the accepted socket to the garbage collector.
     assert all("unclosed <socket" in text for text in guard.unraisable.take())
 
@@ -266,9 +274,16 @@ ACTIONS = {
     "resume_reading": lambda p: p.transport.resume_reading(),
     "set_protocol": lambda p: p.transport.set_protocol(p),
     "set_write_buffer_limits": lambda p: p.transport.set_write_buffer_limits(0),
-    "everything": lambda p: (p.transport.pause_reading(), p.transport.write(b"re-entered"),
-                             p.transport.resume_reading(), p.transport.get_write_buffer_size(), p.transport.close(),
-                             p.transport.abort(), p.transport.pause_reading(), p.transport.write(b"late")),
+    "everything": lambda p: (
+        p.transport.pause_reading(),
+        p.transport.write(b"re-entered"),
+        p.transport.resume_reading(),
+        p.transport.get_write_buffer_size(),
+        p.transport.close(),
+        p.transport.abort(),
+        p.transport.pause_reading(),
+        p.transport.write(b"late"),
+    ),
 }
 CALLBACKS = ["connection_made", "data_received", "eof_received", "pause_writing", "resume_writing", "connection_lost"]
 
@@ -327,8 +342,9 @@ async def story(loop, endpoint, directory, authority, callback, action):
 @plain
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("callback", CALLBACKS)
-def test_every_callback_may_do_anything_to_the_transport(connect, loop, run, tmp_path, authority, callback, action,
-                                                         loop_name, guard):
+def test_every_callback_may_do_anything_to_the_transport(
+    connect, loop, run, tmp_path, authority, callback, action, loop_name, guard
+):
     if loop_name == "stock" and (callback, action) == ("connection_lost", "big write"):
         pytest.skip("the stock loop still writes, and pauses the protocol, after connection_lost()")
     run(story(loop, f"{connect.kind}-{connect.side}", tmp_path, authority, callback, action))
@@ -371,6 +387,7 @@ def test_closing_from_connection_made(connect, run):
 @plain
 def test_a_write_that_breaks_the_connection_reports_later(connect, run):
     """The protocol of a broken connection is told in a later turn, not inside its own write()."""
+
     async def main():
         transport, protocol, peer = await connect(lambda: Recorder(eof_received=lambda p: True))
         peer.close()
@@ -384,6 +401,7 @@ def test_a_write_that_breaks_the_connection_reports_later(connect, run):
 
 
 # ---------------------------------------------------------------- replacing the protocol
+
 
 def test_get_and_set_protocol(connect, run):
     async def main():
@@ -414,7 +432,8 @@ def test_replacing_the_protocol_inside_its_own_callback(connect, run):
     async def main():
         second = BufferedRecorder()
         transport, protocol, peer = await connect(
-            lambda: Recorder(data_received=lambda p: p.transport.set_protocol(second)))
+            lambda: Recorder(data_received=lambda p: p.transport.set_protocol(second))
+        )
         await peer.sendall(b"first")
         await until(lambda: protocol.data)
         await peer.sendall(b"second")
@@ -442,6 +461,7 @@ def test_replacing_the_protocol_after_close_sends_it_connection_lost(connect, ru
 
 
 # ---------------------------------------------------------------- BufferedProtocol
+
 
 def test_a_buffered_protocol_receives_everything(connect, run):
     data = bytes(range(256)) * 2048
@@ -486,12 +506,16 @@ def test_a_buffered_protocol_may_give_any_writable_buffer(connect, run, kind):
 
 
 @plain
-@pytest.mark.parametrize("buffer, error", [
-    (lambda p: bytearray(), "get_buffer() returned an empty buffer"),
-    (lambda p: None, "object of type 'NoneType' has no len()"),
-    (lambda p: b"read-only", None),
-    (lambda p: 5, "object of type 'int' has no len()"),
-], ids=["empty", "None", "read-only", "int"])
+@pytest.mark.parametrize(
+    "buffer, error",
+    [
+        (lambda p: bytearray(), "get_buffer() returned an empty buffer"),
+        (lambda p: None, "object of type 'NoneType' has no len()"),
+        (lambda p: b"read-only", None),
+        (lambda p: 5, "object of type 'int' has no len()"),
+    ],
+    ids=["empty", "None", "read-only", "int"],
+)
 def test_a_buffer_that_cannot_be_filled_ends_the_connection(connect, run, contexts, buffer, error):
     async def main():
         _, protocol, peer = await connect(lambda: BufferedRecorder(get_buffer=buffer))
@@ -499,8 +523,11 @@ def test_a_buffer_that_cannot_be_filled_ends_the_connection(connect, run, contex
         await until(lambda: protocol.lost)
         report = contexts.take_one()
         assert set(report) == {"message", "exception", "transport", "protocol"}
-        expected = "Fatal read error on socket transport" if error is None \
+        expected = (
+            "Fatal read error on socket transport"
+            if error is None
             else "Fatal error: protocol.get_buffer() call failed."
+        )
         assert report["message"] == expected
         assert type(report["exception"]) in (RuntimeError, TypeError, BufferError)
         assert error is None or str(report["exception"]) == error

@@ -1,4 +1,5 @@
 """loop.sendfile and loop.sock_sendfile: natively, by fallback, over TLS; offsets, counts, errors."""
+
 import asyncio
 import io
 import socket
@@ -21,10 +22,21 @@ def file(tmp_path):
         yield opened
 
 
-@pytest.mark.parametrize("offset, count", [(0, None), (0, 1000), (1000, None), (1000, 5000), (len(DATA) - 10, 1000),
-                                           (len(DATA), None), (len(DATA) + 5, 10), (0, len(DATA) * 2)])
+@pytest.mark.parametrize(
+    "offset, count",
+    [
+        (0, None),
+        (0, 1000),
+        (1000, None),
+        (1000, 5000),
+        (len(DATA) - 10, 1000),
+        (len(DATA), None),
+        (len(DATA) + 5, 10),
+        (0, len(DATA) * 2),
+    ],
+)
 def test_a_part_of_a_file_is_sent(connect, loop, run, file, offset, count):
-    expected = DATA[offset:] if count is None else DATA[offset:offset + count]
+    expected = DATA[offset:] if count is None else DATA[offset : offset + count]
 
     async def main():
         transport, protocol, peer = await connect()
@@ -101,8 +113,12 @@ def test_wrong_arguments(connect, loop, run, file):
         with open(file.name) as text:
             with pytest.raises(ValueError, match="file should be opened in binary mode"):
                 await loop.sendfile(transport, text)
-        for offset, count, error in ((-1, None, ValueError), (0.5, None, TypeError), (0, -5, ValueError),
-                                     (0, 0.5, TypeError)):
+        for offset, count, error in (
+            (-1, None, ValueError),
+            (0.5, None, TypeError),
+            (0, -5, ValueError),
+            (0, 0.5, TypeError),
+        ):
             with pytest.raises(error):
                 await loop.sendfile(transport, file, offset, count)
 
@@ -171,6 +187,7 @@ def test_a_cancelled_sendfile_lets_the_transport_live(connect, loop, run, file):
 
 # ---------------------------------------------------------------- sock_sendfile
 
+
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("opened", [True, False], ids=["native", "fallback"])
 @pytest.mark.parametrize("offset, count", [(0, None), (1000, 50_000)])
@@ -178,7 +195,7 @@ def test_over_a_plain_socket(loop, run, file, kind, opened, offset, count):
     async def main():
         ours, theirs = socket_pair(kind)
         peer = Peer(theirs)
-        expected = DATA[offset:] if count is None else DATA[offset:offset + count]
+        expected = DATA[offset:] if count is None else DATA[offset : offset + count]
         receiving = asyncio.ensure_future(peer.recv_exactly(len(expected)))
         source = file if opened else io.BytesIO(DATA)
         assert await loop.sock_sendfile(ours, source, offset, count) == len(expected)
@@ -196,8 +213,12 @@ def test_over_a_plain_socket(loop, run, file, kind, opened, offset, count):
 def test_wrong_arguments_for_a_plain_socket(loop, run, file):
     async def main():
         ours, theirs = socket_pair("tcp")
-        for offset, count, error in ((-1, None, ValueError), ("0", None, TypeError), (0, 0, ValueError),
-                                     (0, "5", TypeError)):
+        for offset, count, error in (
+            (-1, None, ValueError),
+            ("0", None, TypeError),
+            (0, 0, ValueError),
+            (0, "5", TypeError),
+        ):
             with pytest.raises(error):
                 await loop.sock_sendfile(ours, file, offset, count)
         with socket.socket(type=socket.SOCK_DGRAM) as datagram:

@@ -1,4 +1,5 @@
 """Server objects: life, sockets, closing per version, bad clients, running out of descriptors."""
+
 import asyncio
 import contextlib
 import errno
@@ -23,13 +24,14 @@ def connected(server):
 
 # ---------------------------------------------------------------- life
 
+
 def test_the_server_is_an_asyncio_server(loop, run):
     async def main():
         server = await loop.create_server(Recorder, "127.0.0.1", 0)
         assert isinstance(server, asyncio.Server) and isinstance(server, asyncio.AbstractServer)
         assert server.get_loop() is loop and server.is_serving()
         assert repr(server).startswith("<Server sockets=")
-        sock, = server.sockets
+        (sock,) = server.sockets
         assert isinstance(sock, asyncio.trsock.TransportSocket)
         assert sock.getsockname()[0] == "127.0.0.1" and sock.getsockname()[1] > 0
         server.close()
@@ -44,8 +46,9 @@ def test_the_server_is_an_asyncio_server(loop, run):
 def test_it_does_not_serve_before_it_is_told_to(loop, run):
     async def main():
         made = []
-        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0,
-                                          start_serving=False)
+        server = await loop.create_server(
+            lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0, start_serving=False
+        )
         assert not server.is_serving()
         with pytest.raises(ConnectionRefusedError):
             connected(server)
@@ -151,6 +154,7 @@ def test_closing_in_the_turn_of_a_pending_connection(loop, run):
 
 # ---------------------------------------------------------------- close and the clients
 
+
 def test_connections_outlive_the_server(loop, run):
     async def main():
         made = []
@@ -240,6 +244,7 @@ def test_a_closed_client_is_no_client_any_more(loop, run):
 
 # ---------------------------------------------------------------- arguments
 
+
 def test_several_hosts_make_several_sockets(loop, run):
     async def main():
         port = free_port()
@@ -283,19 +288,32 @@ def test_a_socket_of_ones_own(loop, run):
     run(main())
 
 
-@pytest.mark.parametrize("options, error, message", [
-    ({}, ValueError, "Neither host/port nor sock were specified"),
-    ({"host": "127.0.0.1", "port": 0, "sock": True}, ValueError,
-     "host/port and sock can not be specified at the same time"),
-    ({"sock": "datagram"}, ValueError, "A Stream Socket was expected, got <socket"),
-    ({"host": "127.0.0.1", "port": 0, "ssl": True}, TypeError, "ssl argument must be an SSLContext or None"),
-    ({"host": "127.0.0.1", "port": 0, "ssl_handshake_timeout": 5}, ValueError,
-     "ssl_handshake_timeout is only meaningful with ssl"),
-    ({"host": "127.0.0.1", "port": 0, "ssl_shutdown_timeout": 5}, ValueError,
-     "ssl_shutdown_timeout is only meaningful with ssl"),
-    ({"host": "127.0.0.1", "port": 99999}, OverflowError, "port must be 0-65535"),
-    ({"host": "256.256.256.256.invalid", "port": 0}, socket.gaierror, ""),
-], ids=range(8))
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({}, ValueError, "Neither host/port nor sock were specified"),
+        (
+            {"host": "127.0.0.1", "port": 0, "sock": True},
+            ValueError,
+            "host/port and sock can not be specified at the same time",
+        ),
+        ({"sock": "datagram"}, ValueError, "A Stream Socket was expected, got <socket"),
+        ({"host": "127.0.0.1", "port": 0, "ssl": True}, TypeError, "ssl argument must be an SSLContext or None"),
+        (
+            {"host": "127.0.0.1", "port": 0, "ssl_handshake_timeout": 5},
+            ValueError,
+            "ssl_handshake_timeout is only meaningful with ssl",
+        ),
+        (
+            {"host": "127.0.0.1", "port": 0, "ssl_shutdown_timeout": 5},
+            ValueError,
+            "ssl_shutdown_timeout is only meaningful with ssl",
+        ),
+        ({"host": "127.0.0.1", "port": 99999}, OverflowError, "port must be 0-65535"),
+        ({"host": "256.256.256.256.invalid", "port": 0}, socket.gaierror, ""),
+    ],
+    ids=range(8),
+)
 def test_wrong_arguments(loop, run, options, error, message):
     async def main():
         kind = options.get("sock")
@@ -346,12 +364,14 @@ def test_keep_alive(loop, run):
 
 # ---------------------------------------------------------------- connect_accepted_socket
 
+
 def test_a_connection_that_was_accepted_elsewhere(loop, run, authority):
     async def main():
         with socket.create_server(("127.0.0.1", 0)) as listener:
             for tls in (None, authority.server):
-                client = asyncio.ensure_future(asyncio.open_connection(
-                    *listener.getsockname(), ssl=tls and authority.client))
+                client = asyncio.ensure_future(
+                    asyncio.open_connection(*listener.getsockname(), ssl=tls and authority.client)
+                )
                 await turns(5)
                 await asyncio.sleep(0.01)
                 accepted, _ = listener.accept()
@@ -379,8 +399,10 @@ def test_only_stream_sockets_are_accepted(loop, run):
 
 # ---------------------------------------------------------------- clients that misbehave
 
+
 def test_a_hundred_bad_clients_beside_good_ones(loop, run):
     """Resets, garbage, half-closed and silent clients: the good ones are all answered."""
+
     async def serve(reader, writer):
         try:
             async for line in reader:
@@ -467,7 +489,8 @@ def test_a_burst_of_connections_is_accepted_whole(loop, run):
 
 
 def test_running_out_of_descriptors_is_reported_and_serving_resumes(python):
-    assert python("""
+    assert (
+        python("""
         import resource, socket
         reports = []
         def report(loop, context):
@@ -513,5 +536,7 @@ def test_running_out_of_descriptors_is_reported_and_serving_resumes(python):
             await server.wait_closed()
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(main())
-        """) == "True {('socket.accept() out of system resource', 'OSError', 24, " \
-                "('exception', 'message', 'socket'), 'TransportSocket')}\n"
+        """)
+        == "True {('socket.accept() out of system resource', 'OSError', 24, "
+        "('exception', 'message', 'socket'), 'TransportSocket')}\n"
+    )

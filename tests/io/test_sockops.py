@@ -1,4 +1,5 @@
 """The sock_* family: plain non-blocking sockets driven by the loop."""
+
 import asyncio
 import os
 import socket
@@ -32,6 +33,7 @@ def datagrams():
 
 # ---------------------------------------------------------------- receiving
 
+
 @pytest.mark.parametrize("early", [True, False], ids=["data is there", "data comes later"])
 def test_sock_recv(loop, run, pair, early):
     async def main():
@@ -53,9 +55,15 @@ def test_sock_recv(loop, run, pair, early):
     run(main())
 
 
-@pytest.mark.parametrize("make", [
-    bytearray, lambda n: memoryview(bytearray(n)), lambda n: memoryview(bytearray(n + 5))[5:],
-], ids=["bytearray", "memoryview", "slice"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        bytearray,
+        lambda n: memoryview(bytearray(n)),
+        lambda n: memoryview(bytearray(n + 5))[5:],
+    ],
+    ids=["bytearray", "memoryview", "slice"],
+)
 def test_sock_recv_into(loop, run, pair, make):
     async def main():
         first, second = pair
@@ -104,6 +112,7 @@ def test_two_receivers_in_turn_get_consecutive_data(loop, run, pair):
 
 # ---------------------------------------------------------------- sending
 
+
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
 def test_sock_sendall_sends_everything(loop, run, pair, wrap):
     async def main():
@@ -132,14 +141,18 @@ def test_both_directions_at_once(loop, run, pair):
         first, second = pair
         small_buffers(first, second)
         results = await asyncio.gather(
-            loop.sock_sendall(first, b"x" * 2 * MIB), loop.sock_sendall(second, b"y" * 3 * MIB),
-            receive(first, 3 * MIB), receive(second, 2 * MIB))
+            loop.sock_sendall(first, b"x" * 2 * MIB),
+            loop.sock_sendall(second, b"y" * 3 * MIB),
+            receive(first, 3 * MIB),
+            receive(second, 2 * MIB),
+        )
         assert results == [None, None, 3 * MIB, 2 * MIB]
 
     run(main())
 
 
 # ---------------------------------------------------------------- connecting and accepting
+
 
 def test_sock_connect_and_sock_accept(loop, run):
     async def main():
@@ -208,6 +221,7 @@ def test_many_connections_are_accepted_one_by_one(loop, run):
 
 # ---------------------------------------------------------------- cancelling, closing, errors
 
+
 @pytest.mark.parametrize("attempt", range(4))
 def test_a_cancelled_receive_loses_nothing_and_may_be_followed_at_once(loop, run, pair, attempt):
     async def main():
@@ -260,9 +274,16 @@ def test_errors_of_the_socket_are_raised(loop, run):
 def test_blocking_sockets_are_refused_in_debug_mode(loop, run):
     async def main():
         first, second = socket.socketpair()
-        for call in (loop.sock_recv(first, 1), loop.sock_recv_into(first, bytearray(1)), loop.sock_recvfrom(first, 1),
-                     loop.sock_recvfrom_into(first, bytearray(1)), loop.sock_sendall(first, b"x"),
-                     loop.sock_sendto(first, b"x", ""), loop.sock_connect(first, ""), loop.sock_accept(first)):
+        for call in (
+            loop.sock_recv(first, 1),
+            loop.sock_recv_into(first, bytearray(1)),
+            loop.sock_recvfrom(first, 1),
+            loop.sock_recvfrom_into(first, bytearray(1)),
+            loop.sock_sendall(first, b"x"),
+            loop.sock_sendto(first, b"x", ""),
+            loop.sock_connect(first, ""),
+            loop.sock_accept(first),
+        ):
             with pytest.raises(ValueError, match="^the socket must be non-blocking$"):
                 await call
         first.close()
@@ -279,8 +300,12 @@ def test_tls_sockets_are_refused(loop, run):
         context.check_hostname = False
         wrapped = context.wrap_socket(first, do_handshake_on_connect=False)
         wrapped.setblocking(False)
-        for call in (loop.sock_recv(wrapped, 1), loop.sock_sendall(wrapped, b"x"), loop.sock_accept(wrapped),
-                     loop.sock_connect(wrapped, ("127.0.0.1", 1))):
+        for call in (
+            loop.sock_recv(wrapped, 1),
+            loop.sock_sendall(wrapped, b"x"),
+            loop.sock_accept(wrapped),
+            loop.sock_connect(wrapped, ("127.0.0.1", 1)),
+        ):
             with pytest.raises(TypeError, match="^Socket cannot be of type SSLSocket$"):
                 await call
         wrapped.close()
@@ -303,6 +328,7 @@ def test_sockets_of_transports_are_refused(loop, run, pair):
 
 def test_the_calls_are_coroutines_that_try_at_once(loop, run, pair):
     """What can be done without waiting takes no turn of the loop."""
+
     async def main():
         first, second = pair
         second.send(b"hello")
@@ -333,6 +359,7 @@ def test_a_waiting_receive_keeps_an_idle_loop_alive_only_as_long_as_it_lasts(loo
 
 def test_descriptors_reused_for_new_connections_do_not_mix_data(loop, run):
     """The numbers of closed sockets come back; each receive sees its own connection's data."""
+
     async def main():
         for i in range(100):
             first, second = socket_pair("unix")

@@ -1,4 +1,5 @@
 """asyncio's streams on the loop: StreamReader, StreamWriter, servers and clients over TCP, Unix and TLS."""
+
 import asyncio
 import contextlib
 import random
@@ -14,6 +15,7 @@ MIB = 1024 * 1024
 @pytest.fixture(params=KINDS)
 def streams(request, loop, tmp_path, authority):
     """An asynchronous context manager: serve a handler, connect to it, yield the client's (reader, writer)."""
+
     @contextlib.asynccontextmanager
     async def opened(handler, **options):
         failures = []
@@ -36,9 +38,11 @@ def streams(request, loop, tmp_path, authority):
         else:
             tls = request.param == "tls"
             server = await asyncio.start_server(
-                guarded, "127.0.0.1", 0, ssl=authority.server if tls else None, **options)
+                guarded, "127.0.0.1", 0, ssl=authority.server if tls else None, **options
+            )
             reader, writer = await asyncio.open_connection(
-                *server.sockets[0].getsockname(), ssl=authority.client if tls else None, **options)
+                *server.sockets[0].getsockname(), ssl=authority.client if tls else None, **options
+            )
         try:
             yield reader, writer
         finally:
@@ -60,6 +64,7 @@ def line(i):
 
 
 # ---------------------------------------------------------------- reading
+
 
 def test_echo(streams, run):
     async def echo(reader, writer):
@@ -250,6 +255,7 @@ def test_feeding_a_reader_by_hand(loop, run):
 
 # ---------------------------------------------------------------- writing
 
+
 def test_the_writer(streams, run):
     async def collect(reader, writer):
         received.append(await reader.read())
@@ -332,6 +338,7 @@ def test_64_mebibytes_in_both_directions(streams, run, size):
 
 # ---------------------------------------------------------------- handlers and servers
 
+
 def test_the_exception_of_a_handler_is_reported(loop, run, contexts):
     async def failing(reader, writer):
         try:
@@ -412,9 +419,12 @@ def test_many_clients_at_once(streams, run, loop, tmp_path, authority, clients):
         else:
             tls = streams.kind == "tls"
             server = await asyncio.start_server(
-                serve, "127.0.0.1", 0, ssl=authority.server if tls else None, backlog=500)
-            connections = [asyncio.open_connection(*server.sockets[0].getsockname(),
-                                                   ssl=authority.client if tls else None) for _ in range(clients)]
+                serve, "127.0.0.1", 0, ssl=authority.server if tls else None, backlog=500
+            )
+            connections = [
+                asyncio.open_connection(*server.sockets[0].getsockname(), ssl=authority.client if tls else None)
+                for _ in range(clients)
+            ]
         tasks = [asyncio.ensure_future(client(connecting, everybody)) for connecting in connections]
         await until(lambda: len(writers) == clients, 40)
         everybody.set()
@@ -428,6 +438,7 @@ def test_many_clients_at_once(streams, run, loop, tmp_path, authority, clients):
 
 def test_a_whole_life_through_the_connector(loop, run, tmp_path, authority):
     """Half of the writer's data before, half after the reader begins, over every endpoint."""
+
     async def main():
         for endpoint in Connector.ENDPOINTS:
             connect = Connector(loop, endpoint, tmp_path, authority)

@@ -1,4 +1,5 @@
 """TLS: clients, servers and start_tls; certificates, ALPN, timeouts, closing, resets, big transfers."""
+
 import asyncio
 import contextlib
 import gc
@@ -21,13 +22,15 @@ class Echo(Recorder):
 @pytest.fixture
 def served(loop, run, authority):
     """A TLS echo server on 127.0.0.1; .address, .made, .context."""
+
     class Served:
         context = authority.server_context("localhost", "127.0.0.1")
 
     state = Served()
     state.made = []
-    state.server = run(loop.create_server(lambda: state.made.append(Echo()) or state.made[-1], "127.0.0.1", 0,
-                                          ssl=state.context))
+    state.server = run(
+        loop.create_server(lambda: state.made.append(Echo()) or state.made[-1], "127.0.0.1", 0, ssl=state.context)
+    )
     state.address = state.server.sockets[0].getsockname()
     yield state
     state.server.close()
@@ -51,6 +54,7 @@ async def leave(*protocols):
 
 # ---------------------------------------------------------------- handshakes
 
+
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
 def test_both_versions_of_the_protocol(loop, run, served, authority, version):
     async def main():
@@ -71,7 +75,10 @@ def test_connection_made_comes_after_the_handshake(loop, run, served, authority)
         seen = []
         transport, protocol = await loop.create_connection(
             lambda: Recorder(connection_made=lambda p: seen.append(p.transport.get_extra_info("cipher"))),
-            *served.address, ssl=authority.client, server_hostname="localhost")
+            *served.address,
+            ssl=authority.client,
+            server_hostname="localhost",
+        )
         assert seen and seen[0] is not None
         await leave(protocol)
 
@@ -81,7 +88,8 @@ def test_connection_made_comes_after_the_handshake(loop, run, served, authority)
 def test_the_host_name_is_taken_from_the_address(loop, run, served, authority):
     async def main():
         transport, protocol = await loop.create_connection(
-            Recorder, "localhost", served.address[1], ssl=authority.client, family=socket.AF_INET)
+            Recorder, "localhost", served.address[1], ssl=authority.client, family=socket.AF_INET
+        )
         assert transport.get_extra_info("ssl_object").server_hostname == "localhost"
         await leave(protocol)
 
@@ -134,10 +142,15 @@ def test_no_version_in_common_is_an_error(loop, run, served, authority):
     run(main())
 
 
-@pytest.mark.parametrize("offered, accepted, chosen", [
-    (["h2", "http/1.1"], ["http/1.1"], "http/1.1"), (["h2"], ["h2", "http/1.1"], "h2"),
-    (["x"], ["y"], None), ([], ["h2"], None),
-])
+@pytest.mark.parametrize(
+    "offered, accepted, chosen",
+    [
+        (["h2", "http/1.1"], ["http/1.1"], "http/1.1"),
+        (["h2"], ["h2", "http/1.1"], "h2"),
+        (["x"], ["y"], None),
+        ([], ["h2"], None),
+    ],
+)
 def test_alpn(loop, run, served, authority, offered, accepted, chosen):
     async def main():
         served.context.set_alpn_protocols(accepted)
@@ -183,8 +196,13 @@ def test_a_handshake_that_takes_too_long(loop, run):
     async def main():
         with socket.create_server(("127.0.0.1", 0)) as silent:
             with pytest.raises(ConnectionAbortedError, match=r"SSL handshake is taking longer than 0\.05 seconds"):
-                await loop.create_connection(Recorder, *silent.getsockname(), ssl=ssl.create_default_context(),
-                                             server_hostname="localhost", ssl_handshake_timeout=0.05)
+                await loop.create_connection(
+                    Recorder,
+                    *silent.getsockname(),
+                    ssl=ssl.create_default_context(),
+                    server_hostname="localhost",
+                    ssl_handshake_timeout=0.05,
+                )
 
     run(main())
 
@@ -192,8 +210,13 @@ def test_a_handshake_that_takes_too_long(loop, run):
 def test_a_client_that_never_shakes_hands_is_dropped_by_the_server(loop, run, authority):
     async def main():
         made = []
-        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0,
-                                          ssl=authority.server, ssl_handshake_timeout=0.05)
+        server = await loop.create_server(
+            lambda: made.append(Recorder()) or made[-1],
+            "127.0.0.1",
+            0,
+            ssl=authority.server,
+            ssl_handshake_timeout=0.05,
+        )
         sock = socket.create_connection(server.sockets[0].getsockname())
         assert await Peer(sock).recv_all() == b""
         sock.close()
@@ -228,8 +251,12 @@ def test_a_server_that_speaks_no_tls(loop, run):
     async def main():
         server = await asyncio.start_server(lambda r, w: (w.write(b"220 plain text\r\n"), w.close()), "127.0.0.1", 0)
         with pytest.raises(ssl.SSLError):
-            await loop.create_connection(Recorder, *server.sockets[0].getsockname(),
-                                         ssl=ssl.create_default_context(), server_hostname="localhost")
+            await loop.create_connection(
+                Recorder,
+                *server.sockets[0].getsockname(),
+                ssl=ssl.create_default_context(),
+                server_hostname="localhost",
+            )
         await asyncio.sleep(0.01)
         server.close()
         await server.wait_closed()
@@ -240,8 +267,11 @@ def test_a_server_that_speaks_no_tls(loop, run):
 def test_a_connection_that_ends_in_the_handshake(loop, run):
     async def main():
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            connecting = asyncio.ensure_future(loop.create_connection(
-                Recorder, *listener.getsockname(), ssl=ssl.create_default_context(), server_hostname="localhost"))
+            connecting = asyncio.ensure_future(
+                loop.create_connection(
+                    Recorder, *listener.getsockname(), ssl=ssl.create_default_context(), server_hostname="localhost"
+                )
+            )
             await asyncio.sleep(0.01)
             peer = Peer(listener.accept()[0])
             await peer.recv(100)
@@ -268,6 +298,7 @@ def test_a_cancelled_handshake_leaves_nothing(loop, run, served, authority, paus
 
 
 # ---------------------------------------------------------------- data
+
 
 @pytest.mark.parametrize("size", [1, 16 * 1024, 16 * 1024 + 1, MIB, 8 * MIB])
 def test_transfers_of_every_size(loop, run, served, authority, size):
@@ -299,6 +330,7 @@ def test_many_small_writes(loop, run, served, authority):
 
 
 # ---------------------------------------------------------------- closing
+
 
 @pytest.mark.parametrize("connect", ["tls-client", "tls-server"], indirect=True)
 def test_close_sends_everything_and_says_good_bye(connect, run):
@@ -351,13 +383,19 @@ def test_a_peer_that_never_says_good_bye_is_dropped_after_the_timeout(loop, run,
             connect = Connector(loop, "tls-client", None, authority)
             ours, theirs = socket_pair("tcp")
             shaking = asyncio.ensure_future(connect.shake_hands(theirs, server_side=True))
-            _, protocol = await loop.create_connection(Recorder, sock=ours, ssl=authority.client,
-                                                       server_hostname="localhost", ssl_shutdown_timeout=0.05)
+            _, protocol = await loop.create_connection(
+                Recorder, sock=ours, ssl=authority.client, server_hostname="localhost", ssl_shutdown_timeout=0.05
+            )
             peer, server = await shaking, None
         else:
             made = []
-            server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0,
-                                              ssl=authority.server, ssl_shutdown_timeout=0.05)
+            server = await loop.create_server(
+                lambda: made.append(Recorder()) or made[-1],
+                "127.0.0.1",
+                0,
+                ssl=authority.server,
+                ssl_shutdown_timeout=0.05,
+            )
             connect = Connector(loop, "tls-server", None, authority)
             peer = await connect.shake_hands(socket.create_connection(server.sockets[0].getsockname()), False)
             await until(lambda: made and made[0].made)
@@ -404,6 +442,7 @@ def test_closed_connections_are_freed(loop, run, served, authority):
 
 # ---------------------------------------------------------------- start_tls
 
+
 async def upgraded_pair(loop, authority, **options):
     """A client and a server that begin in plain text and upgrade; return (client, server) protocols."""
     made = []
@@ -412,9 +451,12 @@ async def upgraded_pair(loop, authority, **options):
     await until(lambda: made and made[0].made)
     transport.write(b"STARTTLS\n")
     await until(lambda: made[0].data == b"STARTTLS\n")
-    sides = [loop.start_tls(made[0].transport, made[0], authority.server, server_side=True),
-             loop.start_tls(transport, client, options.pop("context", authority.client),
-                            server_hostname="localhost", **options)]
+    sides = [
+        loop.start_tls(made[0].transport, made[0], authority.server, server_side=True),
+        loop.start_tls(
+            transport, client, options.pop("context", authority.client), server_hostname="localhost", **options
+        ),
+    ]
     try:
         made[0].transport, client.transport = await asyncio.gather(*sides)
     finally:
@@ -460,7 +502,8 @@ def test_an_upgrade_that_fails(loop, run, authority):
         results = await asyncio.gather(
             loop.start_tls(made[0].transport, made[0], authority.server, server_side=True),
             loop.start_tls(transport, client, ssl.create_default_context(), server_hostname="localhost"),
-            return_exceptions=True)
+            return_exceptions=True,
+        )
         assert isinstance(results[1], ssl.SSLCertVerificationError)
         server.close()
         await until(lambda: made[0].transport.is_closing() and transport.is_closing())
@@ -477,8 +520,9 @@ def test_an_upgrade_that_takes_too_long(loop, run, authority):
         ours, theirs = socket_pair("tcp")
         transport, protocol = await loop.create_connection(Recorder, sock=ours)
         with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer"):
-            await loop.start_tls(transport, protocol, authority.client, server_hostname="localhost",
-                                 ssl_handshake_timeout=0.05)
+            await loop.start_tls(
+                transport, protocol, authority.client, server_hostname="localhost", ssl_handshake_timeout=0.05
+            )
         theirs.close()
         await turns(5)
 
@@ -505,7 +549,8 @@ def test_tls_inside_tls(loop, run, authority):
         client, server = await upgraded_pair(loop, authority)
         inner = await asyncio.gather(
             loop.start_tls(server.transport, server, authority.server, server_side=True),
-            loop.start_tls(client.transport, client, authority.client, server_hostname="localhost"))
+            loop.start_tls(client.transport, client, authority.client, server_hostname="localhost"),
+        )
         inner[1].write(b"doubly secret" * 1000)
         await until(lambda: server.data.endswith(b"doubly secret" * 1000))
         inner[0].write(b"answer")
@@ -548,7 +593,8 @@ def test_tls_over_a_unix_socket(loop, run, authority, tmp_path):
     async def main():
         server = await loop.create_unix_server(Echo, tmp_path / "s", ssl=authority.server)
         transport, protocol = await loop.create_unix_connection(
-            Recorder, str(tmp_path / "s"), ssl=authority.client, server_hostname="localhost")
+            Recorder, str(tmp_path / "s"), ssl=authority.client, server_hostname="localhost"
+        )
         transport.write(b"hello")
         await until(lambda: protocol.data == b"hello")
         await leave(protocol)

@@ -1,4 +1,5 @@
 """Stream transports: reading, writing, closing, over TCP, Unix sockets and TLS, as client and as server."""
+
 import array
 import asyncio
 import gc
@@ -17,6 +18,7 @@ PATTERN = bytes(range(256)) * 4096
 
 
 # ---------------------------------------------------------------- reading
+
 
 def test_data_arrives_complete_and_in_order(connect, run):
     async def main():
@@ -47,8 +49,9 @@ def test_received_bytes_are_not_reused(connect, run):
     chunks = []
 
     async def main():
-        _, protocol, peer = await connect(lambda: type("Keep", (Recorder,), {
-            "data_received": lambda self, data: chunks.append(data)})())
+        _, protocol, peer = await connect(
+            lambda: type("Keep", (Recorder,), {"data_received": lambda self, data: chunks.append(data)})()
+        )
         for i in range(50):
             await peer.sendall(bytes([i]) * 1000)
             await until(lambda i=i: chunks and chunks[-1].endswith(bytes([i])))
@@ -93,8 +96,9 @@ def test_pausing_inside_data_received_delivers_nothing_more(connect, run):
 @plain
 def test_pausing_inside_connection_made_holds_the_first_data_back(connect, run):
     async def main():
-        transport, protocol, peer = await connect(lambda: Recorder(
-            connection_made=lambda p: p.transport.pause_reading()))
+        transport, protocol, peer = await connect(
+            lambda: Recorder(connection_made=lambda p: p.transport.pause_reading())
+        )
         await peer.sendall(b"early")
         await asyncio.sleep(0.02)
         assert protocol.events == ["connection_made"]
@@ -158,9 +162,18 @@ def test_pausing_after_close_changes_nothing(connect, run):
 
 # ---------------------------------------------------------------- writing
 
-@pytest.mark.parametrize("data", [b"bytes", bytearray(b"bytearray"), memoryview(b"memoryview"),
-                                  memoryview(bytearray(b"writable view")), memoryview(b"xxslicexx")[2:7]],
-                         ids=["bytes", "bytearray", "memoryview", "writable memoryview", "slice"])
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"bytes",
+        bytearray(b"bytearray"),
+        memoryview(b"memoryview"),
+        memoryview(bytearray(b"writable view")),
+        memoryview(b"xxslicexx")[2:7],
+    ],
+    ids=["bytes", "bytearray", "memoryview", "writable memoryview", "slice"],
+)
 def test_write_takes_bytes_bytearrays_and_memoryviews(connect, run, data):
     async def main():
         transport, _, peer = await connect()
@@ -179,8 +192,9 @@ def test_write_refuses_anything_else(connect, run, data):
         with pytest.raises(TypeError, match="^data(: expecting| argument must be) a bytes") as caught:
             transport.write(data)
         # The text is that of the running Python's own transport, which looks at the data first of all.
-        own = asyncio.sslproto._SSLProtocolTransport if connect.tls \
-            else asyncio.selector_events._SelectorSocketTransport
+        own = (
+            asyncio.sslproto._SSLProtocolTransport if connect.tls else asyncio.selector_events._SelectorSocketTransport
+        )
         assert outcome(own.write, None, data) == ("raised", TypeError, normalised(caught.value))
         transport.write(b"still alive")
         assert await peer.recv_exactly(11) == b"still alive"
@@ -202,8 +216,11 @@ def test_writing_nothing_sends_nothing(connect, run):
     run(main())
 
 
-@pytest.mark.parametrize("make", [list, tuple, iter, lambda parts: (part for part in parts), dict.fromkeys],
-                         ids=["list", "tuple", "iterator", "generator", "dict"])
+@pytest.mark.parametrize(
+    "make",
+    [list, tuple, iter, lambda parts: (part for part in parts), dict.fromkeys],
+    ids=["list", "tuple", "iterator", "generator", "dict"],
+)
 def test_writelines_takes_any_iterable(connect, run, make):
     parts = [b"%d," % i for i in range(1500)]
 
@@ -256,7 +273,7 @@ def test_a_bytearray_may_be_changed_after_the_write(connect, run, use):
         data.extend(b"and its size, which a view that is held forbids") if use == "write" else None
         count = len(expected) * (1 if use == "write" else 2)
         received = await peer.recv_exactly(len(backlog) + count)
-        assert received[len(backlog):] == expected * (count // len(expected))
+        assert received[len(backlog) :] == expected * (count // len(expected))
 
     run(main())
 
@@ -278,6 +295,7 @@ def test_views_of_wider_items_are_sent_as_bytes(connect, run):
 
 # ---------------------------------------------------------------- half-close
 
+
 @plain
 def test_write_eof_ends_our_direction_after_the_data_and_leaves_the_other(connect, run):
     async def main():
@@ -295,8 +313,10 @@ def test_write_eof_ends_our_direction_after_the_data_and_leaves_the_other(connec
 
 
 @plain
-@pytest.mark.parametrize("use, message", [("write", "Cannot call write() after write_eof()"),
-                                          ("writelines", "Cannot call writelines() after write_eof()")])
+@pytest.mark.parametrize(
+    "use, message",
+    [("write", "Cannot call write() after write_eof()"), ("writelines", "Cannot call writelines() after write_eof()")],
+)
 def test_writing_after_write_eof_is_an_error(connect, run, use, message):
     async def main():
         transport, *_ = await connect()
@@ -381,6 +401,7 @@ def test_both_sides_half_close(connect, run):
 
 
 # ---------------------------------------------------------------- close
+
 
 def test_close_delivers_what_was_written(connect, run):
     async def main():
@@ -555,6 +576,7 @@ def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_f
 
 # ---------------------------------------------------------------- the peer misbehaves
 
+
 @tcp
 def test_a_reset_is_given_to_connection_lost_and_not_logged(connect, run):
     async def main():
@@ -622,6 +644,7 @@ def test_data_sent_just_before_the_end_is_delivered_before_the_end(connect, run)
 
 # ---------------------------------------------------------------- looking at a transport
 
+
 def test_the_type_is_asyncio_transport(connect, run):
     async def main():
         transport, *_ = await connect()
@@ -671,7 +694,8 @@ def test_a_connection_over_sockets_with_small_buffers_echoes(connect, run):
     async def main():
         transport, protocol, peer = await connect(
             lambda: type("Echo", (Recorder,), {"data_received": lambda self, data: self.transport.write(data)})(),
-            small=True)
+            small=True,
+        )
         sending = asyncio.ensure_future(peer.sendall(PATTERN))
         assert await peer.recv_exactly(len(PATTERN)) == PATTERN
         await sending

@@ -1,4 +1,5 @@
 """Unix sockets: servers and clients by path and by abstract name, stale files, modes, errors."""
+
 import asyncio
 import errno
 import os
@@ -132,8 +133,9 @@ def test_a_path_that_is_too_long(loop, run, guard, length):
         with pytest.raises(OSError, match="AF_UNIX path too long"):
             run(attempt(Recorder, path))
     # Longer than any name of a file: the server cannot look for a stale socket.
-    assert [text.split("'")[0] for text in guard.log.take()] \
-        == ["Unable to check or remove stale UNIX socket "] * (length == 5000)
+    assert [text.split("'")[0] for text in guard.log.take()] == ["Unable to check or remove stale UNIX socket "] * (
+        length == 5000
+    )
 
 
 def test_the_longest_path_that_fits(loop, run, tmp_path):
@@ -162,28 +164,78 @@ def test_missing_files_and_dead_sockets(loop, run, tmp_path):
         run(loop.create_unix_connection(Recorder, str(tmp_path / "dead")))
 
 
-@pytest.mark.parametrize("method, args, kwargs, error, message", [
-    ("create_unix_server", (), {}, ValueError, "path was not specified, and no sock specified"),
-    ("create_unix_connection", (), {}, ValueError, "no path and sock were specified"),
-    ("create_unix_server", ("/x",), {"sock": "unix"}, ValueError,
-     "path and sock can not be specified at the same time"),
-    ("create_unix_connection", ("/x",), {"sock": "unix"}, ValueError,
-     "path and sock can not be specified at the same time"),
-    ("create_unix_server", (), {"sock": "tcp"}, ValueError, "A UNIX Domain Stream Socket was expected, got <socket"),
-    ("create_unix_connection", (), {"sock": "tcp"}, ValueError,
-     "A UNIX Domain Stream Socket was expected, got <socket"),
-    ("create_unix_connection", (), {"sock": "datagram"}, ValueError,
-     "A UNIX Domain Stream Socket was expected, got <socket"),
-    ("create_unix_server", ("/x",), {"ssl": True}, TypeError, "ssl argument must be an SSLContext or None"),
-    ("create_unix_connection", ("/x",), {"ssl": True}, ValueError,
-     "you have to pass server_hostname when using ssl"),
-    ("create_unix_connection", ("/x",), {"server_hostname": "x"}, ValueError,
-     "server_hostname is only meaningful with ssl"),
-    ("create_unix_server", ("/x",), {"ssl_handshake_timeout": 1}, ValueError,
-     "ssl_handshake_timeout is only meaningful with ssl"),
-    ("create_unix_connection", ("/x",), {"ssl_shutdown_timeout": 1}, ValueError,
-     "ssl_shutdown_timeout is only meaningful with ssl"),
-], ids=range(12))
+@pytest.mark.parametrize(
+    "method, args, kwargs, error, message",
+    [
+        ("create_unix_server", (), {}, ValueError, "path was not specified, and no sock specified"),
+        ("create_unix_connection", (), {}, ValueError, "no path and sock were specified"),
+        (
+            "create_unix_server",
+            ("/x",),
+            {"sock": "unix"},
+            ValueError,
+            "path and sock can not be specified at the same time",
+        ),
+        (
+            "create_unix_connection",
+            ("/x",),
+            {"sock": "unix"},
+            ValueError,
+            "path and sock can not be specified at the same time",
+        ),
+        (
+            "create_unix_server",
+            (),
+            {"sock": "tcp"},
+            ValueError,
+            "A UNIX Domain Stream Socket was expected, got <socket",
+        ),
+        (
+            "create_unix_connection",
+            (),
+            {"sock": "tcp"},
+            ValueError,
+            "A UNIX Domain Stream Socket was expected, got <socket",
+        ),
+        (
+            "create_unix_connection",
+            (),
+            {"sock": "datagram"},
+            ValueError,
+            "A UNIX Domain Stream Socket was expected, got <socket",
+        ),
+        ("create_unix_server", ("/x",), {"ssl": True}, TypeError, "ssl argument must be an SSLContext or None"),
+        (
+            "create_unix_connection",
+            ("/x",),
+            {"ssl": True},
+            ValueError,
+            "you have to pass server_hostname when using ssl",
+        ),
+        (
+            "create_unix_connection",
+            ("/x",),
+            {"server_hostname": "x"},
+            ValueError,
+            "server_hostname is only meaningful with ssl",
+        ),
+        (
+            "create_unix_server",
+            ("/x",),
+            {"ssl_handshake_timeout": 1},
+            ValueError,
+            "ssl_handshake_timeout is only meaningful with ssl",
+        ),
+        (
+            "create_unix_connection",
+            ("/x",),
+            {"ssl_shutdown_timeout": 1},
+            ValueError,
+            "ssl_shutdown_timeout is only meaningful with ssl",
+        ),
+    ],
+    ids=range(12),
+)
 def test_wrong_arguments(loop, run, method, args, kwargs, error, message):
     kinds = {"unix": (socket.AF_UNIX,), "tcp": (socket.AF_INET,), "datagram": (socket.AF_UNIX, socket.SOCK_DGRAM)}
     with socket.socket(*kinds[kwargs.get("sock", "unix")]) as sock:
@@ -228,7 +280,8 @@ def test_unix_transports_report_a_broken_peer(loop, run, tmp_path):
         made = []
         server = await loop.create_unix_server(lambda: made.append(Recorder()) or made[-1], tmp_path / "s")
         transport, protocol = await loop.create_unix_connection(
-            lambda: Recorder(eof_received=lambda p: True), str(tmp_path / "s"))
+            lambda: Recorder(eof_received=lambda p: True), str(tmp_path / "s")
+        )
         await until(lambda: made and made[0].made)
         made[0].transport.abort()
         await until(lambda: "eof_received" in protocol.events)

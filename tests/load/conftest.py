@@ -1,4 +1,5 @@
 """What the load tests share."""
+
 import os
 
 import pytest

@@ -1,7 +1,8 @@
 """Much data and many connections: memory stays bounded and nothing is left behind."""
+
 import pytest
 
-GIB = 1024 ** 3
+GIB = 1024**3
 
 MEMORY = """
 import ctypes, gc
@@ -24,7 +25,9 @@ def descriptors():
 def test_a_gibibyte_through_one_connection_in_bounded_memory(python, kind, long_mode):
     """A sender that minds pause_writing, to a receiver that pauses reading now and then."""
     size = GIB if kind == "tcp" or long_mode else GIB // 4
-    output = python(MEMORY + f"""
+    output = python(
+        MEMORY
+        + f"""
 faulthandler.cancel_dump_traceback_later()
 SIZE, CHUNK = {size}, b"0123456789abcdef" * 16384
 peak = 0
@@ -81,7 +84,8 @@ async def main():
     print(count, sender.largest, peak - before)
 with asyncio.Runner(loop_factory=new_event_loop) as runner:
     runner.run(main())
-""")
+"""
+    )
     count, largest, growth = map(int, output.split())
     assert count == size
     # One chunk over the high water mark is in the buffer at most.
@@ -93,7 +97,9 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
 @pytest.mark.parametrize("kind", ["tcp", "unix", "streams"])
 def test_twenty_thousand_connections_leave_nothing_behind(python, kind, long_mode):
     connections = 20_000 if long_mode or (python.name, kind) == ("fastloop", "tcp") else 4_000
-    output = python(MEMORY + f"""
+    output = python(
+        MEMORY
+        + f"""
 faulthandler.cancel_dump_traceback_later()
 KIND = {kind!r}
 class Client(asyncio.Protocol):
@@ -152,7 +158,8 @@ async def main():
     print(*[b - a for a, b in zip(before, after)])
 with asyncio.Runner(loop_factory=new_event_loop) as runner:
     runner.run(main())
-""")
+"""
+    )
     memory, files, blocks = map(int, output.split())
     assert files == 0
     # A leak of a hundred bytes or of one object per connection is far above these.

@@ -1,4 +1,5 @@
 """Whole HTTP servers under load: aiohttp with 2,000 requests at once, uvicorn under wrk."""
+
 import asyncio
 import hashlib
 import http.client
@@ -27,6 +28,7 @@ def many_descriptors():
 
 
 # ---------------------------------------------------------------- aiohttp
+
 
 def test_aiohttp_serves_2000_requests_at_once(loop, run, many_descriptors):
     aiohttp = pytest.importorskip("aiohttp")
@@ -65,7 +67,7 @@ def test_aiohttp_serves_2000_requests_at_once(loop, run, many_descriptors):
 
 # ---------------------------------------------------------------- uvicorn
 
-APPLICATION = '''
+APPLICATION = """
 import hashlib
 
 async def app(scope, receive, send):
@@ -95,7 +97,7 @@ async def app(scope, receive, send):
     for start in range(0, len(answer), 100000):
         await send({"type": "http.response.body", "body": answer[start:start + 100000],
                     "more_body": start + 100000 < len(answer)})
-'''
+"""
 
 
 @pytest.fixture
@@ -118,8 +120,9 @@ def uvicorn_server(python, tmp_path):
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(server.serve())
             """)
-    server = subprocess.Popen(command, cwd=tmp_path, env=python.environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    server = subprocess.Popen(
+        command, cwd=tmp_path, env=python.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         deadline = time.monotonic() + 30
         while True:
@@ -156,8 +159,12 @@ def test_uvicorn_under_wrk_answers_everything(uvicorn_server, python, long_mode)
     module = get(port, "/loop")[1].decode()
     assert module.startswith("fastloop") if python.name == "fastloop" else module.startswith("asyncio")
     seconds = 10 if long_mode else 2
-    report = subprocess.run(["wrk", "-t1", "-c100", f"-d{seconds}s", f"http://127.0.0.1:{port}/wrk"],
-                            capture_output=True, text=True, timeout=60).stdout
+    report = subprocess.run(
+        ["wrk", "-t1", "-c100", f"-d{seconds}s", f"http://127.0.0.1:{port}/wrk"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
     assert int(re.search(r"(\d+) requests in", report)[1]) > 100, report
     assert "Socket errors" not in report and "Non-2xx" not in report, report
 

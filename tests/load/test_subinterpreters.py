@@ -1,4 +1,5 @@
 """Subinterpreters: importing and running a small program in two of them, each with its own GIL."""
+
 import sys
 
 import pytest
@@ -30,7 +31,9 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
 @pytest.mark.parametrize("isolated", [True, False], ids=["own GIL", "shared GIL"])
 def test_a_program_in_two_subinterpreters_and_the_main_one(python, isolated):
     """On 3.12 the stock loop too crashes beside the main interpreter and at the end of a subinterpreter."""
-    assert python(f"""
+    assert (
+        python(
+            f"""
         if sys.version_info >= (3, 13):
             import _interpreters as interpreters
             create = lambda: interpreters.create("isolated" if {isolated} else "legacy")
@@ -66,4 +69,8 @@ def test_a_program_in_two_subinterpreters_and_the_main_one(python, isolated):
         print("ended", *failures, flush=True)
         if sys.version_info < (3, 13):
             os._exit(0)
-        """, options=("-W", "ignore")) == "ended\n"
+        """,
+            options=("-W", "ignore"),
+        )
+        == "ended\n"
+    )

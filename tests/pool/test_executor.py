@@ -1,4 +1,5 @@
 """run_in_executor and to_thread: default pool, pools of one's own, process pools, contexts, cancellation, errors."""
+
 import asyncio
 import concurrent.futures
 import contextvars
@@ -25,6 +26,7 @@ def fail():
 
 # ---------------------------------------------------------------- the default pool
 
+
 def test_results_and_arguments(loop, run):
     async def main():
         assert await loop.run_in_executor(None, lambda *args: args, 1, "two", None) == (1, "two", None)
@@ -45,8 +47,19 @@ def test_it_returns_an_asyncio_future_of_the_loop(loop, run):
     run(main())
 
 
-@pytest.mark.parametrize("error", [Broken("own"), ValueError("x"), KeyError("k"), SystemExit(3), KeyboardInterrupt(),
-                                   StopAsyncIteration(), GeneratorExit()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [
+        Broken("own"),
+        ValueError("x"),
+        KeyError("k"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        StopAsyncIteration(),
+        GeneratorExit(),
+    ],
+    ids=lambda e: type(e).__name__,
+)
 def test_exceptions_are_raised_where_the_future_is_awaited(loop, run, error):
     def failing():
         raise error
@@ -97,8 +110,9 @@ def test_the_work_begins_without_waiting_for_a_turn(loop):
 
 def test_threads_of_the_default_pool(loop, run):
     async def main():
-        names = await asyncio.gather(*[loop.run_in_executor(None, lambda: threading.current_thread().name)
-                                       for _ in range(20)])
+        names = await asyncio.gather(
+            *[loop.run_in_executor(None, lambda: threading.current_thread().name) for _ in range(20)]
+        )
         assert all(name.startswith("asyncio_") for name in names)
         thread = await loop.run_in_executor(None, threading.current_thread)
         assert isinstance(thread, threading.Thread) and not thread.daemon
@@ -203,10 +217,12 @@ def test_a_job_may_talk_back_to_the_loop(loop, run):
 
 # ---------------------------------------------------------------- to_thread
 
+
 def test_to_thread_passes_arguments_and_results(run):
     async def main():
         def job(*args, **kwargs):
             return args, kwargs, threading.current_thread() is threading.main_thread()
+
         assert await asyncio.to_thread(job, 1, 2, key="value") == ((1, 2), {"key": "value"}, False)
         with pytest.raises(Broken):
             await asyncio.to_thread(fail)
@@ -232,6 +248,7 @@ def test_to_thread_carries_the_context_and_run_in_executor_does_not(loop, run):
 
 
 # ---------------------------------------------------------------- cancelling
+
 
 def test_a_cancelled_wait_leaves_the_running_job_alone(loop, run):
     async def main():
@@ -302,6 +319,7 @@ def test_a_timeout_around_a_job(run):
 
 
 # ---------------------------------------------------------------- executors of one's own
+
 
 def test_a_thread_pool_of_ones_own(loop, run):
     async def main():
@@ -403,5 +421,7 @@ if __name__ == "__main__":
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(main(method))
 """)
-    assert python(f"os.execv(sys.executable, [sys.executable, '-W', 'ignore::DeprecationWarning', {str(program)!r}])") \
+    assert (
+        python(f"os.execv(sys.executable, [sys.executable, '-W', 'ignore::DeprecationWarning', {str(program)!r}])")
         == "fork in the process\nspawn in the process\nforkserver in the process\n"
+    )

@@ -1,4 +1,5 @@
 """The end of the default executor: shutdown_default_executor, close, exit of the interpreter."""
+
 import asyncio
 import concurrent.futures
 import gc
@@ -10,6 +11,7 @@ import pytest
 from helpers import until
 
 # ---------------------------------------------------------------- shutdown_default_executor
+
 
 def test_shutdown_joins_the_threads(loop, run):
     before = threading.active_count()
@@ -102,6 +104,7 @@ def test_shutdown_within_the_timeout_does_not_warn(loop, run):
 
 # ---------------------------------------------------------------- close and forgetting
 
+
 def test_close_ends_the_threads_without_waiting(loop):
     started, release = threading.Event(), threading.Event()
     future = loop.run_in_executor(None, lambda: (started.set(), release.wait(20)))
@@ -142,8 +145,10 @@ def test_each_loop_has_its_own_pool(loop_factory):
 
 # ---------------------------------------------------------------- the end of the interpreter
 
+
 def test_the_interpreter_waits_for_running_jobs_at_exit(python):
-    assert python("""
+    assert (
+        python("""
         def job():
             time.sleep(0.1)
             print("job ended")
@@ -153,11 +158,14 @@ def test_the_interpreter_waits_for_running_jobs_at_exit(python):
         loop.run_until_complete(main())
         loop.close()
         print("main ended", flush=True)
-        """) == "main ended\njob ended\n"
+        """)
+        == "main ended\njob ended\n"
+    )
 
 
 def test_a_runner_waits_for_running_jobs(python):
-    assert python("""
+    assert (
+        python("""
         def job():
             time.sleep(0.1)
             print("job ended")
@@ -166,12 +174,15 @@ def test_a_runner_waits_for_running_jobs(python):
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(main())
         print("main ended", flush=True)
-        """) == "job ended\nmain ended\n"
+        """)
+        == "job ended\nmain ended\n"
+    )
 
 
 def test_an_exit_with_work_in_the_queue_does_not_hang(python):
     # Queued jobs are run at exit, as concurrent.futures does.
-    assert python("""
+    assert (
+        python("""
         done = []
         loop = new_event_loop()
         for i in range(100):
@@ -179,15 +190,23 @@ def test_an_exit_with_work_in_the_queue_does_not_hang(python):
         import atexit
         loop.close()
         print("closed")
-        """) == "closed\n"
+        """)
+        == "closed\n"
+    )
 
 
 def test_an_unclosed_loop_with_threads_at_exit(python):
-    assert python("""
+    assert (
+        python(
+            """
         loop = new_event_loop()
         loop.run_until_complete(asyncio.wait_for(loop.run_in_executor(None, int), 10))
         print("end")
-        """, stderr=None) == "end\n"
+        """,
+            stderr=None,
+        )
+        == "end\n"
+    )
 
 
 def test_to_thread_during_shutdown_of_the_loop(loop, run):

@@ -1,4 +1,5 @@
 """Asynchronous generators: finalised by the loop, closed by shutdown_asyncgens."""
+
 import asyncio
 import gc
 import sys
@@ -17,6 +18,7 @@ def generator(log, name="generator"):
         finally:
             await asyncio.sleep(0)
             log.append(f"{name} closed")
+
     return values()
 
 

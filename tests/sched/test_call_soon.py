@@ -1,4 +1,5 @@
 """call_soon: order, arguments, contexts, and the Handle that it returns."""
+
 import asyncio
 import contextvars
 import functools
@@ -12,13 +13,13 @@ from helpers import turns
 variable = contextvars.ContextVar("variable", default="unset")
 
 
-
 def context_of(handle):
     # Handle.get_context() is new in Python 3.12.
     return handle.get_context() if hasattr(handle, "get_context") else handle._context
 
 
 # ---------------------------------------------------------------- order and arguments
+
 
 def test_callbacks_run_in_the_order_of_the_calls(loop):
     seen = []
@@ -56,13 +57,17 @@ def test_arguments_arrive_as_given(loop, count):
     assert seen == [arguments]
 
 
-@pytest.mark.parametrize("make", [
-    lambda seen: seen.append,
-    lambda seen: functools.partial(seen.append),
-    lambda seen: type("Callable", (), {"__call__": lambda self, value: seen.append(value)})(),
-    lambda seen: lambda value: seen.append(value),
-    lambda seen: type("Bound", (), {"method": lambda self, value: seen.append(value)})().method,
-], ids=["builtin", "partial", "object", "lambda", "method"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seen: seen.append,
+        lambda seen: functools.partial(seen.append),
+        lambda seen: type("Callable", (), {"__call__": lambda self, value: seen.append(value)})(),
+        lambda seen: lambda value: seen.append(value),
+        lambda seen: type("Bound", (), {"method": lambda self, value: seen.append(value)})().method,
+    ],
+    ids=["builtin", "partial", "object", "lambda", "method"],
+)
 def test_any_callable_will_do(loop, make):
     seen = []
     loop.call_soon(make(seen), "value")
@@ -93,17 +98,21 @@ def test_the_result_of_a_callback_is_ignored(loop):
     loop.run_forever()
 
 
-@pytest.mark.parametrize("call", [
-    lambda loop: loop.call_soon(),
-    lambda loop: loop.call_soon(print, wrong=1),
-    lambda loop: loop.call_soon(print, context=None, wrong=1),
-    lambda loop: loop.call_later(),
-    lambda loop: loop.call_later(1),
-    lambda loop: loop.call_later(1, print, wrong=1),
-    lambda loop: loop.call_at(1),
-    lambda loop: loop.call_soon_threadsafe(),
-    lambda loop: loop.call_soon_threadsafe(print, wrong=1),
-], ids=range(9))
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda loop: loop.call_soon(),
+        lambda loop: loop.call_soon(print, wrong=1),
+        lambda loop: loop.call_soon(print, context=None, wrong=1),
+        lambda loop: loop.call_later(),
+        lambda loop: loop.call_later(1),
+        lambda loop: loop.call_later(1, print, wrong=1),
+        lambda loop: loop.call_at(1),
+        lambda loop: loop.call_soon_threadsafe(),
+        lambda loop: loop.call_soon_threadsafe(print, wrong=1),
+    ],
+    ids=range(9),
+)
 def test_missing_and_unknown_arguments_are_type_errors(loop, call):
     with pytest.raises(TypeError):
         call(loop)
@@ -136,6 +145,7 @@ def test_the_private_queues_can_be_looked_at(loop):
 
 # ---------------------------------------------------------------- contexts
 
+
 def test_a_callback_runs_in_a_copy_of_the_current_context(loop):
     seen = []
 
@@ -156,12 +166,16 @@ def test_a_callback_runs_in_a_copy_of_the_current_context(loop):
     assert variable.get() == "unset"
 
 
-@pytest.mark.parametrize("schedule", [
-    lambda loop, context, fn: loop.call_soon(fn, context=context),
-    lambda loop, context, fn: loop.call_later(0, fn, context=context),
-    lambda loop, context, fn: loop.call_at(loop.time(), fn, context=context),
-    lambda loop, context, fn: loop.call_soon_threadsafe(fn, context=context),
-], ids=["call_soon", "call_later", "call_at", "call_soon_threadsafe"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda loop, context, fn: loop.call_soon(fn, context=context),
+        lambda loop, context, fn: loop.call_later(0, fn, context=context),
+        lambda loop, context, fn: loop.call_at(loop.time(), fn, context=context),
+        lambda loop, context, fn: loop.call_soon_threadsafe(fn, context=context),
+    ],
+    ids=["call_soon", "call_later", "call_at", "call_soon_threadsafe"],
+)
 def test_a_given_context_is_used_itself_and_not_copied(loop, schedule, run):
     context = contextvars.copy_context()
     handle = schedule(loop, context, lambda: variable.set("kept"))
@@ -215,7 +229,7 @@ def test_a_context_that_is_entered_already_is_reported(loop, guard):
         loop.run_forever()
 
     context.run(inside)
-    record, = guard.log.records
+    (record,) = guard.log.records
     assert record.exc_info[0] is RuntimeError and "already entered" in str(record.exc_info[1])
     assert guard.log.take_one().startswith("Exception in callback print(")
 
@@ -240,6 +254,7 @@ def test_a_handle_keeps_its_context_for_the_exception_handler(loop, guard):
 
 
 # ---------------------------------------------------------------- Handle
+
 
 def test_handles_are_asyncio_handles(loop):
     handle = loop.call_soon(print)
@@ -392,6 +407,7 @@ def test_handles_in_cycles_are_collected(loop):
 
 
 # ---------------------------------------------------------------- tasks and callbacks share one order
+
 
 def test_task_steps_and_callbacks_share_one_queue(loop, run):
     seen = []

@@ -1,4 +1,5 @@
 """Debug mode: what it checks, what it logs, where it comes from."""
+
 import asyncio
 import concurrent.futures
 import logging
@@ -22,6 +23,7 @@ def refused(loop, method, callback):
 
 # ---------------------------------------------------------------- the switch
 
+
 def test_debug_is_off_unless_asked_for_and_can_be_switched(loop):
     assert loop.get_debug() is (sys.flags.dev_mode or bool(os.environ.get("PYTHONASYNCIODEBUG")))
     loop.set_debug(True)
@@ -30,9 +32,15 @@ def test_debug_is_off_unless_asked_for_and_can_be_switched(loop):
     assert loop.get_debug() is False
 
 
-@pytest.mark.parametrize("options, environment, expected", [
-    ((), None, "False"), (("-X", "dev"), None, "True"), ((), "1", "True"), (("-E",), "1", "False"),
-])
+@pytest.mark.parametrize(
+    "options, environment, expected",
+    [
+        ((), None, "False"),
+        (("-X", "dev"), None, "True"),
+        ((), "1", "True"),
+        (("-E",), "1", "False"),
+    ],
+)
 def test_debug_at_creation_follows_dev_mode_and_environment(python, monkeypatch, options, environment, expected):
     monkeypatch.delenv("PYTHONDEVMODE", raising=False)
     monkeypatch.delenv("PYTHONASYNCIODEBUG", raising=False)
@@ -43,11 +51,13 @@ def test_debug_at_creation_follows_dev_mode_and_environment(python, monkeypatch,
     source = f"import sys; sys.path.insert(0, {path})\n" if "-E" in options else ""
     if source and python.name == "fastloop":
         pytest.skip("-E hides an in-place build")
-    assert python(source + "loop = new_event_loop(); print(loop.get_debug()); loop.close()",
-                  options).strip() == expected
+    assert (
+        python(source + "loop = new_event_loop(); print(loop.get_debug()); loop.close()", options).strip() == expected
+    )
 
 
 # ---------------------------------------------------------------- checks of callbacks
+
 
 @pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "run_in_executor"])
 @pytest.mark.parametrize("callback", [None, 5, "text"])
@@ -88,12 +98,14 @@ def test_without_debug_the_error_is_reported_when_the_callback_should_run(loop, 
 
 # ---------------------------------------------------------------- the wrong thread
 
+
 @pytest.mark.parametrize("method", ["call_soon", "call_later", "call_at"])
 def test_calls_from_the_wrong_thread_are_refused(loop, run, method):
     async def main():
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            with pytest.raises(RuntimeError, match="^Non-thread-safe operation invoked on an event loop other than "
-                                                   "the current one$"):
+            with pytest.raises(
+                RuntimeError, match="^Non-thread-safe operation invoked on an event loop other than the current one$"
+            ):
                 pool.submit(refused, loop, method, print).result()
 
     loop.set_debug(True)
@@ -112,23 +124,32 @@ def test_before_the_run_any_thread_may_call(loop):
 
 # ---------------------------------------------------------------- slow callbacks
 
+
 def slow(*_):
     time.sleep(0.002)
 
 
-@pytest.mark.parametrize("schedule", [
-    lambda loop: loop.call_soon(slow),
-    lambda loop: loop.call_later(0, slow),
-    lambda loop: loop.call_soon_threadsafe(slow),
-], ids=["call_soon", "call_later", "call_soon_threadsafe"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda loop: loop.call_soon(slow),
+        lambda loop: loop.call_later(0, slow),
+        lambda loop: loop.call_soon_threadsafe(slow),
+    ],
+    ids=["call_soon", "call_later", "call_soon_threadsafe"],
+)
 def test_a_slow_callback_is_logged(loop, guard, schedule):
     loop.set_debug(True)
     loop.slow_callback_duration = 0.002
     schedule(loop)
     loop.run_until_complete(asyncio.sleep(0.001))
-    assert any(record.levelno == logging.WARNING and " seconds" in record.getMessage()
-               and record.getMessage().startswith("Executing <") and "slow()" in record.getMessage()
-               for record in guard.log.records)
+    assert any(
+        record.levelno == logging.WARNING
+        and " seconds" in record.getMessage()
+        and record.getMessage().startswith("Executing <")
+        and "slow()" in record.getMessage()
+        for record in guard.log.records
+    )
 
 
 def test_a_slow_step_is_logged_with_its_task(loop, run, guard):
@@ -153,6 +174,7 @@ def test_nothing_is_logged_below_the_limit_or_without_debug(loop, guard):
 
 
 # ---------------------------------------------------------------- where coroutines come from
+
 
 def test_the_origin_of_coroutines_is_tracked_during_the_run_only(loop, run):
     async def main():

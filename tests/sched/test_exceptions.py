@@ -1,4 +1,5 @@
 """Exceptions out of callbacks and tasks, and the exception handler."""
+
 import asyncio
 import contextvars
 import gc
@@ -20,8 +21,20 @@ class Unusual(BaseException):
 
 # ---------------------------------------------------------------- out of callbacks
 
-@pytest.mark.parametrize("error", [ValueError("own"), Unusual("own"), GeneratorExit(), asyncio.CancelledError(),
-                                   StopIteration(), MemoryError(), RecursionError()], ids=lambda e: type(e).__name__)
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("own"),
+        Unusual("own"),
+        GeneratorExit(),
+        asyncio.CancelledError(),
+        StopIteration(),
+        MemoryError(),
+        RecursionError(),
+    ],
+    ids=lambda e: type(e).__name__,
+)
 def test_an_exception_of_a_callback_is_reported_and_the_loop_goes_on(loop, contexts, error):
     def failing():
         raise error
@@ -56,12 +69,16 @@ def test_in_debug_mode_the_report_has_the_place_of_the_call(loop, contexts):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("schedule", [
-    lambda loop, fn: loop.call_soon(fn),
-    lambda loop, fn: loop.call_later(0.001, fn),
-    lambda loop, fn: loop.call_soon_threadsafe(fn),
-    lambda loop, fn: loop.create_future().add_done_callback(fn) or loop.call_soon(fn),
-], ids=["call_soon", "call_later", "call_soon_threadsafe", "future"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda loop, fn: loop.call_soon(fn),
+        lambda loop, fn: loop.call_later(0.001, fn),
+        lambda loop, fn: loop.call_soon_threadsafe(fn),
+        lambda loop, fn: loop.create_future().add_done_callback(fn) or loop.call_soon(fn),
+    ],
+    ids=["call_soon", "call_later", "call_soon_threadsafe", "future"],
+)
 def test_exits_come_out_of_run_forever_and_nothing_waiting_is_lost(loop, error, schedule):
     seen = []
 
@@ -95,6 +112,7 @@ def test_callbacks_after_the_exit_run_in_the_next_run(loop):
 
 
 # ---------------------------------------------------------------- the handler
+
 
 def test_setting_and_getting_the_handler(loop):
     assert loop.get_exception_handler() is None
@@ -139,17 +157,21 @@ def test_an_overridden_call_exception_handler_is_honoured(loop_factory):
     assert seen == [error]
 
 
-@pytest.mark.parametrize("context", [
-    {"message": "own message"},
-    {},
-    {"message": "with", "exception": ZeroDivisionError("details"), "b": 1, "a": "text"},
-    {"message": None, "future": "value"},
-], ids=["message", "empty", "everything", "no message"])
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"message": "own message"},
+        {},
+        {"message": "with", "exception": ZeroDivisionError("details"), "b": 1, "a": "text"},
+        {"message": None, "future": "value"},
+    ],
+    ids=["message", "empty", "everything", "no message"],
+)
 def test_the_default_handler_logs_as_the_stock_loop(loop, guard, context):
     def text(loop):
         loop.set_debug(False)
         loop.call_exception_handler(context)
-        record, = guard.log.records
+        (record,) = guard.log.records
         assert record.levelno == logging.ERROR
         assert (record.exc_info[1] if record.exc_info else None) is context.get("exception")
         return guard.log.take_one()
@@ -187,7 +209,7 @@ def test_a_failing_handler_is_reported_by_the_default_handler(loop, guard, error
     loop.set_exception_handler(failing_handler)
     context = {"message": "the first"}
     loop.call_exception_handler(context)
-    record, = guard.log.records
+    (record,) = guard.log.records
     assert record.exc_info[1] is error
     assert guard.log.take_one() == f"Unhandled error in exception handler\ncontext: {context!r}"
 
@@ -205,8 +227,9 @@ def test_a_failing_default_handler_is_logged(loop_factory, guard):
     assert guard.log.take() == ["Exception in default exception handler"]
     loop.set_exception_handler(lambda *_: 1 / 0)
     loop.call_exception_handler({"message": "second"})
-    assert guard.log.take() == ["Exception in default exception handler while handling an unexpected error "
-                                "in custom exception handler"]
+    assert guard.log.take() == [
+        "Exception in default exception handler while handling an unexpected error in custom exception handler"
+    ]
     loop.close()
 
 
@@ -244,6 +267,7 @@ def test_the_handler_runs_in_the_context_of_the_task(loop):
 
 
 # ---------------------------------------------------------------- forgotten futures and tasks
+
 
 def test_an_exception_that_nobody_retrieves_is_reported(loop, run, contexts):
     async def failing():

@@ -1,4 +1,5 @@
 """fork: a child starts anew and never disturbs its parent."""
+
 import textwrap
 
 import pytest
@@ -31,7 +32,8 @@ def forking(python):
 
 
 def test_a_child_runs_a_new_loop(forking):
-    assert forking("""
+    assert (
+        forking("""
         loop = new_event_loop()
         loop.run_until_complete(asyncio.sleep(0))
         def child():
@@ -40,11 +42,14 @@ def test_a_child_runs_a_new_loop(forking):
             own.close()
         print(in_child(child), loop.run_until_complete(asyncio.sleep(0.01, "parent")))
         loop.close()
-        """) == "0 parent\n"
+        """)
+        == "0 parent\n"
+    )
 
 
 def test_a_fork_inside_a_coroutine(forking):
-    assert forking("""
+    assert (
+        forking("""
         def child():
             try:
                 asyncio.get_running_loop()
@@ -60,11 +65,14 @@ def test_a_fork_inside_a_coroutine(forking):
         loop = new_event_loop()
         print(loop.run_until_complete(main()))
         loop.close()
-        """) == "no running event loop\n0\nparent\n"
+        """)
+        == "no running event loop\n0\nparent\n"
+    )
 
 
 def test_a_child_that_closes_the_loop_of_its_parent_does_not_disturb_it(forking):
-    assert forking("""
+    assert (
+        forking("""
         import socket
         loop = new_event_loop()
         first, second = socket.socketpair()
@@ -93,11 +101,14 @@ def test_a_child_that_closes_the_loop_of_its_parent_does_not_disturb_it(forking)
         print(got, sorted(map(str, seen)))
         loop.remove_reader(other)
         loop.close()
-        """) == "0\n[b'to the transport'] [\"b'to the reader'\", 'from a thread']\n"
+        """)
+        == "0\n[b'to the transport'] [\"b'to the reader'\", 'from a thread']\n"
+    )
 
 
 def test_a_child_that_just_ends_does_not_disturb_its_parent(forking):
-    assert forking("""
+    assert (
+        forking("""
         async def main():
             server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
             address = server.sockets[0].getsockname()
@@ -112,11 +123,14 @@ def test_a_child_that_just_ends_does_not_disturb_its_parent(forking):
         loop = new_event_loop()
         print(loop.run_until_complete(main()))
         loop.close()
-        """) == "[0, 0, 0]\n"
+        """)
+        == "[0, 0, 0]\n"
+    )
 
 
 def test_a_child_may_go_on_with_an_idle_loop_of_its_parent(forking):
-    assert forking("""
+    assert (
+        forking("""
         loop = new_event_loop()
         loop.run_until_complete(asyncio.sleep(0))
         def child():
@@ -124,7 +138,9 @@ def test_a_child_may_go_on_with_an_idle_loop_of_its_parent(forking):
             loop.close()
         print(in_child(child), loop.run_until_complete(asyncio.sleep(0.01, "parent")))
         loop.close()
-        """) == "0 parent\n"
+        """)
+        == "0 parent\n"
+    )
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -156,6 +172,12 @@ if __name__ == "__main__":
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())
 """)
-    assert python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
-                  if method == "fork" else f"os.execv(sys.executable, [sys.executable, {str(script)!r}])",
-                  stderr=None) == "from the child\n0\n"
+    assert (
+        python(
+            f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
+            if method == "fork"
+            else f"os.execv(sys.executable, [sys.executable, {str(script)!r}])",
+            stderr=None,
+        )
+        == "from the child\n0\n"
+    )

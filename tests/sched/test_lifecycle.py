@@ -1,4 +1,5 @@
 """Run, stop and close: what runs, what is refused, with which message."""
+
 import asyncio
 import gc
 import inspect
@@ -10,6 +11,7 @@ import pytest
 from helpers import new_loop, outcome, turns
 
 # ---------------------------------------------------------------- run_forever and stop
+
 
 def test_stop_before_the_run_makes_one_turn(loop):
     seen = []
@@ -62,6 +64,7 @@ def test_a_due_timer_joins_the_turn_that_stops(loop):
 
 def test_a_ready_descriptor_is_served_in_the_last_turn(loop):
     import socket
+
     first, second = socket.socketpair()
     seen = []
     second.send(b"x")
@@ -111,6 +114,7 @@ def test_repr_tells_the_state(loop_factory):
 
 
 # ---------------------------------------------------------------- run_until_complete
+
 
 @pytest.mark.parametrize("kind", ["coroutine", "task", "future", "awaitable"])
 def test_run_until_complete_takes_any_awaitable(loop, kind):
@@ -224,6 +228,7 @@ def test_a_future_that_is_left_pending_lets_the_loop_run_later(loop):
 
 # ---------------------------------------------------------------- nested and parallel runs
 
+
 @pytest.fixture
 def stock_forgets_running(loop_name):
     """CPython 3.13.0 alone: a refused run_forever() of the stock loop forgets that a loop is running."""
@@ -282,6 +287,7 @@ def test_another_loop_may_be_made_and_closed_inside(loop_factory, run):
 
 # ---------------------------------------------------------------- close
 
+
 def test_close_drops_what_waits(loop):
     class Callback:
         def __call__(self):
@@ -312,11 +318,20 @@ def test_time_and_debug_still_work_after_close(loop):
     repr(loop)
 
 
-@pytest.mark.parametrize("method, arguments", [
-    ("call_soon", (print,)), ("call_soon_threadsafe", (print,)), ("call_later", (1, print)), ("call_at", (1, print)),
-    ("run_forever", ()), ("run_in_executor", (None, print)), ("add_reader", (0, print)), ("add_writer", (0, print)),
-    ("add_signal_handler", (10, print)),
-])
+@pytest.mark.parametrize(
+    "method, arguments",
+    [
+        ("call_soon", (print,)),
+        ("call_soon_threadsafe", (print,)),
+        ("call_later", (1, print)),
+        ("call_at", (1, print)),
+        ("run_forever", ()),
+        ("run_in_executor", (None, print)),
+        ("add_reader", (0, print)),
+        ("add_writer", (0, print)),
+        ("add_signal_handler", (10, print)),
+    ],
+)
 def test_a_closed_loop_refuses(loop, method, arguments):
     loop.close()
     with pytest.raises(RuntimeError, match="^Event loop is closed$"):
@@ -333,24 +348,53 @@ def test_a_closed_loop_refuses_coroutines(loop):
 
 
 ARGUMENTS = {
-    "call_soon": (print,), "call_soon_threadsafe": (print,), "call_later": (1, print), "call_at": (1, print),
-    "add_reader": (0, print), "add_writer": (0, print), "remove_reader": (0,), "remove_writer": (0,),
-    "add_signal_handler": (10, print), "remove_signal_handler": (10,), "run_in_executor": (None, print),
-    "set_default_executor": (None,), "call_exception_handler": ({"message": "asked for"},),
-    "default_exception_handler": ({"message": "asked for"},), "set_exception_handler": (None,), "set_debug": (False,),
-    "set_task_factory": (None,), "create_server": (asyncio.Protocol,), "create_connection": (asyncio.Protocol,),
-    "create_unix_server": (asyncio.Protocol,), "create_unix_connection": (asyncio.Protocol,),
-    "create_datagram_endpoint": (asyncio.DatagramProtocol,), "connect_read_pipe": (asyncio.Protocol, 0),
-    "connect_write_pipe": (asyncio.Protocol, 1), "subprocess_exec": (asyncio.SubprocessProtocol, "true"),
-    "subprocess_shell": (asyncio.SubprocessProtocol, "true"), "sock_recv": (None, 1), "sock_recv_into": (None, b""),
-    "sock_recvfrom": (None, 1), "sock_recvfrom_into": (None, b""), "sock_sendall": (None, b""),
-    "sock_sendto": (None, b"", None), "sock_connect": (None, None), "sock_accept": (None,),
-    "sock_sendfile": (None, None), "sendfile": (None, None), "start_tls": (None, None, None),
-    "connect_accepted_socket": (asyncio.Protocol, None), "getaddrinfo": (None, 0), "getnameinfo": (None,),
+    "call_soon": (print,),
+    "call_soon_threadsafe": (print,),
+    "call_later": (1, print),
+    "call_at": (1, print),
+    "add_reader": (0, print),
+    "add_writer": (0, print),
+    "remove_reader": (0,),
+    "remove_writer": (0,),
+    "add_signal_handler": (10, print),
+    "remove_signal_handler": (10,),
+    "run_in_executor": (None, print),
+    "set_default_executor": (None,),
+    "call_exception_handler": ({"message": "asked for"},),
+    "default_exception_handler": ({"message": "asked for"},),
+    "set_exception_handler": (None,),
+    "set_debug": (False,),
+    "set_task_factory": (None,),
+    "create_server": (asyncio.Protocol,),
+    "create_connection": (asyncio.Protocol,),
+    "create_unix_server": (asyncio.Protocol,),
+    "create_unix_connection": (asyncio.Protocol,),
+    "create_datagram_endpoint": (asyncio.DatagramProtocol,),
+    "connect_read_pipe": (asyncio.Protocol, 0),
+    "connect_write_pipe": (asyncio.Protocol, 1),
+    "subprocess_exec": (asyncio.SubprocessProtocol, "true"),
+    "subprocess_shell": (asyncio.SubprocessProtocol, "true"),
+    "sock_recv": (None, 1),
+    "sock_recv_into": (None, b""),
+    "sock_recvfrom": (None, 1),
+    "sock_recvfrom_into": (None, b""),
+    "sock_sendall": (None, b""),
+    "sock_sendto": (None, b"", None),
+    "sock_connect": (None, None),
+    "sock_accept": (None,),
+    "sock_sendfile": (None, None),
+    "sendfile": (None, None),
+    "start_tls": (None, None, None),
+    "connect_accepted_socket": (asyncio.Protocol, None),
+    "getaddrinfo": (None, 0),
+    "getnameinfo": (None,),
     "run_until_complete": (None,),
 }
-METHODS = sorted(name for name, value in vars(asyncio.AbstractEventLoop).items()
-                 if not name.startswith("_") and callable(value) and name != "time")
+METHODS = sorted(
+    name
+    for name, value in vars(asyncio.AbstractEventLoop).items()
+    if not name.startswith("_") and callable(value) and name != "time"
+)
 
 
 @pytest.mark.fastloop_only(reason="compares with the stock loop")
@@ -370,8 +414,11 @@ def test_each_method_answers_as_on_the_stock_loop(loop_factory, guard, method, s
             undo(argument)
         loop.close()
         if isinstance(details[0], (asyncio.Handle, asyncio.Future)):
-            details = [base.__name__ for base in (asyncio.TimerHandle, asyncio.Handle, asyncio.Future)
-                       if isinstance(details[0], base)]
+            details = [
+                base.__name__
+                for base in (asyncio.TimerHandle, asyncio.Handle, asyncio.Future)
+                if isinstance(details[0], base)
+            ]
         return kind, details, guard.log.take()
 
     assert answer(loop_factory()) == answer(new_loop("stock"))
@@ -382,14 +429,17 @@ def test_each_method_answers_as_on_the_stock_loop(loop_factory, guard, method, s
 def test_each_method_takes_the_arguments_of_the_stock_loop(loop, method):
     def shape(cls):
         parameters = list(inspect.signature(getattr(cls, method)).parameters.values())
-        return (sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters),
-                any(p.kind is p.VAR_POSITIONAL for p in parameters),
-                {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY})
+        return (
+            sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters),
+            any(p.kind is p.VAR_POSITIONAL for p in parameters),
+            {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY},
+        )
 
     assert shape(type(loop)) == shape(asyncio.SelectorEventLoop)
 
 
 # ---------------------------------------------------------------- forgotten loops
+
 
 def warned_of_loop(guard):
     # As an error the warning ends the finaliser of the stock loop before it closes its sockets, which warn too.
@@ -448,6 +498,7 @@ def test_many_loops_open_at_once(loop_factory):
 
 
 # ---------------------------------------------------------------- the class
+
 
 def test_it_is_an_asyncio_loop(loop):
     assert isinstance(loop, asyncio.AbstractEventLoop)
@@ -522,8 +573,10 @@ def test_instances_take_attributes_and_replaced_methods(loop):
 
 # ---------------------------------------------------------------- task and future factories
 
+
 def test_create_task_names_and_contexts(loop, run):
     import contextvars
+
     variable = contextvars.ContextVar("variable", default=None)
     context = contextvars.copy_context()
     context.run(variable.set, "given")
@@ -547,19 +600,26 @@ def test_create_future_and_create_task_make_asyncio_types(loop, run):
     run(task)
 
 
-@pytest.mark.parametrize("factory", [
-    lambda loop, coro: asyncio.Task(coro, loop=loop),
-    lambda loop, coro, context=None: asyncio.Task(coro, loop=loop, context=context),
-    lambda loop, coro, **kwargs: asyncio.Task(coro, loop=loop, **kwargs),
-    type("Task", (asyncio.Task,), {}),
-], ids=["loop and coro", "context", "kwargs", "class"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda loop, coro: asyncio.Task(coro, loop=loop),
+        lambda loop, coro, context=None: asyncio.Task(coro, loop=loop, context=context),
+        lambda loop, coro, **kwargs: asyncio.Task(coro, loop=loop, **kwargs),
+        type("Task", (asyncio.Task,), {}),
+    ],
+    ids=["loop and coro", "context", "kwargs", "class"],
+)
 def test_task_factories_of_each_shape(loop, run, factory):
     calls = []
 
     def noting(loop, coro, *args, **kwargs):
         calls.append(coro.__name__)
-        return factory(loop, coro, *args, **kwargs) if not isinstance(factory, type) \
+        return (
+            factory(loop, coro, *args, **kwargs)
+            if not isinstance(factory, type)
             else factory(coro, *args, loop=loop, **kwargs)
+        )
 
     async def child():
         await asyncio.sleep(0)

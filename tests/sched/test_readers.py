@@ -1,4 +1,5 @@
 """add_reader, add_writer and their counterparts, on every kind of descriptor."""
+
 import asyncio
 import contextlib
 import contextvars
@@ -20,6 +21,7 @@ def pair():
 
 
 # ---------------------------------------------------------------- the basics
+
 
 def test_a_reader_is_called_with_its_arguments_when_there_is_data(loop, run, pair):
     seen = []
@@ -137,10 +139,15 @@ def test_numbers_and_objects_with_fileno_mean_the_same_descriptor(loop, pair):
 
 
 @pytest.mark.parametrize("method", ["add_reader", "add_writer"])
-@pytest.mark.parametrize("wrong, message", [
-    ("text", "Invalid file object: 'text'"), (None, "Invalid file object: None"), (1.5, "Invalid file object: 1.5"),
-    (-1, "Invalid file descriptor: -1"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ("text", "Invalid file object: 'text'"),
+        (None, "Invalid file object: None"),
+        (1.5, "Invalid file object: 1.5"),
+        (-1, "Invalid file descriptor: -1"),
+    ],
+)
 def test_what_is_no_descriptor_is_a_value_error(loop, method, wrong, message):
     with pytest.raises(ValueError) as caught:
         getattr(loop, method)(wrong, print)
@@ -167,8 +174,12 @@ def test_descriptors_of_transports_are_refused(loop, run, pair):
     async def main():
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=pair[0])
         fd = transport.get_extra_info("socket").fileno()
-        for call in (lambda: loop.add_reader(fd, print), lambda: loop.add_writer(fd, print),
-                     lambda: loop.remove_reader(fd), lambda: loop.remove_writer(pair[0])):
+        for call in (
+            lambda: loop.add_reader(fd, print),
+            lambda: loop.add_writer(fd, print),
+            lambda: loop.remove_reader(fd),
+            lambda: loop.remove_writer(pair[0]),
+        ):
             with pytest.raises(RuntimeError, match="^File descriptor .* is used by transport <"):
                 call()
         transport.close()
@@ -178,6 +189,7 @@ def test_descriptors_of_transports_are_refused(loop, run, pair):
 
 
 # ---------------------------------------------------------------- changes in the midst of things
+
 
 def test_a_callback_may_remove_itself(loop, run, pair):
     first, second = pair
@@ -327,6 +339,7 @@ def test_many_descriptors_at_once(loop, run):
 
 # ---------------------------------------------------------------- errors and contexts
 
+
 def test_the_exception_of_a_reader_is_reported_and_the_reader_stays(loop, run, pair, contexts):
     first, second = pair
 
@@ -368,6 +381,7 @@ def test_all_calls_of_a_reader_share_the_context_of_its_registration(loop, run, 
 
 
 # ---------------------------------------------------------------- kinds of descriptors
+
 
 @contextlib.contextmanager
 def descriptors(kind, folder):

@@ -1,4 +1,5 @@
 """Signals: handlers of the loop, handlers of Python, Ctrl-C in every state, and what is restored."""
+
 import asyncio
 import os
 import signal
@@ -14,6 +15,7 @@ ME = os.getpid()
 
 
 # ---------------------------------------------------------------- add_signal_handler
+
 
 def test_a_handler_runs_in_the_loop_with_its_arguments(loop, run):
     seen = []
@@ -124,15 +126,19 @@ def test_the_exception_of_a_handler_is_reported(loop, run, contexts):
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("number, error, message", [
-    ("SIGUSR1", TypeError, "sig must be an int, not 'SIGUSR1'"),
-    (None, TypeError, "sig must be an int, not None"),
-    (0, ValueError, "invalid signal number 0"),
-    (-5, ValueError, "invalid signal number -5"),
-    (1000, ValueError, "invalid signal number 1000"),
-    (signal.SIGKILL, RuntimeError, "sig 9 cannot be caught"),
-    (signal.SIGSTOP, RuntimeError, "sig 19 cannot be caught"),
-], ids=str)
+@pytest.mark.parametrize(
+    "number, error, message",
+    [
+        ("SIGUSR1", TypeError, "sig must be an int, not 'SIGUSR1'"),
+        (None, TypeError, "sig must be an int, not None"),
+        (0, ValueError, "invalid signal number 0"),
+        (-5, ValueError, "invalid signal number -5"),
+        (1000, ValueError, "invalid signal number 1000"),
+        (signal.SIGKILL, RuntimeError, "sig 9 cannot be caught"),
+        (signal.SIGSTOP, RuntimeError, "sig 19 cannot be caught"),
+    ],
+    ids=str,
+)
 def test_wrong_signals_are_refused(loop, number, error, message):
     before = current_wakeup_fd()
     with pytest.raises(error) as caught:
@@ -178,6 +184,7 @@ def test_system_calls_are_not_interrupted_by_a_handled_signal(loop):
 
 
 # ---------------------------------------------------------------- handlers of Python
+
 
 def test_a_python_handler_runs_while_the_loop_sleeps(loop, run):
     seen = []
@@ -236,6 +243,7 @@ def test_an_exception_of_a_python_handler_comes_out_of_the_run(loop):
 
 
 # ---------------------------------------------------------------- what is restored
+
 
 def test_removing_a_handler_restores_the_default(loop):
     loop.add_signal_handler(signal.SIGUSR1, print)
@@ -332,13 +340,17 @@ def test_ctrl_c_ends_a_runner_with_keyboard_interrupt(python, state):
     assert interrupt(child) == (0, "finally\ninterrupted\n", "")
 
 
-@pytest.mark.parametrize("start", [
-    "loop.call_soon(ready)",
-    "loop.call_soon(spin)",
-    "loop.call_soon(ready, time.sleep, 1000)",
-    "loop.call_soon(ready, busy)",
-    "loop.run_until_complete(busy_task())",
-], ids=["idle", "busy with callbacks", "in a blocking callback", "in a busy callback", "in a busy task"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "loop.call_soon(ready)",
+        "loop.call_soon(spin)",
+        "loop.call_soon(ready, time.sleep, 1000)",
+        "loop.call_soon(ready, busy)",
+        "loop.run_until_complete(busy_task())",
+    ],
+    ids=["idle", "busy with callbacks", "in a blocking callback", "in a busy callback", "in a busy task"],
+)
 def test_ctrl_c_comes_out_of_a_run_without_runner(python, start):
     child = python.start(f"""
         loop = new_event_loop()

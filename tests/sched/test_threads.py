@@ -1,4 +1,5 @@
 """Other threads: call_soon_threadsafe, the idle loop, loops in threads."""
+
 import asyncio
 import concurrent.futures
 import contextvars
@@ -18,6 +19,7 @@ def in_thread(function):
 
 
 # ---------------------------------------------------------------- call_soon_threadsafe
+
 
 def test_calls_from_many_threads_all_arrive_and_each_thread_keeps_its_order(loop, run):
     threads, calls = 8, 5000
@@ -215,9 +217,17 @@ def test_cancelling_the_future_of_a_thread_cancels_the_task(loop, run):
 
 # ---------------------------------------------------------------- the idle loop
 
-@pytest.mark.parametrize("idle", [
-    "nothing", "timer far away", "infinite timer", "reader", "server",
-])
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        "nothing",
+        "timer far away",
+        "infinite timer",
+        "reader",
+        "server",
+    ],
+)
 def test_an_idle_loop_uses_no_cpu(loop, run, idle):
     """Half a second of sleep may cost a few switches, where a busy loop makes thousands of turns."""
     import socket
@@ -261,6 +271,7 @@ def test_an_idle_loop_makes_no_turns(loop, run):
 
 
 # ---------------------------------------------------------------- loops in threads
+
 
 def test_loops_in_many_threads_run_side_by_side(loop_factory):
     variable = contextvars.ContextVar("variable")

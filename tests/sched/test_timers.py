@@ -1,4 +1,5 @@
 """call_later and call_at: never early, in order, exact, cancellable."""
+
 import asyncio
 import math
 import random
@@ -12,10 +13,12 @@ def run_until(loop, predicate):
     async def main():
         while not predicate():
             await asyncio.sleep(0.001)
+
     loop.run_until_complete(main())
 
 
 # ---------------------------------------------------------------- when they fire
+
 
 @pytest.mark.parametrize("delay", [0, 1e-9, 1e-6, 0.0004, 0.001, 0.0015, 0.01, 0.0501])
 def test_a_timer_never_fires_early(loop, delay):
@@ -98,12 +101,15 @@ def test_when_is_the_float_that_was_asked_for(loop, delay):
     exact.cancel()
 
 
-@pytest.mark.parametrize("call, value, message", [
-    ("call_later", None, "delay must not be None"),
-    ("call_at", None, "when cannot be None"),
-    ("call_later", "1", "unsupported operand"),
-    ("call_later", [], "unsupported operand"),
-])
+@pytest.mark.parametrize(
+    "call, value, message",
+    [
+        ("call_later", None, "delay must not be None"),
+        ("call_at", None, "when cannot be None"),
+        ("call_later", "1", "unsupported operand"),
+        ("call_later", [], "unsupported operand"),
+    ],
+)
 def test_a_time_that_is_no_number_is_a_type_error(loop, call, value, message):
     with pytest.raises(TypeError, match=message):
         getattr(loop, call)(value, print)
@@ -148,6 +154,7 @@ def test_a_clock_overridden_in_a_subclass_is_used(loop_factory):
 
 
 # ---------------------------------------------------------------- cancelling
+
 
 def test_a_cancelled_timer_does_not_fire_and_stays_readable(loop):
     timer = loop.call_later(0.001, pytest.fail, "fired")
@@ -228,6 +235,7 @@ def test_a_cancelled_timer_releases_its_callback_at_once(loop):
 
 # ---------------------------------------------------------------- comparing
 
+
 def test_timers_compare_by_time(loop):
     early, late = loop.call_at(1e9, print), loop.call_at(2e9, print)
     twin = loop.call_at(1e9, print)
@@ -253,6 +261,7 @@ def test_timers_can_be_sorted_and_put_into_sets(loop):
 
 
 # ---------------------------------------------------------------- sleep
+
 
 def test_sleep_returns_its_result_and_takes_its_time(loop, run):
     start = time.monotonic()

@@ -1,0 +1,11 @@
+"""Read by Python at its start from PYTHONPATH: with EAGER_GC=1 the garbage collector runs at each allocation.
+
+It looks at every container while our C code still works on it, which shows objects that are visible to the collector
+too early, and references that a function borrowed but needed to own.
+"""
+
+import gc
+import os
+
+if os.environ.get("EAGER_GC") == "1":
+    gc.set_threshold(1)
