@@ -18,7 +18,8 @@ TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2
 VENV := .venv-$(TAG)
 PY := $(VENV)/bin/python
 SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
-PYTEST := -m pytest $(PYTEST_OPTIONS)
+# Plugins that come with libraries of the extra 'ecosystem' would make loops and tests of their own.
+PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test test-debug gc asan valgrind checked-debug checked-asan demo conformance ecosystem \
@@ -78,6 +79,7 @@ ASAN_ENVIRONMENT = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print
 
 # What fits ten minutes: each way through the C code, few of the tests that only wait or start processes. All of them:
 #     make valgrind TESTS=tests VALGRIND_SECONDS=36000
+# Plugins that the tests do not need take a minute to import there.
 # Only addresses are checked: CPython itself looks at memory that valgrind takes for uninitialised.
 VALGRIND_TESTS = tests/sched/test_call_soon.py tests/sched/test_timers.py
 valgrind: VARIANT = debug
@@ -85,8 +87,12 @@ valgrind: PATIENCE = 20
 valgrind: TESTS = $(VALGRIND_TESTS)
 valgrind: checked-debug ## run some tests on fastloop under valgrind memcheck
 	@$(SETUP) valgrind
-	$(call checked,$(VALGRIND_SECONDS),PYTHONMALLOC=malloc,valgrind -q --error-exitcode=9 --leak-check=no --undef-value-errors=no \
-	--num-callers=25 --suppressions=$(CURDIR)/tools/valgrind.supp) --loop fastloop
+	$(call checked,$(VALGRIND_SECONDS),PYTHONMALLOC=malloc PYTEST_DISABLE_PLUGIN_AUTOLOAD=1,valgrind -q --error-exitcode=9 --leak-check=no --undef-value-errors=no \
+	--num-callers=25 --suppressions=$(CURDIR)/tools/valgrind.supp) -p timeout --loop fastloop
+
+# Only what a target needs, without running it.
+setup-%:
+	@$(SETUP) $*
 
 demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo

@@ -100,6 +100,8 @@ def test_a_child_that_closes_the_loop_of_its_parent_does_not_disturb_it(forking)
         loop.run_until_complete(main())
         print(got, sorted(map(str, seen)))
         loop.remove_reader(other)
+        for sock in (second, other, its_peer):
+            sock.close()
         loop.close()
         """)
         == "0\n[b'to the transport'] [\"b'to the reader'\", 'from a thread']\n"
