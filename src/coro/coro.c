@@ -141,7 +141,7 @@ new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 {
     PyObject *task = task_new(loop, given->coroutine, NULL, given->context, true);
     if (task != NULL && given->name != NULL && given->name != Py_None) {
-        PyObject *result = PyObject_CallMethod(task, "set_name", "O", given->name);
+        PyObject *result = PyObject_CallMethod(task, "set_name", "(O)", given->name);
         if (result == NULL) {
             Py_CLEAR(task);
         }

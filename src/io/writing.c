@@ -104,8 +104,8 @@ transport_finish_waiter(SocketTransport *self, PyObject *exc)
     Py_XDECREF(done);
     PyObject *result = NULL;
     if (truth == 0) {
-        result = exc == NULL ? PyObject_CallMethod(waiter, "set_result", "O", Py_None)
-                             : PyObject_CallMethod(waiter, "set_exception", "O", exc);
+        result = exc == NULL ? PyObject_CallMethod(waiter, "set_result", "(O)", Py_None)
+                             : PyObject_CallMethod(waiter, "set_exception", "(O)", exc);
     }
     Py_DECREF(waiter);
     int err = truth > 0 || result != NULL ? 0 : -1;
@@ -425,7 +425,7 @@ static PyObject *
 write_joined(PyObject *op, PyObject *iterable)
 {
     PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
-    PyObject *joined = empty == NULL ? NULL : PyObject_CallMethod(empty, "join", "O", iterable);
+    PyObject *joined = empty == NULL ? NULL : PyObject_CallMethod(empty, "join", "(O)", iterable);
     PyObject *result = joined == NULL ? NULL : SocketTransport_write(op, joined);
     Py_XDECREF(empty);
     Py_XDECREF(joined);
