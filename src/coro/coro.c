@@ -161,8 +161,9 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
 {
     LoopObject *loop = LoopObject_CAST(op);
     CoroState *coro = loop->state->coro;
-    if (loop_check_open(loop) < 0) {
-        return NULL;
+    if (UNLIKELY(loop->closed || loop->coro == NULL)) {
+        /* Its errors, in its order. */
+        return create_task_by_base(loop, args, nargs, kwnames);
     }
     PyObject *factory = loop->coro->task_factory;
     TaskArguments given;

@@ -135,8 +135,8 @@ is_native(LoopObject *loop, ListenerObject *self)
            (self->family == AF_INET || self->family == AF_INET6 || self->family == AF_UNIX);
 }
 
-/* Makes a connection of an accepted descriptor. 0, or -1 with SystemExit or KeyboardInterrupt: everything else that
-   goes wrong costs that connection and is reported in debug mode only, as on the standard loop. */
+/* Makes a connection of an accepted descriptor. 0, or -1 with an exception: MemoryError, SystemExit, KeyboardInterrupt.
+   What else goes wrong costs that connection and is reported in debug mode only, as on the standard loop. */
 static int
 connect_one(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *peer, socklen_t size)
 {
@@ -214,8 +214,6 @@ accept_failed(LoopObject *loop, ListenerObject *self, int code)
     }
 }
 
-static int run_listener(LoopObject *loop, PyObject *owner, PyObject *arg);
-
 /* A callback may have stopped the server, closed the loop, or put another reader in our place. */
 static bool
 is_listening(LoopObject *loop, ListenerObject *self)
@@ -223,29 +221,33 @@ is_listening(LoopObject *loop, ListenerObject *self)
     return poller_has_reader(loop, self->fd, (PyObject *)self);
 }
 
+/* Accepts once: 1 to go on, 0 when nothing is there, -1 with an exception. */
+static int
+accept_next(LoopObject *loop, ListenerObject *self)
+{
+    struct sockaddr_storage peer;
+    socklen_t size;
+    int fd = avoid_standard_streams(accept_one(self->fd, &peer, &size));
+    if (fd < 0) {
+        return accept_failed(loop, self, fd);
+    }
+    return connect_one(loop, self, fd, (struct sockaddr *)&peer, size) < 0 ? -1 : 1;
+}
+
 /* ready_run: accepts what is there, up to the backlog. */
 static int
 run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     ListenerObject *self = ListenerObject_CAST(owner);
-    for (int i = 0; i <= self->backlog && is_listening(loop, self); i++) {
-        struct sockaddr_storage peer;
-        socklen_t size;
-        int fd = avoid_standard_streams(accept_one(self->fd, &peer, &size));
-        int go_on =
-            fd < 0 ? accept_failed(loop, self, fd) : connect_one(loop, self, fd, (struct sockaddr *)&peer, size) + 1;
-        if (fd >= 0 && go_on == 0) {
-            go_on = -1;
+    int go_on = 1;
+    for (int i = 0; i <= self->backlog && go_on > 0 && is_listening(loop, self); i++) {
+        go_on = accept_next(loop, self);
+    }
+    if (go_on < 0) {
+        if (loop_must_propagate()) {
+            return -1;
         }
-        if (go_on < 0) {
-            if (loop_must_propagate()) {
-                return -1;
-            }
-            loop_report(loop, "Exception in callback Loop._accept_connection()", "socket", self->sock, NULL);
-        }
-        if (go_on <= 0) {
-            break;
-        }
+        loop_report(loop, "Exception in callback Loop._accept_connection()", "socket", self->sock, NULL);
     }
     return 0;
 }

@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import traceback
+import unittest.mock
 
 import pytest
 
@@ -514,8 +515,10 @@ def test_failing_handler_does_not_leave_finalisation(loop, capsys):
     loop.set_exception_handler(handler)
     future = loop.create_future()
     future.set_exception(ValueError())
-    del future
-    gc.collect()
+    with unittest.mock.patch.object(asyncio.base_events.logger, "error") as error:
+        del future
+        gc.collect()
+    assert error.call_count == 1
 
 
 def test_resurrected_by_the_handler(loop):

@@ -397,6 +397,8 @@ def objects_in_every_state(kind):
 ARGUMENTS = [(), (None,), (1,), (print,), (ValueError("x"),), ("name", "value")]
 
 
+# On 3.11 Future.__init__() without a loop has the policy make one, which is then the thread's.
+@pytest.mark.expects("fds")
 @pytest.mark.parametrize("make_loop", [fastloop.new_event_loop, asyncio.SelectorEventLoop])
 @pytest.mark.parametrize("base", [asyncio.Future, asyncio.Task], ids=["Future", "Task"])
 def test_every_method_unbound(make_loop, base):
