@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/args.h"
+#include "base/lowfds.h"
 #include "base/uverror.h"
 #include "sched/sleep.h"
 
@@ -523,7 +524,12 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
-    int err = uv_loop_fork(loop->uv);
+    HeldLowFds held;
+    int err = lowfds_hold(&held);
+    if (err == 0) {
+        err = uv_loop_fork(loop->uv);
+        lowfds_release(&held);
+    }
     if (err == 0) {
         loop->pid = pid;
         err = sleep_fork(loop);
@@ -891,7 +897,12 @@ open_uv(LoopObject *loop)
         PyErr_NoMemory();
         return -1;
     }
-    int err = uv_loop_init(uv);
+    HeldLowFds held;
+    int err = lowfds_hold(&held);
+    if (err == 0) {
+        err = uv_loop_init(uv);
+        lowfds_release(&held);
+    }
     if (err < 0) {
         goto fail_init;
     }

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "base/lowfds.h"
 #include "sched/loop.h"
 
 #if HAVE_TIMERFD
@@ -59,8 +60,9 @@ static int
 open_precise(LoopObject *loop, uv_loop_t *uv)
 {
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    fd = fd < 0 ? -errno : lowfds_leave(fd);
     if (fd < 0) {
-        return -errno;
+        return fd;
     }
     uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
     int err = poll == NULL ? UV_ENOMEM : uv_poll_init(uv, poll, fd);
