@@ -89,6 +89,13 @@
 #define HAVE_ACCEPT4 0
 #endif
 
+/* A write to a closed connection must not raise SIGPIPE; Python ignores that signal where this flag is missing. */
+#if defined(__APPLE__)
+#define COMPAT_MSG_NOSIGNAL 0
+#else
+#define COMPAT_MSG_NOSIGNAL MSG_NOSIGNAL
+#endif
+
 #if defined(__APPLE__) || defined(__FreeBSD__)
 #define HAVE_KQUEUE 1
 #else

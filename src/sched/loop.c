@@ -454,7 +454,7 @@ poll_events(LoopObject *loop)
         if (yield_now_and_then(loop, now) < 0) {
             return -1;
         }
-        loop_poll(loop, UV_RUN_NOWAIT);
+        loop_poll_now(loop);
     } else {
         if (sleep_until_event(loop, now) < 0) {
             return -1;

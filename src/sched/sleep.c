@@ -221,8 +221,8 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         return -1;
     }
     /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
-    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping) {
-        loop_poll(loop, UV_RUN_NOWAIT);
+    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed) {
+        loop_poll_now(loop);
         return 0;
     }
     bool timed = wait_ns != UINT64_MAX;
