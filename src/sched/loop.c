@@ -13,6 +13,7 @@
 #include "base/args.h"
 #include "base/lowfds.h"
 #include "base/uverror.h"
+#include "sched/park.h"
 #include "sched/sleep.h"
 
 enum {
@@ -677,11 +678,8 @@ close_uv(LoopObject *loop)
     sleep_close(loop);
     inbox_close(&loop->inbox);
     abandon_parts(loop);
-    while (uv_loop_close(uv) == UV_EBUSY) {
-        uv_run(uv, UV_RUN_NOWAIT);
-    }
     loop->uv = NULL;
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
 }
 
 PyDoc_STRVAR(Loop_close_core_doc, "_close_core($self, /)\n--\n\n"
@@ -892,19 +890,11 @@ open_parts(LoopObject *loop)
 static int
 open_uv(LoopObject *loop)
 {
-    uv_loop_t *uv = PyMem_RawMalloc(sizeof(uv_loop_t));
+    int err;
+    uv_loop_t *uv = park_take(loop->state, &err);
     if (uv == NULL) {
-        PyErr_NoMemory();
+        uverror_raise(err);
         return -1;
-    }
-    HeldLowFds held;
-    int err = lowfds_hold(&held);
-    if (err == 0) {
-        err = uv_loop_init(uv);
-        lowfds_release(&held);
-    }
-    if (err < 0) {
-        goto fail_init;
     }
     uv->data = loop;
     err = inbox_open(&loop->inbox, loop, uv);
@@ -921,12 +911,9 @@ open_uv(LoopObject *loop)
 
 fail_sleep:
     inbox_close(&loop->inbox);
-    uv_run(uv, UV_RUN_NOWAIT);
     inbox_destroy(&loop->inbox);
 fail_inbox:
-    uv_loop_close(uv);
-fail_init:
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
     uverror_raise(err);
     return -1;
 }
