@@ -27,6 +27,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._use_native_tasks = False
         if "pool" in disabled:
             self._use_native_pool = False
+        self._connects_natively = type(self) is Loop and "connect" not in disabled
         if "streams" in disabled:
             self._use_native_streams = False
 

@@ -11,6 +11,7 @@ import warnings
 PARTS = {
     "tasks": "asyncio's own Task and Future",
     "pool": "concurrent.futures.ThreadPoolExecutor",
+    "connect": "connecting to numeric addresses through a Python socket",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
 }
 

@@ -1,6 +1,7 @@
 /* The module `fastloop._core`: the only file that knows every type and layer. */
 
 #include "coro/coro.h"
+#include "io/connect.h"
 #include "io/io.h"
 #include "io/server.h"
 #include "io/transport.h"
@@ -91,6 +92,7 @@ static const TypeEntry TYPES[] = {
     {&TimerHandle_spec, AT(TimerHandleType), AT(asyncio_TimerHandle), offsetof(HandleObject, loop)},
     {&SocketTransport_spec, AT(SocketTransportType), AT(asyncio_FlowControlMixin), offsetof(SocketTransport, state)},
     {&Listener_spec, AT(ListenerType), NO_BASE, 0},
+    {&Connector_spec, AT(ConnectorType), NO_BASE, 0},
     {&JobQueue_spec, AT(JobQueueType), NO_BASE, 0},
 };
 

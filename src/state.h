@@ -17,6 +17,7 @@
     X(TimerHandle)     \
     X(SocketTransport) \
     X(Listener)        \
+    X(Connector)       \
     X(JobQueue)
 
 /* Interned strings, as `PyObject *str_name`. */
