@@ -83,10 +83,19 @@
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
 #define HAVE_ACCEPT4 1
+#define HAVE_SOCKET_FLAGS 1
 #else
 #define HAVE_EPOLL 0
 #define HAVE_TIMERFD 0
 #define HAVE_ACCEPT4 0
+#define HAVE_SOCKET_FLAGS 0
+#endif
+
+/* A write to a closed connection must not raise SIGPIPE; Python ignores that signal where this flag is missing. */
+#if defined(__APPLE__)
+#define COMPAT_MSG_NOSIGNAL 0
+#else
+#define COMPAT_MSG_NOSIGNAL MSG_NOSIGNAL
 #endif
 
 #if defined(__APPLE__) || defined(__FreeBSD__)

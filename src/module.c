@@ -6,6 +6,7 @@
 #include "io/transport.h"
 #include "pool/pool.h"
 #include "sched/loop.h"
+#include "sched/park.h"
 #include "state.h"
 
 /* A subclass's fields start behind the base's slots: is the room that we left for them large enough? */
@@ -181,6 +182,7 @@ core_free(void *op)
     STATE_IMPORTS(X)
 #undef X
     coro_free(state);
+    park_clear(state);
 }
 
 static PyModuleDef_Slot core_slots[] = {

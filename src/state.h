@@ -6,6 +6,8 @@
 #ifndef FASTLOOP_STATE_H
 #define FASTLOOP_STATE_H
 
+#include <stdatomic.h>
+
 #include "compat.h"
 
 /* Heap types made by module.c, as `PyTypeObject *NameType`. */
@@ -109,6 +111,7 @@ typedef struct State {
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
+    _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
 } State;
 
 extern PyModuleDef core_module;

@@ -119,6 +119,10 @@ io_fork(LoopObject *loop)
     if (loop->io == NULL) {
         return 0;
     }
+    /* The new set of the child is told of everything. */
+    for (UvStream *stream = loop->io->streams; stream != NULL; stream = stream->next) {
+        stream_mark_changed(stream);
+    }
     int err = poller_fork(loop);
     return err < 0 ? err : signals_fork(loop);
 }
@@ -157,6 +161,7 @@ const LoopHooks io_hooks = {
     .flush = io_flush,
     .close = io_close,
     .abandon = io_abandon,
+    .check_watchers = streams_check_changed,
     .fork = io_fork,
     .traverse = io_traverse,
     .clear = io_clear,

@@ -25,6 +25,7 @@ struct IoPart {
     Signals signals;
 
     UvStream *streams;           /* every stream whose uv handle is not being closed yet */
+    UvStream *changed;           /* streams that libuv will watch otherwise; checked before each poll */
     SocketTransport *active;     /* transports that libuv may call, or that have bytes to flush: strong references */
     SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */
     SocketTransport *flush_tail;

@@ -209,6 +209,7 @@ ensure_open(LoopObject *loop)
             uverror_raise(set);
             return -1;
         }
+        transport_check_number(loop, set);
         poller->set = set;
     }
     if (LIKELY(poller->poll != NULL)) {
@@ -418,6 +419,7 @@ poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd)
         PyErr_Clear();
         return 0;
     }
+    transport_check_number(loop, *fd);
     SocketTransport *transport = poller_get_transport(loop, *fd);
     if (transport != NULL) {
         return refuse_owned(fileobj, (PyObject *)transport, transport_is_closing(transport));

@@ -9,8 +9,6 @@
 
 #include "io/transport.h"
 
-#include <sys/stat.h>
-
 #include "base/uverror.h"
 
 enum {
@@ -241,6 +239,10 @@ deliver_error(SocketTransport *self, int code)
     if (self->conn_lost) {
         return 0;
     }
+    if (code == UV_EBADF || code == UV_ENOTSOCK) {
+        transport_lose_descriptor(self);
+        return 0;
+    }
     uverror_raise(code);
     return transport_fail(self, "Fatal read error on socket transport");
 }
@@ -286,6 +288,10 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
     UvStream *stream = stream_of(uv);
     LoopObject *loop = stream->loop;
     loop_enter(loop);
+    if (size < 0 && uv_stream_get_write_queue_size(uv) > 0) {
+        /* libuv has stopped reading and goes on writing. */
+        stream_mark_changed(stream);
+    }
     struct IoPart *io = loop->io;
     PyObject *direct = io->read_bytes;
     Py_buffer view = io->read_view;
@@ -319,18 +325,6 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
 
 /* ---- starting and stopping ---- */
 
-/* Somebody may have closed the descriptor behind our back, and libuv aborts when epoll refuses it. */
-static int
-check_descriptor(SocketTransport *self)
-{
-    struct stat status;
-    if (fstat(self->fd, &status) < 0 || !S_ISSOCK(status.st_mode)) {
-        uverror_raise(UV_EBADF);
-        return -1;
-    }
-    return 0;
-}
-
 int
 transport_start_reading(SocketTransport *self)
 {
@@ -341,14 +335,12 @@ transport_start_reading(SocketTransport *self)
         self->reading = true;
         return 0;
     }
-    if (check_descriptor(self) < 0) {
-        return transport_fail(self, "Fatal read error on socket transport");
-    }
     int err = uv_read_start(&self->stream->uv.stream, on_alloc, on_read);
     if (err < 0) {
         return deliver_error(self, err);
     }
     self->reading = true;
+    stream_mark_changed(self->stream);
     transport_hold(self, HOLD_READING);
     return 0;
 }
@@ -365,6 +357,9 @@ transport_stop_reading(SocketTransport *self)
     }
     if (self->stream != NULL) {
         uv_read_stop(&self->stream->uv.stream);
+        if (self->writing) {
+            stream_mark_changed(self->stream);
+        }
     }
     transport_release(self, HOLD_READING);
 }

@@ -154,6 +154,12 @@ void transport_report_if(SocketTransport *self, int err);
 /* Closes the descriptor for good. The Python socket loses it too. */
 void transport_close_socket(SocketTransport *self);
 
+/* The descriptor was closed behind our back, and its number may be another file's: libuv gives it up at once, and
+   connection_lost(OSError) is on its way. Runs no Python code. */
+void transport_lose_descriptor(SocketTransport *self);
+/* Has a transport that lost its descriptor give up the number, which the system has just given out anew. */
+void transport_check_number(LoopObject *loop, int fd);
+
 /* The loop is being closed: the transport loses its stream, a Python socket of the user's keeps its connection. */
 void transport_loop_closed(SocketTransport *self);
 

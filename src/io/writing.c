@@ -46,9 +46,9 @@ try_queue(SocketTransport *self)
         for (unsigned i = 0; i < count; i++) {
             offered += buffers[i].len;
         }
-        int written = uv_try_write(&self->stream->uv.stream, buffers, count);
+        ssize_t written = stream_send(self->fd, buffers, count);
         if (written < 0) {
-            return written;
+            return (int)written;
         }
         chunks_consume(&self->queue, (size_t)written);
         if ((size_t)written < offered) {
@@ -73,7 +73,9 @@ transport_flush(SocketTransport *self)
             return 0;
         }
     }
-    if (err < 0) {
+    if (UNLIKELY(err == UV_EBADF || err == UV_ENOTSOCK)) {
+        transport_lose_descriptor(self);
+    } else if (err < 0) {
         transport_drop_output(self);
         uverror_raise(err);
         return transport_fail(self, "Fatal write error on socket transport");

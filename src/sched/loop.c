@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 #include "base/args.h"
+#include "base/lowfds.h"
 #include "base/uverror.h"
+#include "sched/park.h"
 #include "sched/sleep.h"
 
 enum {
@@ -453,7 +455,7 @@ poll_events(LoopObject *loop)
         if (yield_now_and_then(loop, now) < 0) {
             return -1;
         }
-        loop_poll(loop, UV_RUN_NOWAIT);
+        loop_poll_now(loop);
     } else {
         if (sleep_until_event(loop, now) < 0) {
             return -1;
@@ -523,7 +525,12 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
-    int err = uv_loop_fork(loop->uv);
+    HeldLowFds held;
+    int err = lowfds_hold(&held);
+    if (err == 0) {
+        err = uv_loop_fork(loop->uv);
+        lowfds_release(&held);
+    }
     if (err == 0) {
         loop->pid = pid;
         err = sleep_fork(loop);
@@ -671,11 +678,8 @@ close_uv(LoopObject *loop)
     sleep_close(loop);
     inbox_close(&loop->inbox);
     abandon_parts(loop);
-    while (uv_loop_close(uv) == UV_EBUSY) {
-        uv_run(uv, UV_RUN_NOWAIT);
-    }
     loop->uv = NULL;
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
 }
 
 PyDoc_STRVAR(Loop_close_core_doc, "_close_core($self, /)\n--\n\n"
@@ -886,14 +890,11 @@ open_parts(LoopObject *loop)
 static int
 open_uv(LoopObject *loop)
 {
-    uv_loop_t *uv = PyMem_RawMalloc(sizeof(uv_loop_t));
+    int err;
+    uv_loop_t *uv = park_take(loop->state, &err);
     if (uv == NULL) {
-        PyErr_NoMemory();
+        uverror_raise(err);
         return -1;
-    }
-    int err = uv_loop_init(uv);
-    if (err < 0) {
-        goto fail_init;
     }
     uv->data = loop;
     err = inbox_open(&loop->inbox, loop, uv);
@@ -910,12 +911,9 @@ open_uv(LoopObject *loop)
 
 fail_sleep:
     inbox_close(&loop->inbox);
-    uv_run(uv, UV_RUN_NOWAIT);
     inbox_destroy(&loop->inbox);
 fail_inbox:
-    uv_loop_close(uv);
-fail_init:
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
     uverror_raise(err);
     return -1;
 }

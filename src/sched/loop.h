@@ -21,6 +21,9 @@ struct LoopHooks {
     void (*close)(LoopObject *loop);
     /* The last call, without Python code: closes uv handles that are still open, frees the layer's part. */
     void (*abandon)(LoopObject *loop);
+    /* Right before uv_run(), when `watchers_changed`: libuv ends the process when the system refuses a descriptor that
+       it was told to watch, so those that are no longer what they were are taken away. Runs no Python code. */
+    void (*check_watchers)(LoopObject *loop);
     /* In a forked child, after uv_loop_fork(); a negative libuv code on failure. */
     int (*fork)(LoopObject *loop);
     int (*traverse)(LoopObject *loop, visitproc visit, void *arg);
@@ -52,6 +55,8 @@ struct LoopObject {
     bool in_turn;
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
+    bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
+                              loop_poll_now() */
     bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
     bool native_time;      /* likewise time() */
     pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
@@ -142,6 +147,17 @@ loop_poll(LoopObject *loop, uv_run_mode mode)
     loop->polling = true;
     uv_run(loop->uv, mode);
     loop->polling = false;
+}
+
+/* uv_run() that does not block and keeps the thread state, so that nobody closes a descriptor between the check and the
+   system call. */
+static inline void
+loop_poll_now(LoopObject *loop)
+{
+    if (UNLIKELY(loop->watchers_changed)) {
+        loop->state->io_hooks->check_watchers(loop);
+    }
+    loop_poll(loop, UV_RUN_NOWAIT);
 }
 
 /* Keeps the exception that is set until the turn can raise it out of run_forever(), and ends the poll. For SystemExit

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "base/lowfds.h"
 #include "sched/loop.h"
 
 #if HAVE_TIMERFD
@@ -59,8 +60,9 @@ static int
 open_precise(LoopObject *loop, uv_loop_t *uv)
 {
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    fd = fd < 0 ? -errno : lowfds_leave(fd);
     if (fd < 0) {
-        return -errno;
+        return fd;
     }
     uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
     int err = poll == NULL ? UV_ENOMEM : uv_poll_init(uv, poll, fd);
@@ -219,8 +221,8 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         return -1;
     }
     /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
-    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping) {
-        loop_poll(loop, UV_RUN_NOWAIT);
+    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed) {
+        loop_poll_now(loop);
         return 0;
     }
     bool timed = wait_ns != UINT64_MAX;
