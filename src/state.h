@@ -89,6 +89,7 @@
     X(threading_globals, "threading", "__dict__")
 
 typedef struct LoopHooks LoopHooks;
+struct LoopObject;
 
 typedef struct State {
 #define X(name) PyTypeObject *name##Type;
@@ -109,6 +110,11 @@ typedef struct State {
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
+    /* See loop_leave_task() in sched/loop.h: has asyncio.current_task() forget `loop->left_task`. */
+    void (*leave_task)(struct LoopObject *loop);
+    /* The functions of the records before which that need not be done (ready_run). */
+    int (*run_step)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
+    int (*run_wakeup)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
 } State;
 
 extern PyModuleDef core_module;
