@@ -4,16 +4,19 @@ Each case runs with n and with 5 n operations under valgrind, and the difference
 and what remains repeats to about 1 % on any machine, however busy it is. System calls count nothing but their entry.
 """
 
+import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
+from benchmarks import loops as loops_module
 from benchmarks import machine, native, process
 from benchmarks.compare import Progress, chosen_cases, chosen_loops, entry, finish, parser_of
 
 GROUPS = ["scheduling", "tasks", "sync"]
 # Callgrind runs a program fifty times slower.
+SLOWDOWN = "50"
 DEFAULT_PART = 0.02
 TIMEOUT_S = 1800
 
@@ -56,6 +59,7 @@ def main(arguments=None):
     cases = [case for case in chosen_cases(args) if "cpu" in case.metrics and not case.fresh]
     loops = chosen_loops(args.loops)
     native.build()
+    os.environ[loops_module.SLOWDOWN] = SLOWDOWN
     document = {"kind": "instructions", "machine": machine.describe(loops), "results": []}
     progress = Progress(len(cases) * len(loops))
     try:

@@ -48,6 +48,13 @@
 #define HAVE_RAISED_EXCEPTION 0
 #endif
 
+/* What an int of one digit looks like is public since 3.12. */
+#if PY_VERSION_HEX >= 0x030C0000
+#define HAVE_COMPACT_LONG 1
+#else
+#define HAVE_COMPACT_LONG 0
+#endif
+
 /* asyncio keeps the running task of a thread in its thread state since 3.14. */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_THREAD_STATE_TASKS 1
@@ -118,6 +125,26 @@ compat_thread_ident(void)
 {
     return (unsigned long)pthread_self();
 }
+
+/* Up to 3.13 a dict carries a number that every change of any dict makes a new one: equal numbers, unchanged dict. The
+   interpreter itself stopped using it in 3.12, and says so to every other user. */
+#if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+#define HAVE_DICT_VERSION 1
+static inline uint64_t
+compat_dict_version(PyObject *dict)
+{
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+    return ((PyDictObject *)dict)->ma_version_tag;
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+}
+#else
+#define HAVE_DICT_VERSION 0
+#endif
 
 /* The clock of time.monotonic(), in nanoseconds; uv_hrtime() is another one on macOS. */
 static inline uint64_t

@@ -91,6 +91,7 @@
     X(threading_globals, "threading", "__dict__")
 
 typedef struct LoopHooks LoopHooks;
+struct LoopObject;
 
 typedef struct State {
 #define X(name) PyTypeObject *name##Type;
@@ -112,6 +113,11 @@ typedef struct State {
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
     _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
+    /* See loop_leave_task() in sched/loop.h: has asyncio.current_task() forget `loop->left_task`. */
+    void (*leave_task)(struct LoopObject *loop);
+    /* The functions of the records before which that need not be done (ready_run). */
+    int (*run_step)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
+    int (*run_wakeup)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
 } State;
 
 extern PyModuleDef core_module;

@@ -66,6 +66,7 @@ io_flush(LoopObject *loop)
     io->poller.polled = false;
     io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (io->flush_head != NULL) {
+        loop_leave_task(loop);
         transport_flush_all(loop);
     }
 }

@@ -19,7 +19,7 @@
 enum {
     /* With work ready the poll is skipped for this long and this many turns. A ready descriptor beside a busy chain of
        callbacks must not wait longer than 20 us; an empty poll costs 0.5 us. */
-    POLL_INTERVAL_NS = 10000,
+    POLL_INTERVAL_NS = 10000, /* loop.poll_interval_ns, which only benchmarks change */
     POLL_INTERVAL_TURNS = 16,
     /* A chain of callbacks that is pure C lets nobody else run: give the thread state away this often. */
     RELEASE_INTERVAL_NS = 5000000,
@@ -395,6 +395,9 @@ run_ready(LoopObject *loop)
 {
     for (size_t left = loop->ready.count; left > 0 && loop->ready.count > 0; left--) {
         ReadyEntry entry = ready_take(&loop->ready);
+        if (loop->left_task != NULL && entry.run != loop->state->run_wakeup && entry.run != loop->state->run_step) {
+            loop_leave_task(loop);
+        }
         int err = UNLIKELY(loop->debug) ? run_timed(loop, &entry) : entry.run(loop, entry.owner, entry.arg);
         Py_DECREF(entry.owner);
         Py_XDECREF(entry.arg);
@@ -411,6 +414,9 @@ collect_timers(LoopObject *loop)
 {
     if (loop->timers.count == 0) {
         return 0;
+    }
+    if (UNLIKELY(!loop->native_time)) {
+        loop_leave_task(loop);
     }
     double now = loop_time(loop);
     if (now == -1.0 && PyErr_Occurred()) {
@@ -432,6 +438,7 @@ collect_timers(LoopObject *loop)
 static int
 yield_now_and_then(LoopObject *loop, uint64_t now)
 {
+    loop_leave_task(loop);
     if (now - loop->last_release_ns > RELEASE_INTERVAL_NS) {
         PyThreadState *thread_state = PyEval_SaveThread();
         PyEval_RestoreThread(thread_state);
@@ -446,7 +453,7 @@ poll_events(LoopObject *loop)
 {
     bool busy = loop->ready.count > 0 || loop->stopping;
     uint64_t now = compat_monotonic_ns();
-    if (busy && loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < POLL_INTERVAL_NS &&
+    if (busy && loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < loop->poll_interval_ns &&
         !loop->stopping) {
         loop->turns_since_poll++;
         return 0;
@@ -576,6 +583,7 @@ run_turns(LoopObject *loop, bool once)
     do {
         err = turn(loop);
     } while (err == 0 && !once && !loop->stopping);
+    loop_leave_task(loop);
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
     if (err < 0) {
@@ -933,6 +941,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
+    loop->poll_interval_ns = POLL_INTERVAL_NS;
     loop->pid = getpid();
     note_replaced_methods(loop);
     if (ready_init(&loop->ready) < 0 || open_uv(loop) < 0 || open_parts(loop) < 0) {
@@ -1081,6 +1090,7 @@ static PyGetSetDef Loop_getset[] = {
 
 static PyMemberDef Loop_members[] = {
     {"_clock_resolution", T_DOUBLE, offsetof(LoopObject, clock_resolution), 0, NULL},
+    {"_poll_interval_ns", T_ULONGLONG, offsetof(LoopObject, poll_interval_ns), 0, NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(LoopObject, dict), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(LoopObject, weakrefs), READONLY, NULL},
     {NULL},

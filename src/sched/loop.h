@@ -64,6 +64,11 @@ struct LoopObject {
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
 
+    /* The task that asyncio.current_task() still answers with although its step is over: see loop_leave_task(). Borrowed,
+       only to be compared. */
+    PyObject *left_task;
+
+    unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */
     uint64_t last_poll_ns;
     uint64_t last_release_ns;
     unsigned turns_since_poll;
@@ -129,6 +134,16 @@ int loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, 
 /* loop.time() in seconds: the monotonic clock, or what replaced it. -1.0 with an exception on failure. */
 double loop_time(LoopObject *loop);
 
+/* Called before anything runs but the step of a task of ours. Such a step leaves its entry for current_task() where it
+   is, since mostly another step comes next and replaces it; nobody else may see it. Keeps an exception that is set. */
+static inline void
+loop_leave_task(LoopObject *loop)
+{
+    if (UNLIKELY(loop->left_task != NULL)) {
+        loop->state->leave_task(loop);
+    }
+}
+
 /* First statement of every libuv callback: takes the thread state back if the poll gave it away. */
 static inline void
 loop_enter(LoopObject *loop)
@@ -138,6 +153,7 @@ loop_enter(LoopObject *loop)
         loop->released = NULL;
         PyEval_RestoreThread(thread_state);
     }
+    loop_leave_task(loop);
 }
 
 /* uv_run() in the given mode, with a note that it is under way. */

@@ -217,6 +217,8 @@ int
 sleep_until_event(LoopObject *loop, uint64_t now)
 {
     uint64_t wait_ns;
+    /* Other threads run meanwhile, and a replaced time() right away. */
+    loop_leave_task(loop);
     if (!time_to_wait(loop, now, &wait_ns)) {
         return -1;
     }
