@@ -53,6 +53,7 @@ struct LoopObject {
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
     bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
+    bool native_call_at;   /* likewise call_at() */
     bool native_time;      /* likewise time() */
     pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
 
