@@ -3,6 +3,33 @@
 #include "base/args.h"
 
 PyObject *
+args_by_keyword(const char *method, const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *found = nargs > 0 ? args[0] : NULL;
+    Py_ssize_t count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *given = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_CompareWithASCIIString(given, name) != 0) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method, given);
+            return NULL;
+        }
+        if (found != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%s'", method, name);
+            return NULL;
+        }
+        found = args[nargs + i];
+    }
+    if (nargs > 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes 2 positional arguments but %zd were given", method, nargs + 1);
+        return NULL;
+    }
+    if (found == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", method, name);
+    }
+    return found;
+}
+
+PyObject *
 args_call_sorted(State *state, const char *name, args_function function, PyObject *self, PyObject *const *args,
                  Py_ssize_t nargs, PyObject *kwnames)
 {

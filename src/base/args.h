@@ -27,6 +27,17 @@ args_are_plain(State *state, PyObject *const *args, Py_ssize_t nargs, PyObject *
     return true;
 }
 
+/* The argument of a method f(name): args[0], or the one keyword `name`. NULL with the TypeError of a Python function called
+   `method`. */
+PyObject *args_by_keyword(const char *method, const char *name, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames);
+
+static inline PyObject *
+args_only(const char *method, const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return LIKELY(nargs == 1 && kwnames == NULL) ? args[0] : args_by_keyword(method, name, args, nargs, kwnames);
+}
+
 /* Any other call: calls `function` again with arguments that are plain, sorted by the function `name` of
    fastloop._arguments, which raises the TypeErrors of the standard method. */
 PyObject *args_call_sorted(State *state, const char *name, args_function function, PyObject *self,

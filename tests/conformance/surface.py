@@ -7,7 +7,7 @@ Three kinds of questions are asked of both loops: what a class or a live object 
 docstrings, public base classes, extra info), and what a call does that is wrong in its arguments or its time (the value
 returned, or the type and text of the exception; what reached the exception handler, the log and the warnings). A
 difference must match a line of EXPLAINED, which names the section of docs/compatibility.md that tells why. The exit
-status is 1 when one does not, or when a line of EXPLAINED explains nothing any more.
+status is 1 when one does not, or when that page and EXPLAINED do not have the same sections.
 """
 
 import argparse
@@ -38,7 +38,27 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 
 #: (regular expression over "question: difference", heading in docs/compatibility.md)
-EXPLAINED = []
+EXPLAINED = [
+    (r"^loop: create_task signature:", "Signature of create_task"),
+    (r"max_size: stock attribute, fastloop missing$", "Size of a read"),
+    (r"call_later\(1j, f\)", "Times that are no numbers"),
+    (r"set_debug\(5\)", "Debug flag"),
+    (r"context=5\).*TaskStepMethWrapper.*Task\.task_step", "Names of classes"),
+    (r"has no attribute '\w+'\"\).*fastloop \(\('raised', 'AttributeError', \"'fastloop\.", "Names of classes"),
+    (r"not supported between.*fastloop \(\('raised', 'TypeError', .*not supported between", "Names of classes"),
+    (r"dumps\(loop\)|: iter\(future\)", "Names of classes"),
+    (
+        r"stock \(\('raised', 'TypeError', .*(missing|takes|unexpected).*fastloop \(\('raised', 'TypeError', .*"
+        r"(missing|takes|unexpected)",
+        "Wrong number of arguments",
+    ),
+    (r"loop\.__class__\(|_internal_fds", "The selector"),
+    (r"(_ready|_scheduled|t\._buffer|loop\._run_once|loop\._add_callback): stock", "Views of the queues"),
+    (r"type\(handle\)\(\)", "Handles are made by the loop"),
+    (r"copy\(t\)", "Objects that cannot be copied"),
+    (r"in debug mode: .*(_source_traceback|create_future|created at)", "Source tracebacks"),
+    (r"t\.writelines\(\[b\"x\"\]\): stock .*'NoneType' object is not callable", "Writing to a closed transport"),
+]
 
 #: How long an awaitable may take before it counts as one that waits, and how long a question may take.
 SECONDS = 0.5
@@ -232,6 +252,7 @@ def normalised(text):
         (r"\('(127\.0\.0\.1|::1)', \d+(, 0, 0)?\)", "ADDRESS"),
         (r"127\.0\.0\.1:\d+|\('127\.0\.0\.1', \d+\)", "ADDRESS"),
         (r"/tmp/tmp\w+", "FOLDER"),
+        (r"took \d\.\d+ seconds", "took N seconds"),
         (r"\b(fd=|fd |pid |pid=|File descriptor |Task-|when=)[\d.]+", r"\1N"),
         (r"\b(_core|_asyncio|fastloop|asyncio)\.(?=[A-Z])", ""),
         (r"\b(fastloop\.)?_core\.", ""),
@@ -287,7 +308,9 @@ class Heard:
             ("warned", warning.category.__name__, normalised(warning.message))
             for warning in self.warnings
             # These come when the garbage collector finds something, maybe of another question.
-            if not re.search("^unclosed|was never awaited", str(warning.message))
+            if not re.search(
+                "^unclosed|was never awaited|is still running$|no current event loop", str(warning.message)
+            )
         ]
 
 
@@ -688,12 +711,6 @@ def explained_by(difference):
     return {heading for pattern, heading in EXPLAINED if re.search(pattern, difference, re.DOTALL)}
 
 
-def headings():
-    """The headings of the page on compatibility."""
-    text = COMPATIBILITY.read_text()
-    return set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
-
-
 class Hangs(BaseException):
     """A question found no answer in its time."""
 
@@ -713,6 +730,15 @@ def asked(ask, side):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def stale_explanations():
+    """What EXPLAINED names and the page does not, and what the page explains and EXPLAINED does not name."""
+    named = {heading for _, heading in EXPLAINED}
+    known = set(re.findall(r"^### (.+)$", COMPATIBILITY.read_text(), re.MULTILINE))
+    return [f"docs/compatibility.md has no heading {heading!r}" for heading in sorted(named - known)] + [
+        f"docs/compatibility.md explains what is no difference: {heading}" for heading in sorted(known - named)
+    ]
 
 
 def run(only="", show=lambda question, stock, ours: None):
@@ -745,7 +771,10 @@ def main():
     for difference in unexplained:
         print(difference)
     print(f"{len(found)} differences, {len(unexplained)} of them unexplained")
-    return 1 if unexplained else 0
+    stale = [] if options.only else stale_explanations()
+    for line in stale:
+        print(line)
+    return 1 if unexplained or stale else 0
 
 
 if __name__ == "__main__":
