@@ -88,6 +88,19 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         """Where the Python code stands that called into the core: the source traceback of debug mode."""
         return format_helpers.extract_stack(sys._getframe(1))
 
+    def _call_soon(self, callback, args, context):
+        """Queue a handle without the checks of call_soon(); for subclasses that call it."""
+        handle = self._make_handle(callback, args, context)
+        self._add_callback(handle)
+        return handle
+
+    def _call_replaced_call_at(self, when, callback_and_args, context):
+        """call_later() where call_at() is no longer the native one: what the standard call_later() does."""
+        timer = self.call_at(when, *callback_and_args, context=context)
+        if timer._source_traceback:
+            del timer._source_traceback[-1]
+        return timer
+
     def _report_handle_error(self, handle, exc):
         """Report what a callback raised, with the context that asyncio.Handle gives."""
         callback = _compat.format_callback_source(self, handle._callback, handle._args)

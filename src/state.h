@@ -22,6 +22,8 @@
 /* Interned strings, as `PyObject *str_name`. */
 #define STATE_NAMES(X)           \
     X(call_soon)                 \
+    X(call_at)                   \
+    X(_call_replaced_call_at)    \
     X(time)                      \
     X(context)                   \
     X(message)                   \

@@ -156,7 +156,7 @@ new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 }
 
 PyDoc_STRVAR(Loop_create_task_doc,
-             "create_task($self, coro, /, *, name=None, context=None, **kwargs)\n--\n\n"
+             "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
              "Schedule a coroutine and return its asyncio.Task, or what the task factory returns.\n\n"
              "Raises TypeError when coro is no coroutine, RuntimeError when the loop is closed. See\n"
              "asyncio.loop.create_task().");

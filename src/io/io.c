@@ -227,11 +227,11 @@ PyMethodDef io_loop_methods[] = {
      "add_writer($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) in every turn in which `fd` can be written; otherwise as add_reader().\n\n"
      "See asyncio.loop.add_writer()."},
-    {"remove_reader", Loop_remove_reader, METH_O,
-     "remove_reader($self, fd, /)\n--\n\n"
+    {"remove_reader", FASTCALL_KEYWORDS(Loop_remove_reader),
+     "remove_reader($self, fd)\n--\n\n"
      "Stop watching `fd` for reading; True if a reader was there. See asyncio.loop.remove_reader()."},
-    {"remove_writer", Loop_remove_writer, METH_O,
-     "remove_writer($self, fd, /)\n--\n\n"
+    {"remove_writer", FASTCALL_KEYWORDS(Loop_remove_writer),
+     "remove_writer($self, fd)\n--\n\n"
      "Stop watching `fd` for writing; True if a writer was there. See asyncio.loop.remove_writer()."},
     /* What the standard library's own transports and sock_* methods call: no check for transports, and the handle is
        returned. */

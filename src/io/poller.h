@@ -73,8 +73,8 @@ int poller_traverse(Poller *poller, visitproc visit, void *arg);
 /* Methods of the loop, in readers.c; io.c has the table. */
 PyObject *Loop_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_remove_reader(PyObject *op, PyObject *fd);
-PyObject *Loop_remove_writer(PyObject *op, PyObject *fd);
+PyObject *Loop_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_private_remove_reader(PyObject *op, PyObject *fd);

@@ -167,7 +167,7 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_s
 }
 
 PyDoc_STRVAR(Loop_call_soon_doc,
-             "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+             "call_soon($self, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) in the next turn of the loop, in the order of registration.\n\n"
              "context is the contextvars.Context to run in, by default a copy of the current one. Returns an\n"
              "asyncio.Handle. Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon().");
@@ -176,9 +176,11 @@ static PyObject *
 Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_soon", args, nargs, kwnames, 1, &context) < 0 ||
-        loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 1, &context))) {
+        return args_call_sorted(loop->state, "call_soon", Loop_call_soon, op, args, nargs, kwnames);
+    }
+    if (loop_check_open(loop) < 0) {
         return NULL;
     }
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon", false) < 0) {
@@ -192,7 +194,7 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
 }
 
 PyDoc_STRVAR(Loop_call_soon_threadsafe_doc,
-             "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+             "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
              "Like call_soon(), from any thread; wakes the loop.\n\n"
              "Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon_threadsafe().");
 
@@ -200,9 +202,11 @@ static PyObject *
 Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_soon_threadsafe", args, nargs, kwnames, 1, &context) < 0 ||
-        loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 1, &context))) {
+        return args_call_sorted(loop->state, "call_soon_threadsafe", Loop_call_soon_threadsafe, op, args, nargs, kwnames);
+    }
+    if (loop_check_open(loop) < 0) {
         return NULL;
     }
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon_threadsafe", true) < 0) {
@@ -248,7 +252,7 @@ schedule_timer_at(LoopObject *loop, PyObject *when, PyObject *const *args, Py_ss
 }
 
 PyDoc_STRVAR(Loop_call_at_doc,
-             "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+             "call_at($self, when, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) at `when`, in seconds of loop.time(); never earlier.\n\n"
              "Returns an asyncio.TimerHandle. Raises TypeError when `when` is None, RuntimeError when the loop is\n"
              "closed. See asyncio.loop.call_at().");
@@ -257,9 +261,9 @@ static PyObject *
 Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_at", args, nargs, kwnames, 2, &context) < 0) {
-        return NULL;
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 2, &context))) {
+        return args_call_sorted(loop->state, "call_at", Loop_call_at, op, args, nargs, kwnames);
     }
     if (args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "when cannot be None");
@@ -268,8 +272,26 @@ Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return schedule_timer_at(loop, args[0], args + 1, nargs - 1, context);
 }
 
+/* call_later() by a call_at() that a subclass, a patch or the instance put in place of ours. */
+static PyObject *
+call_replaced_call_at(LoopObject *loop, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    PyObject *positional = PyTuple_New(nargs);
+    if (positional == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
+    }
+    PyObject *handle =
+        PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__call_replaced_call_at, when, positional,
+                                   context == NULL ? Py_None : context, NULL);
+    Py_DECREF(positional);
+    return handle;
+}
+
 PyDoc_STRVAR(Loop_call_later_doc,
-             "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+             "call_later($self, delay, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) after `delay` seconds.\n\n"
              "A delay of zero or less makes it due in the next turn. Returns an asyncio.TimerHandle. Raises TypeError\n"
              "when delay is None, RuntimeError when the loop is closed. See asyncio.loop.call_later().");
@@ -278,15 +300,15 @@ static PyObject *
 Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_later", args, nargs, kwnames, 2, &context) < 0) {
-        return NULL;
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 2, &context))) {
+        return args_call_sorted(loop->state, "call_later", Loop_call_later, op, args, nargs, kwnames);
     }
     if (args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
         return NULL;
     }
-    if (LIKELY(loop->native_time && PyFloat_CheckExact(args[0]))) {
+    if (LIKELY(loop->native_time && loop->native_call_at && PyFloat_CheckExact(args[0]))) {
         double seconds = loop_time(loop) + PyFloat_AS_DOUBLE(args[0]);
         return schedule_timer(loop, seconds, NULL, args + 1, nargs - 1, context);
     }
@@ -296,7 +318,8 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
     if (when == NULL) {
         return NULL;
     }
-    PyObject *handle = schedule_timer_at(loop, when, args + 1, nargs - 1, context);
+    PyObject *handle = loop->native_call_at ? schedule_timer_at(loop, when, args + 1, nargs - 1, context)
+                                            : call_replaced_call_at(loop, when, args + 1, nargs - 1, context);
     Py_DECREF(when);
     return handle;
 }
@@ -854,6 +877,7 @@ note_replaced_methods(LoopObject *loop)
 {
     State *state = loop->state;
     loop->native_call_soon = instance_keeps(loop, state->str_call_soon) && type_keeps(loop, state->str_call_soon);
+    loop->native_call_at = instance_keeps(loop, state->str_call_at) && type_keeps(loop, state->str_call_at);
     loop->native_time = instance_keeps(loop, state->str_time) && type_keeps(loop, state->str_time);
 }
 
@@ -864,6 +888,7 @@ Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     LoopObject *loop = LoopObject_CAST(op);
     if (err == 0 && PyUnicode_Check(name) &&
         (PyUnicode_Compare(name, loop->state->str_call_soon) == 0 ||
+         PyUnicode_Compare(name, loop->state->str_call_at) == 0 ||
          PyUnicode_Compare(name, loop->state->str_time) == 0)) {
         note_replaced_methods(loop);
     }

@@ -58,6 +58,7 @@ struct LoopObject {
     bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
     bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
+    bool native_call_at;   /* likewise call_at() */
     bool native_time;      /* likewise time() */
     pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
 
