@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
 #include <uv.h>
@@ -77,7 +78,18 @@
 #define FL_END_CRITICAL_SECTION() }
 #endif
 
-/* PyUnstable_Module_SetGIL and friends are not needed: the slot says it all. */
+/* A lock for what the GIL protects where there is one: then it is nothing at all. Nothing under it may call Python. */
+#if HAVE_FREE_THREADING
+typedef PyMutex CompatMutex;
+#define compat_mutex_lock(mutex) PyMutex_Lock(mutex)
+#define compat_mutex_unlock(mutex) PyMutex_Unlock(mutex)
+#else
+typedef struct {
+    char unused;
+} CompatMutex;
+#define compat_mutex_lock(mutex) (void)(mutex)
+#define compat_mutex_unlock(mutex) (void)(mutex)
+#endif
 
 #if defined(__linux__)
 #define HAVE_EPOLL 1

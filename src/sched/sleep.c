@@ -191,7 +191,8 @@ static bool
 time_to_wait(LoopObject *loop, uint64_t now, uint64_t *wait_ns)
 {
     *wait_ns = UINT64_MAX;
-    if (loop->timers.count == 0) {
+    double when;
+    if (!timers_earliest(&loop->timers, &when)) {
         return true;
     }
     double seconds = (double)now / 1e9;
@@ -200,8 +201,12 @@ time_to_wait(LoopObject *loop, uint64_t now, uint64_t *wait_ns)
         if (seconds == -1.0 && PyErr_Occurred()) {
             return false;
         }
+        /* Whatever that did. */
+        if (!timers_earliest(&loop->timers, &when)) {
+            return true;
+        }
     }
-    double wait = loop->timers.entries[0].when - seconds;
+    double wait = when - seconds;
     if (wait <= 0.0) {
         *wait_ns = 0;
     } else {
@@ -226,6 +231,13 @@ sleep_until_event(LoopObject *loop, uint64_t now)
     bool timed = wait_ns != UINT64_MAX;
     if (timed) {
         arm(loop, now, wait_ns);
+    }
+    /* See inbox.h for the order. */
+    loop->inbox.waiting = BLOCKED;
+    if (inbox_has_records(&loop->inbox) || loop->stopping) {
+        loop->inbox.waiting = NOT_WAITING;
+        loop_poll(loop, UV_RUN_NOWAIT);
+        return 0;
     }
     loop->released = PyEval_SaveThread();
     loop_poll(loop, UV_RUN_ONCE);
