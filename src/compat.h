@@ -16,9 +16,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
+#include <unistd.h>
 #include <uv.h>
 
 #if UV_VERSION_HEX < ((1 << 16) | (44 << 8))
@@ -95,10 +97,12 @@ typedef struct {
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
 #define HAVE_ACCEPT4 1
+#define HAVE_SCHED_GETAFFINITY 1
 #else
 #define HAVE_EPOLL 0
 #define HAVE_TIMERFD 0
 #define HAVE_ACCEPT4 0
+#define HAVE_SCHED_GETAFFINITY 0
 #endif
 
 #if defined(__APPLE__) || defined(__FreeBSD__)
@@ -132,6 +136,30 @@ compat_monotonic_ns(void)
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+#endif
+}
+
+/* On how many CPUs may this thread run? */
+static inline int
+compat_usable_cpus(void)
+{
+#if HAVE_SCHED_GETAFFINITY
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Tells the CPU that this is a loop that waits for another one. */
+static inline void
+compat_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
 #endif
 }
 

@@ -481,8 +481,12 @@ poll_events(LoopObject *loop)
         }
         loop_poll(loop, UV_RUN_NOWAIT);
     } else {
-        if (sleep_until_event(loop, now) < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
+        int polled = sleep_until_event(loop, now);
+        if (polled < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
             return -1;
+        }
+        if (polled == 0) {
+            return 0;
         }
         now = compat_monotonic_ns();
     }
@@ -585,10 +589,12 @@ run_turns_held(LoopObject *loop, bool once)
     loop->thread_id = compat_thread_ident();
     loop->in_turn = true;
     loop->last_release_ns = compat_monotonic_ns();
+    loop->state->attached++;
     int err;
     do {
         err = turn(loop);
     } while (err == 0 && !once && !loop->stopping);
+    loop->state->attached--;
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
     return err;
@@ -989,6 +995,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
+    loop->may_spin = true;
     loop->pid = getpid();
     note_replaced_methods(loop);
     if (ready_init(&loop->ready) < 0 || open_uv(loop) < 0 || open_parts(loop) < 0) {
@@ -1130,6 +1137,7 @@ static PyGetSetDef Loop_getset[] = {
     {"_closed", get_flag, ignore_assignment, NULL, FLAG(closed)},
     {"_stopping", get_flag, set_flag, NULL, FLAG(stopping)},
     {"_debug", get_flag, set_flag, NULL, FLAG(debug)},
+    {"_may_spin", get_flag, set_flag, NULL, FLAG(may_spin)},
     {"_current_handle", get_current_handle, set_current_handle, NULL, NULL},
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL},

@@ -8,6 +8,7 @@
 #ifndef FASTLOOP_SCHED_LOOP_H
 #define FASTLOOP_SCHED_LOOP_H
 
+#include "base/spin.h"
 #include "sched/handle.h"
 #include "sched/inbox.h"
 #include "sched/timers.h"
@@ -60,6 +61,11 @@ struct LoopObject {
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
+
+    _Atomic bool may_spin;     /* FASTLOOP_DISABLE=spin takes it away */
+    _Atomic int jobs_under_way; /* of run_in_executor(), natively */
+    _Atomic uint32_t job_ns;    /* what these take on average */
+    Spin spin;
 
     uint64_t last_poll_ns;
     uint64_t last_release_ns;
@@ -140,6 +146,7 @@ loop_enter(LoopObject *loop)
         loop->released = NULL;
         PyEval_RestoreThread(thread_state);
         loop->inbox.waiting = NOT_WAITING;
+        atomic_fetch_add_explicit(&loop->state->attached, 1, memory_order_relaxed);
     }
 }
 
