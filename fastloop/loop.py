@@ -27,6 +27,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._use_native_tasks = False
         if "pool" in disabled:
             self._use_native_pool = False
+        if "spin" in disabled:
+            self._may_spin = False
         if "streams" in disabled:
             self._use_native_streams = False
 

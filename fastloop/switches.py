@@ -11,6 +11,7 @@ import warnings
 PARTS = {
     "tasks": "asyncio's own Task and Future",
     "pool": "concurrent.futures.ThreadPoolExecutor",
+    "spin": "waits for short jobs that block at once",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
 }
 

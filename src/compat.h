@@ -16,8 +16,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
+#include <unistd.h>
 #include <uv.h>
 
 #if UV_VERSION_HEX < ((1 << 16) | (44 << 8))
@@ -84,18 +87,31 @@
 #define FL_END_CRITICAL_SECTION() }
 #endif
 
-/* PyUnstable_Module_SetGIL and friends are not needed: the slot says it all. */
+/* A lock for what the GIL protects where there is one: then it is nothing at all. Nothing under it may call Python. */
+#if HAVE_FREE_THREADING
+typedef PyMutex CompatMutex;
+#define compat_mutex_lock(mutex) PyMutex_Lock(mutex)
+#define compat_mutex_unlock(mutex) PyMutex_Unlock(mutex)
+#else
+typedef struct {
+    char unused;
+} CompatMutex;
+#define compat_mutex_lock(mutex) (void)(mutex)
+#define compat_mutex_unlock(mutex) (void)(mutex)
+#endif
 
 #if defined(__linux__)
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
 #define HAVE_ACCEPT4 1
 #define HAVE_SOCKET_FLAGS 1
+#define HAVE_SCHED_GETAFFINITY 1
 #else
 #define HAVE_EPOLL 0
 #define HAVE_TIMERFD 0
 #define HAVE_ACCEPT4 0
 #define HAVE_SOCKET_FLAGS 0
+#define HAVE_SCHED_GETAFFINITY 0
 #endif
 
 /* A write to a closed connection must not raise SIGPIPE; Python ignores that signal where this flag is missing. */
@@ -156,6 +172,30 @@ compat_monotonic_ns(void)
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+#endif
+}
+
+/* On how many CPUs may this thread run? */
+static inline int
+compat_usable_cpus(void)
+{
+#if HAVE_SCHED_GETAFFINITY
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Tells the CPU that this is a loop that waits for another one. */
+static inline void
+compat_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
 #endif
 }
 

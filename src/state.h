@@ -109,6 +109,8 @@ typedef struct State {
     const LoopHooks *io_hooks;
     const LoopHooks *coro_hooks;
     const LoopHooks *pool_hooks;
+    /* Threads of loops and workers that are likely to hold the GIL now: a hint for those that spin. */
+    _Atomic int attached;
     PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
     struct CoroState *coro;           /* coro/'s part of the module state */
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
