@@ -12,6 +12,7 @@ PARTS = {
     "tasks": "asyncio's own Task and Future",
     "pool": "concurrent.futures.ThreadPoolExecutor",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
+    "tls": "asyncio's own SSLProtocol",
 }
 
 
