@@ -18,13 +18,24 @@ except ImportError:  # pragma: no cover
     _ssl = ssl = None
 
 
+def _write_after_close(data):
+    """Do what write() of asyncio's transport does when it has let go of its connection."""
+    sslproto._SSLProtocolTransport.write(types.SimpleNamespace(_ssl_protocol=None), data)
+
+
 class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
-    # In place of the methods: each transport has the bound one of its connection.
+    # In place of a method: each transport has the bound one of its connection.
     __slots__ = ("write",)
 
     def __init__(self, loop, ssl_protocol):
         super().__init__(loop, ssl_protocol)
         self.write = ssl_protocol._write
+
+    def close(self):
+        super().close()
+        if self._ssl_protocol is None:
+            # Closed for the second time.
+            self.write = _write_after_close
 
 
 class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
