@@ -28,6 +28,7 @@ enum { TLS_ERROR_WANT_READ = 2, TLS_ERROR_ZERO_RETURN = 6 };
     X(int, BIO_read, (BIO * bio, void *data, int size))                                                         \
     X(int, BIO_write, (BIO * bio, const void *data, int size))                                                  \
     X(size_t, BIO_ctrl_pending, (BIO * bio))                                                                    \
+    X(unsigned long, ERR_peek_error, (void))                                                                    \
     X(void, ERR_clear_error, (void))                                                                            \
     X(int, CRYPTO_get_ex_new_index,                                                                             \
       (int class_index, long argl, void *argp, ExNew on_new, void *on_dup, void *on_free))                      \
@@ -52,6 +53,16 @@ int openssl_find(State *state, const char *library, PyObject *make);
 /* The pointers in Python's objects; NULL for another type than the one that was looked at. */
 SSL *openssl_ssl_of(OpenSSL *openssl, PyObject *socket);
 BIO *openssl_bio_of(OpenSSL *openssl, PyObject *memory_bio);
+
+/* Before each call whose outcome SSL_get_error() is asked for: that looks into OpenSSL's queue of errors, where somebody
+   may have left one. (Emptying it costs much more than looking.) */
+static inline void
+openssl_clear_errors(OpenSSL *openssl)
+{
+    if (UNLIKELY(openssl->ERR_peek_error() != 0)) {
+        openssl->ERR_clear_error();
+    }
+}
 
 int openssl_traverse(State *state, visitproc visit, void *arg);
 void openssl_free(State *state);

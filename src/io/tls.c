@@ -168,7 +168,7 @@ encrypt(TlsConnection *self)
         }
         size_t size, written = 0;
         const char *record = next_record(self, joined, &size);
-        openssl->ERR_clear_error();
+        openssl_clear_errors(openssl);
         if (!openssl->SSL_write_ex(self->ssl, record, size, &written)) {
             return leave_to_backlog(self, record, size);
         }
@@ -297,7 +297,6 @@ static int
 store(TlsConnection *self, const char *data, size_t size)
 {
     /* A read is never larger than an int. */
-    self->state->openssl->ERR_clear_error();
     if (size > 0 && self->state->openssl->BIO_write(self->incoming, data, (int)size) != (int)size) {
         PyErr_NoMemory();
         return -1;
@@ -315,7 +314,7 @@ decrypt_stored(TlsConnection *self, char *memory, size_t capacity, size_t *fille
             return 0;
         }
         size_t count = 0;
-        openssl->ERR_clear_error();
+        openssl_clear_errors(openssl);
         int result = openssl->SSL_read_ex(self->ssl, memory + *filled, capacity - *filled, &count);
         if (result <= 0) {
             return openssl->SSL_get_error(self->ssl, result);
@@ -394,6 +393,78 @@ read_copied(TlsConnection *self, const char *data, size_t size)
     return deliver(self, memory, filled, bytes) < 0 ? -1 : unusual;
 }
 
+/* The buffer of a BufferedProtocol, in `view`; how much of it to fill, or -1 with an exception. */
+static Py_ssize_t
+take_buffer(TlsConnection *self, size_t available, Py_buffer *view)
+{
+    PyObject *hint = PyLong_FromSize_t(available);
+    PyObject *method = Py_XNewRef(self->app_protocol_get_buffer);
+    PyObject *buffer = hint == NULL || method == NULL ? NULL : PyObject_CallOneArg(method, hint);
+    Py_XDECREF(hint);
+    Py_XDECREF(method);
+    if (buffer == NULL) {
+        return -1;
+    }
+    Py_ssize_t size = PyObject_Size(buffer);
+    if (size >= 0 && PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE) < 0) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "read() argument 2 must be read-write bytes-like object, not %.50s",
+                     Py_TYPE(buffer)->tp_name);
+        size = -1;
+    }
+    Py_DECREF(buffer);
+    return size < 0 ? -1 : Py_MIN(size, view->len);
+}
+
+/* Tells a BufferedProtocol how much of its buffer was filled. -1 with an exception. */
+static int
+deliver_filled(TlsConnection *self, size_t filled)
+{
+    PyObject *count = PyLong_FromSize_t(filled);
+    PyObject *method = Py_XNewRef(self->app_protocol_buffer_updated);
+    PyObject *result = count == NULL || method == NULL ? NULL : PyObject_CallOneArg(method, count);
+    Py_XDECREF(count);
+    Py_XDECREF(method);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Has _do_read() called in the next turn; -1 with an exception. */
+static int
+read_soon(TlsConnection *self)
+{
+    LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
+    PyObject *method = loop == NULL ? NULL : PyObject_GetAttrString((PyObject *)self, "_do_read");
+    int err = method == NULL ? -1 : loop_call_soon(loop, method, NULL, 0, NULL);
+    Py_XDECREF(method);
+    return err < 0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Fills the buffer of a BufferedProtocol once: what SSLProtocol._do_read__buffered() does. Answers as read_copied(). */
+static int
+read_buffered(TlsConnection *self, const char *data, size_t size)
+{
+    Py_buffer view = {NULL};
+    Py_ssize_t wanted = take_buffer(self, self->state->openssl->BIO_ctrl_pending(self->incoming) + size, &view);
+    if (wanted <= 0 || !tls_is_native(self)) {
+        PyBuffer_Release(&view);
+        return store(self, data, size) < 0 || wanted < 0 ? -1 : 1;
+    }
+    size_t filled = 0;
+    int code = decrypt(self, data, size, view.buf, (size_t)wanted, &filled);
+    PyBuffer_Release(&view);
+    if (code != 0 && code != TLS_ERROR_WANT_READ && code != TLS_ERROR_ZERO_RETURN) {
+        return code < 0 ? -1 : 1;
+    }
+    if (filled == (size_t)wanted && read_soon(self) < 0) {
+        return -1;
+    }
+    if (filled > 0 && deliver_filled(self, filled) < 0) {
+        return -1;
+    }
+    return code == TLS_ERROR_ZERO_RETURN;
+}
+
 /* What OpenSSL wants to send of its own accord, and flow control. -1 with an exception. */
 static int
 after_reading(TlsConnection *self)
@@ -430,10 +501,8 @@ do_read(TlsConnection *self, const char *data, size_t size)
     int outcome = 0;
     if (self->app_reading_paused) {
         outcome = store(self, data, size) < 0 ? -1 : control_reading(self);
-    } else if (self->app_protocol_is_buffer) {
-        outcome = store(self, data, size) < 0 ? -1 : 1;
     } else {
-        outcome = read_copied(self, data, size);
+        outcome = self->app_protocol_is_buffer ? read_buffered(self, data, size) : read_copied(self, data, size);
         if (outcome == 0) {
             outcome = after_reading(self);
         }
