@@ -31,6 +31,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._may_spin = False
         if "streams" in disabled:
             self._use_native_streams = False
+        self._use_native_tls = "tls" not in disabled
 
     def run_forever(self):
         """Run until stop() is called.

@@ -13,6 +13,7 @@ PARTS = {
     "pool": "concurrent.futures.ThreadPoolExecutor",
     "spin": "waits for short jobs that block at once",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
+    "tls": "asyncio's own SSLProtocol",
 }
 
 

@@ -13,10 +13,10 @@ import signal
 import sys
 import threading
 import warnings
-from asyncio import constants, coroutines, selector_events, sslproto, tasks, unix_events
+from asyncio import base_events, constants, coroutines, selector_events, tasks, unix_events
 from asyncio.log import logger
 
-from fastloop import _compat
+from fastloop import _compat, tls
 
 _Selector = selector_events.BaseSelectorEventLoop
 _Unix = unix_events._UnixSelectorEventLoop
@@ -135,7 +135,7 @@ class UnixMixin:
         context=None,
     ):
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = tls.make_protocol(
             self,
             protocol,
             sslcontext,
@@ -147,6 +147,8 @@ class UnixMixin:
         )
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport
+
+    start_tls = tls.with_our_protocol(base_events.BaseEventLoop.start_tls)
 
     async def _sendfile_native(self, transport, file, offset, count):
         # Lent to sock_sendfile(), the descriptor may be given to add_writer().

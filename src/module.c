@@ -3,6 +3,7 @@
 #include "coro/coro.h"
 #include "io/io.h"
 #include "io/server.h"
+#include "io/tls.h"
 #include "io/transport.h"
 #include "pool/pool.h"
 #include "sched/loop.h"
@@ -91,6 +92,7 @@ static const TypeEntry TYPES[] = {
     {&TimerHandle_spec, AT(TimerHandleType), AT(asyncio_TimerHandle), offsetof(HandleObject, loop)},
     {&SocketTransport_spec, AT(SocketTransportType), AT(asyncio_FlowControlMixin), offsetof(SocketTransport, state)},
     {&Listener_spec, AT(ListenerType), NO_BASE, 0},
+    {&TLSConnection_spec, AT(TLSConnectionType), NO_BASE, 0},
     {&JobQueue_spec, AT(JobQueueType), NO_BASE, 0},
 };
 
@@ -158,7 +160,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 #define X(name, module_, attribute) Py_VISIT(state->name);
     STATE_IMPORTS(X)
 #undef X
-    return coro_traverse(state, visit, arg);
+    int err = openssl_traverse(state, visit, arg);
+    return err != 0 ? err : coro_traverse(state, visit, arg);
 }
 
 /* There is no m_clear: loops, handles and tasks that the collector clears after the module still need its types and
@@ -172,6 +175,7 @@ core_free(void *op)
         return;
     }
     coro_clear(state);
+    openssl_free(state);
 #define X(name) Py_CLEAR(state->name##Type);
     STATE_TYPES(X)
 #undef X

@@ -17,6 +17,7 @@
     X(TimerHandle)     \
     X(SocketTransport) \
     X(Listener)        \
+    X(TLSConnection)   \
     X(JobQueue)
 
 /* Interned strings, as `PyObject *str_name`. */
@@ -88,6 +89,8 @@
     X(asyncio_BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                  \
     X(base_events_globals, "asyncio.base_events", "__dict__")                         \
     X(convert_future_exc, "asyncio.futures", "_convert_future_exc")                   \
+    X(asyncio_SSLProtocol, "asyncio.sslproto", "SSLProtocol")                         \
+    X(asyncio_SSLProtocolState, "asyncio.sslproto", "SSLProtocolState")               \
     X(queue_Empty, "_queue", "Empty")                                                 \
     X(threading_Thread, "threading", "Thread")                                        \
     X(threading_globals, "threading", "__dict__")
@@ -113,6 +116,7 @@ typedef struct State {
     _Atomic int attached;
     PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
     struct CoroState *coro;           /* coro/'s part of the module state */
+    struct OpenSSL *openssl;          /* what _ssl uses, see io/openssl.h; NULL until it is asked for and found */
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);

@@ -110,6 +110,7 @@ io_abandon(LoopObject *loop)
     poller_close(loop);
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
+    PyMem_RawFree(io->plain_buffer);
     loop->io = NULL;
     PyMem_Free(io);
 }

@@ -20,6 +20,8 @@ typedef struct {
     bool joins_lines;            /* writelines() is write(b"".join(lines)) */
 } IoTraits;
 
+enum { IO_PLAIN_SIZE = 64 * 1024 };
+
 struct IoPart {
     Poller poller;
     Signals signals;
@@ -36,6 +38,8 @@ struct IoPart {
     char *read_buffer;    /* shared by all small reads; allocated by the first */
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
+
+    char *plain_buffer;   /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
 
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
     IoTraits traits;

@@ -10,6 +10,7 @@
 #include "io/transport.h"
 
 #include "base/uverror.h"
+#include "io/tls.h"
 
 enum {
     /* As much as the standard loop reads at once. */
@@ -93,6 +94,16 @@ take_own_buffer(SocketTransport *self, struct IoPart *io)
     return uv_buf_init(io->read_buffer, io->read_buffer == NULL ? 0 : READ_SIZE);
 }
 
+char *
+transport_plain_buffer(SocketTransport *self)
+{
+    struct IoPart *io = self->loop == NULL ? NULL : self->loop->io;
+    if (io != NULL && io->plain_buffer == NULL) {
+        io->plain_buffer = PyMem_RawMalloc(IO_PLAIN_SIZE);
+    }
+    return io == NULL ? NULL : io->plain_buffer;
+}
+
 static void
 on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
 {
@@ -104,7 +115,7 @@ on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
     if (self == NULL || io == NULL) {
         return;
     }
-    if (!self->buffered) {
+    if (!self->buffered || (self->secured && tls_of(self->state, self->protocol) != NULL)) {
         *buffer = take_own_buffer(self, io);
         return;
     }
@@ -162,6 +173,20 @@ deliver_bytes(SocketTransport *self, PyObject *bytes)
     }
     Py_DECREF(bytes);
     return err;
+}
+
+/* Ciphertext; errors are those of a BufferedProtocol, which SSLProtocol is. */
+static int
+deliver_secured(SocketTransport *self, const char *data, size_t size)
+{
+    TlsConnection *tls = tls_of(self->state, self->protocol);
+    if (tls == NULL) {
+        return 0;
+    }
+    Py_INCREF(tls);
+    int err = tls_feed(tls, data, size);
+    Py_DECREF(tls);
+    return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
 }
 
 static int
@@ -253,6 +278,11 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct,
 {
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
+        if (self->secured && !asked) {
+            int err = deliver_secured(self, data, (size_t)size);
+            Py_XDECREF(direct);
+            return err;
+        }
         return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));
     }
     Py_XDECREF(direct);

@@ -142,6 +142,7 @@ transport_set_protocol(SocketTransport *self, PyObject *protocol)
         return -1;
     }
     self->buffered = buffered;
+    self->secured = PyObject_TypeCheck(protocol, self->state->TLSConnectionType);
     Py_XSETREF(self->protocol, Py_NewRef(protocol));
     return 0;
 }
