@@ -11,6 +11,7 @@ import warnings
 PARTS = {
     "tasks": "asyncio's own Task and Future",
     "pool": "concurrent.futures.ThreadPoolExecutor",
+    "sockets": "asyncio's own datagram transport and sock_*() coroutines",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
 }
 
