@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from asyncio import base_events, events, format_helpers
+from asyncio import base_events, events, format_helpers, selector_events
 from asyncio.log import logger
 
 from fastloop import _compat, _core, switches
@@ -29,6 +29,9 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._use_native_pool = False
         if "spin" in disabled:
             self._may_spin = False
+        if "sockets" in disabled:
+            self._set_native_sockets(False)
+            self._datagram_transport_class = selector_events._SelectorDatagramTransport
         if "streams" in disabled:
             self._use_native_streams = False
         self._use_native_tls = "tls" not in disabled

@@ -1,8 +1,10 @@
 /* The module `fastloop._core`: the only file that knows every type and layer. */
 
 #include "coro/coro.h"
+#include "io/datagram.h"
 #include "io/io.h"
 #include "io/server.h"
+#include "io/sockops.h"
 #include "io/tls.h"
 #include "io/transport.h"
 #include "pool/pool.h"
@@ -91,6 +93,8 @@ static const TypeEntry TYPES[] = {
     {&Handle_spec, AT(HandleType), AT(asyncio_Handle), offsetof(HandleObject, loop)},
     {&TimerHandle_spec, AT(TimerHandleType), AT(asyncio_TimerHandle), offsetof(HandleObject, loop)},
     {&SocketTransport_spec, AT(SocketTransportType), AT(asyncio_FlowControlMixin), offsetof(SocketTransport, state)},
+    {&Datagram_spec, AT(DatagramType), AT(asyncio_FlowControlMixin), offsetof(DatagramObject, state)},
+    {&SockOp_spec, AT(SockOpType), NO_BASE, 0},
     {&Listener_spec, AT(ListenerType), NO_BASE, 0},
     {&TLSConnection_spec, AT(TLSConnectionType), NO_BASE, 0},
     {&JobQueue_spec, AT(JobQueueType), NO_BASE, 0},

@@ -16,6 +16,8 @@
     X(Handle)          \
     X(TimerHandle)     \
     X(SocketTransport) \
+    X(Datagram)        \
+    X(SockOp)          \
     X(Listener)        \
     X(TLSConnection)   \
     X(JobQueue)
@@ -44,6 +46,14 @@
     X(connection_lost)           \
     X(data_received)             \
     X(eof_received)              \
+    X(datagram_received)         \
+    X(error_received)            \
+    X(accept)                    \
+    X(setblocking)               \
+    X(connect)                   \
+    X(sendto)                    \
+    X(throw)                     \
+    X(done)                      \
     X(get_buffer)                \
     X(buffer_updated)            \
     X(pause_writing)             \
@@ -83,6 +93,8 @@
     X(asyncio_constants, "asyncio", "constants")                                      \
     X(asyncio_logger, "asyncio.log", "logger")                                        \
     X(stock_SocketTransport, "asyncio.selector_events", "_SelectorSocketTransport")   \
+    X(stock_Datagram, "asyncio.selector_events", "_SelectorDatagramTransport")        \
+    X(stock_SelectorLoop, "asyncio.selector_events", "BaseSelectorEventLoop")         \
     X(socket_socket, "socket", "socket")                                              \
     X(signal_set_wakeup_fd, "_signal", "set_wakeup_fd")                               \
     X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")                  \

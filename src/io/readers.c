@@ -207,10 +207,14 @@ Loop_poll_state(PyObject *op, PyObject *fileobj)
         return NULL;
     }
     const PollerEntry *entry = poller_get_entry(loop, fd);
-    if (entry == NULL || entry->watched == 0) {
+    unsigned events = entry == NULL             ? 0
+                      : entry->internal != NULL ? POLLSET_READ
+                                                : (entry->reader.run != NULL ? POLLSET_READ : 0) |
+                                                      (entry->writer.run != NULL ? POLLSET_WRITE : 0);
+    if (events == 0) {
         Py_RETURN_NONE;
     }
     PyObject *reader = entry->reader.owner == NULL ? Py_None : entry->reader.owner;
     PyObject *writer = entry->writer.owner == NULL ? Py_None : entry->writer.owner;
-    return Py_BuildValue("(IOO)", entry->watched, reader, writer);
+    return Py_BuildValue("(IOO)", events, reader, writer);
 }
