@@ -1,4 +1,4 @@
-"""What the commands of the repository compare: the cases of fastloop._bench and those with a C program, on every loop."""
+"""What the commands of the repository compare: the cases of fastloop._bench, and those with a C program."""
 
 from benchmarks import native, process, workloads
 from benchmarks.registry import ServerCase

@@ -1,7 +1,7 @@
 """The measured process: python -P -m benchmarks.worker LOOP CASE N [--warm-up] [--fd FD | --address ADDRESS]
 
-As fastloop._bench.worker, with two more kinds of case: a client of a C server, which gets its address, and a server, which
-prints {"ready": true} and then serves until it is killed.
+As fastloop._bench.worker, with two more kinds of case: a client of a C server, which gets its address, and a server,
+which prints {"ready": true} and then serves until it is killed.
 """
 
 import asyncio

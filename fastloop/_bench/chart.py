@@ -35,16 +35,10 @@ def draw(document, baseline):
     thickness = 0.8 / max(1, len(others))
     longest = 1
     for i, loop in enumerate(others):
-        for row, result in enumerate(results):
-            by = ratios(result, loop, result["metrics"][0], base)
-            if not by:
-                continue
-            middle, place = median(by), row - 0.4 + thickness * (i + 0.5)
-            colour = COLOURS[i % len(COLOURS)]
-            axes.barh(place, middle, thickness, color=colour, label=loop if loop not in labels(axes) else None)
-            axes.errorbar(middle, place, xerr=[[middle - min(by)], [max(by) - middle]], color="black", linewidth=0.8)
-            axes.annotate(f"{middle:.2f}", (max(by), place), (3, 0), textcoords="offset points", va="center", fontsize=7)
-            longest = max(longest, max(by))
+        bars = {row: ratios(result, loop, result["metrics"][0], base) for row, result in enumerate(results)}
+        bars = {row - 0.4 + thickness * (i + 0.5): by for row, by in bars.items() if by}
+        draw_bars(axes, bars, thickness, loop, COLOURS[i % len(COLOURS)])
+        longest = max([longest, *map(max, bars.values())])
     axes.axvline(1, color=BASE_COLOUR, linewidth=1, label=f"{base} = 1")
     names = [f"{result['case']}  ({result['metrics'][0]})" for result in results]
     axes.set_yticks(range(len(results)), names, fontsize=8)
@@ -58,8 +52,13 @@ def draw(document, baseline):
     return figure
 
 
-def labels(axes):
-    return axes.get_legend_handles_labels()[1]
+def draw_bars(axes, bars, thickness, label, colour):
+    """Draw one loop's bars; bars maps places on the vertical axis to the ratios of the rounds."""
+    middles = [*map(median, bars.values())]
+    axes.barh([*bars], middles, thickness, color=colour, label=label)
+    for (place, by), middle in zip(bars.items(), middles, strict=True):
+        axes.errorbar(middle, place, xerr=[[middle - min(by)], [max(by) - middle]], color="black", linewidth=0.8)
+        axes.annotate(f"{middle:.2f}", (max(by), place), (3, 0), textcoords="offset points", va="center", size=7)
 
 
 def save(path, document, baseline="asyncio"):

@@ -69,7 +69,9 @@ def parser_of(suite):
     parser.add_argument("--json", metavar="FILE", help="save all samples here")
     parser.add_argument("--markdown", metavar="FILE", help="save the tables here; between its marks, if it has any")
     parser.add_argument("--plot", metavar="FILE", help="draw bar charts into this .svg or .png file (needs matplotlib)")
-    parser.add_argument("--baseline", default=suite.baseline, help=f"loop that ratios are to (default: {suite.baseline})")
+    parser.add_argument(
+        "--baseline", default=suite.baseline, help=f"ratios are to this loop (default: {suite.baseline})"
+    )
     parser.add_argument("--list", action="store_true", help="list the chosen cases and stop")
     parser.set_defaults(selection="default")
     return parser

@@ -205,8 +205,8 @@ def summary(results, baseline):
             continue
         better, worse = sum(min(by) > 1 for by in found), sum(max(by) < 1 for by in found)
         yield (
-            f"{loop} against {baseline}, first metric of {len(found)} cases: better in every round of {better}, worse in "
-            f"every round of {worse}, undecided in {len(found) - better - worse}; geometric mean "
+            f"{loop} against {baseline}, first metric of {len(found)} cases: better in every round of {better}, "
+            f"worse in every round of {worse}, undecided in {len(found) - better - worse}; geometric mean "
             f"{geometric_mean(map(median, found)):.2f}x"
         )
 
@@ -230,7 +230,7 @@ def show(document, baseline="asyncio"):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m fastloop._bench.report", description="The tables of an earlier run.")
+    parser = argparse.ArgumentParser(prog="python -m fastloop._bench.report", description="Tables of an earlier run.")
     parser.add_argument("file")
     parser.add_argument("--baseline", default="asyncio", help="loop that ratios are to (default: asyncio)")
     args = parser.parse_args()

@@ -35,11 +35,13 @@ def parser():
     parser = argparse.ArgumentParser(
         prog="python -m fastloop compare",
         usage=USAGE,
-        description="Run a program on the standard loop and on fastloop in turn, each time in a fresh process, and compare "
-        "wall time, CPU time, peak memory, and what it printed. Exit status 1 if output or exit status differ.",
+        description="Run a program on the standard loop and on fastloop in turn, each time in a fresh process, and "
+        "compare wall time, CPU time, peak memory, and what it printed. Exit status 1 if output or exit status differ.",
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs on each loop (default: 5)")
-    parser.add_argument("--input", default=os.devnull, metavar="FILE", help="standard input of each run (default: empty)")
+    parser.add_argument(
+        "--input", default=os.devnull, metavar="FILE", help="standard input of each run (default: none)"
+    )
     parser.add_argument("--json", metavar="FILE", help="save all samples here")
     parser.add_argument("-m", dest="module", action="store_true", help="the program is a module")
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="SCRIPT", help="the program and its arguments")
@@ -47,7 +49,7 @@ def parser():
 
 
 def run_once(loop, arguments, stdin):
-    """Run the program; returns its wall and CPU seconds and memory in bytes, and its outcome: status, output, errors."""
+    """Run the program; returns its wall and CPU seconds and memory in bytes, and its status, output and errors."""
     command = [sys.executable, *subprocess._args_from_interpreter_flags(), *LAUNCHERS[loop], *arguments]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(stdin, "rb") as source:
         fds = [out.fileno(), err.fileno()]
@@ -80,7 +82,7 @@ def run_all(arguments, rounds, stdin):
 
 
 def verdicts(outcomes):
-    """For exit status, standard output and standard error: the name, the verdict, and a comparison where they differ."""
+    """For exit status, standard output and standard error: name, verdict, and a comparison where they differ."""
     for i, name in enumerate(("exit status", "standard output", "standard error")):
         stock, ours = ([outcome[i] for outcome in outcomes[loop]] for loop in (STOCK, FASTLOOP))
         if len(set(stock)) > 1:
