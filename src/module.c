@@ -3,6 +3,7 @@
 #include "coro/coro.h"
 #include "io/io.h"
 #include "io/server.h"
+#include "io/streamsink.h"
 #include "io/transport.h"
 #include "pool/pool.h"
 #include "sched/loop.h"
@@ -135,7 +136,8 @@ core_exec(PyObject *module)
         return -1;
     }
     if (coro_exec(module, state) < 0 || loop_add_methods(state->LoopType, coro_loop_methods) < 0 ||
-        loop_add_methods(state->LoopType, io_loop_methods) < 0 || pool_exec(state) < 0) {
+        loop_add_methods(state->LoopType, io_loop_methods) < 0 || pool_exec(state) < 0 ||
+        streams_exec(module, state) < 0) {
         return -1;
     }
     state->coro_hooks = &coro_hooks;
@@ -157,7 +159,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 #define X(name, module_, attribute) Py_VISIT(state->name);
     STATE_IMPORTS(X)
 #undef X
-    return coro_traverse(state, visit, arg);
+    int stopped = streams_traverse(state, visit, arg);
+    return stopped != 0 ? stopped : coro_traverse(state, visit, arg);
 }
 
 /* There is no m_clear: loops, handles and tasks that the collector clears after the module still need its types and
@@ -170,6 +173,7 @@ core_free(void *op)
     if (state == NULL) {
         return;
     }
+    streams_clear(state);
     coro_clear(state);
 #define X(name) Py_CLEAR(state->name##Type);
     STATE_TYPES(X)

@@ -77,6 +77,7 @@ struct SocketTransport {
     bool in_alloc;     /* between libuv's allocation and read callbacks, where reading cannot be stopped */
     bool writing;      /* a write is in flight */
     bool buffered;     /* the protocol is a BufferedProtocol */
+    bool sinks;        /* it is a standard stream's, and its reader may be fed directly */
     bool bulk;         /* the last read filled the buffer */
     bool protocol_paused;
     IoTraits traits;
