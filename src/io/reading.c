@@ -10,6 +10,7 @@
 #include "io/transport.h"
 
 #include "base/uverror.h"
+#include "io/streamsink.h"
 #include "io/tls.h"
 
 enum {
@@ -81,7 +82,7 @@ take_user_buffer(SocketTransport *self, LoopObject *loop)
 static uv_buf_t
 take_own_buffer(SocketTransport *self, struct IoPart *io)
 {
-    if (self->bulk) {
+    if (self->bulk && !self->sinks) {
         io->read_bytes = PyBytes_FromStringAndSize(NULL, READ_SIZE);
         if (io->read_bytes != NULL) {
             return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), READ_SIZE);
@@ -189,6 +190,15 @@ deliver_secured(SocketTransport *self, const char *data, size_t size)
     return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
 }
 
+/* Has the reader of a standard stream take what was read; false when the protocol must be called. */
+static bool
+deliver_to_reader(SocketTransport *self, const char *data, Py_ssize_t size, int *err)
+{
+    int taken = self->conn_lost ? 0 : sink_feed(self->state, self->protocol, data, size);
+    *err = taken < 0 ? transport_fail(self, "Fatal error: protocol.data_received() call failed.") : 0;
+    return taken != 0;
+}
+
 static int
 deliver_buffered(SocketTransport *self, Py_ssize_t size)
 {
@@ -278,9 +288,13 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct,
 {
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
+        int err;
         if (self->secured && !asked) {
-            int err = deliver_secured(self, data, (size_t)size);
+            err = deliver_secured(self, data, (size_t)size);
             Py_XDECREF(direct);
+            return err;
+        }
+        if (self->sinks && !asked && direct == NULL && deliver_to_reader(self, data, size, &err)) {
             return err;
         }
         return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));

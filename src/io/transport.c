@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "io/streamsink.h"
 
 /* ---- the loop's list ---- */
 
@@ -143,6 +144,7 @@ transport_set_protocol(SocketTransport *self, PyObject *protocol)
     }
     self->buffered = buffered;
     self->secured = PyObject_TypeCheck(protocol, self->state->TLSConnectionType);
+    self->sinks = self->loop != NULL && sink_attach(self->loop, protocol);
     Py_XSETREF(self->protocol, Py_NewRef(protocol));
     return 0;
 }

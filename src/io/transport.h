@@ -78,6 +78,7 @@ struct SocketTransport {
     bool writing;      /* a write is in flight */
     bool buffered;     /* the protocol is a BufferedProtocol */
     bool secured;      /* the protocol is a TLSConnection, see io/tls.h */
+    bool sinks;        /* it is a standard stream's, and its reader may be fed directly */
     bool bulk;         /* the last read filled the buffer */
     bool protocol_paused;
     IoTraits traits;
