@@ -205,8 +205,15 @@ TLSConnection_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
+static PyObject *
+TLSConnection_is_native(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(tls_is_native(TlsConnection_CAST(op)));
+}
+
 static PyMethodDef TLSConnection_methods[] = {
     {"_bind", TLSConnection_bind, METH_VARARGS, TLSConnection_bind_doc},
+    {"_is_native", TLSConnection_is_native, METH_NOARGS, "_is_native($self, /)\n--\n\nFor tests: the way of the next bytes."},
     {"_find_openssl", TLSConnection_find_openssl, METH_VARARGS | METH_CLASS, TLSConnection_find_openssl_doc},
     {"_write", TLSConnection_write, METH_O,
      "_write($self, data, /)\n--\n\nThe write() of the transport. See asyncio.WriteTransport.write()."},
