@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import warnings
-from asyncio import base_events, constants, coroutines, selector_events, tasks, unix_events
+from asyncio import base_events, constants, coroutines, selector_events, tasks, transports, unix_events
 from asyncio.log import logger
 
 from fastloop import _compat, _core, tls
@@ -60,7 +60,7 @@ class SelectorView:
         raise AttributeError(f"fastloop polls with libuv and has no selector: loop._selector.{name} does not exist")
 
 
-class DatagramTransport(_core.Datagram, selector_events._SelectorDatagramTransport):
+class DatagramTransport(_core.Datagram, selector_events._SelectorDatagramTransport, transports.DatagramTransport):
     """A transport of datagrams: the standard library's, with native sending and receiving.
 
     See asyncio.DatagramTransport for the methods.

@@ -79,9 +79,11 @@ report_error(DatagramObject *self, int error)
     Py_DECREF(protocol);
     if (result == NULL) {
         PyObject *raised = compat_take_exception();
-        if (raised != exc && PyExceptionInstance_Check(raised)) {
+        PyObject *context = PyException_GetContext(raised);
+        if (context == NULL && raised != exc) {
             PyException_SetContext(raised, Py_NewRef(exc));
         }
+        Py_XDECREF(context);
         compat_restore_exception(raised);
     }
     Py_XDECREF(result);
@@ -175,9 +177,13 @@ static bool
 may_read_again(DatagramObject *self, LoopObject *loop, Work before)
 {
     Work now = work_of(loop);
-    return now.ready == before.ready && now.timers == before.timers && self->loop == (PyObject *)loop &&
-           !loop->stopping && loop->pending == NULL && is_false(self->closing) && is_false(self->conn_lost) &&
-           loop_if_plain(self) == loop;
+    if (now.ready != before.ready || now.timers != before.timers || loop->stopping || loop->pending != NULL ||
+        !is_false(self->conn_lost) || loop_if_plain(self) != loop) {
+        return false;
+    }
+    /* close() and pause_reading() take the reader away. */
+    const PollerEntry *entry = poller_get_entry(loop, SocketObject_CAST(self->sock)->fd);
+    return entry != NULL && entry->reader.run != NULL;
 }
 
 static bool
