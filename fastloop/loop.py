@@ -32,6 +32,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if "sockets" in disabled:
             self._set_native_sockets(False)
             self._datagram_transport_class = selector_events._SelectorDatagramTransport
+        self._connects_natively = type(self) is Loop and "connect" not in disabled
         if "streams" in disabled:
             self._use_native_streams = False
         self._use_native_tls = "tls" not in disabled

@@ -1,6 +1,7 @@
 /* The module `fastloop._core`: the only file that knows every type and layer. */
 
 #include "coro/coro.h"
+#include "io/connect.h"
 #include "io/datagram.h"
 #include "io/io.h"
 #include "io/server.h"
@@ -98,6 +99,7 @@ static const TypeEntry TYPES[] = {
     {&SockOp_spec, AT(SockOpType), NO_BASE, 0},
     {&Listener_spec, AT(ListenerType), NO_BASE, 0},
     {&TLSConnection_spec, AT(TLSConnectionType), NO_BASE, 0},
+    {&Connector_spec, AT(ConnectorType), NO_BASE, 0},
     {&JobQueue_spec, AT(JobQueueType), NO_BASE, 0},
 };
 

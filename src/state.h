@@ -20,6 +20,7 @@
     X(SockOp)          \
     X(Listener)        \
     X(TLSConnection)   \
+    X(Connector)       \
     X(JobQueue)
 
 /* Interned strings, as `PyObject *str_name`. */

@@ -536,6 +536,13 @@ poller_has_reader(LoopObject *loop, int fd, PyObject *owner)
     return entry != NULL && entry->reader.owner == owner;
 }
 
+bool
+poller_has_writer(LoopObject *loop, int fd, PyObject *owner)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    return entry != NULL && entry->writer.owner == owner;
+}
+
 void
 poller_drop_internal(LoopObject *loop, int fd)
 {

@@ -57,6 +57,7 @@ const PollerEntry *poller_get_entry(LoopObject *loop, int fd);
 int poller_find_fileobj(LoopObject *loop, PyObject *fileobj);
 /* Is `owner` the reader of a descriptor? */
 bool poller_has_reader(LoopObject *loop, int fd, PyObject *owner);
+bool poller_has_writer(LoopObject *loop, int fd, PyObject *owner);
 
 /* The transport that owns a descriptor: borrowed, or NULL. */
 SocketTransport *poller_get_transport(LoopObject *loop, int fd);
