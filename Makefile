@@ -98,10 +98,11 @@ demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo
 	$(PY) tools/demo.py
 
-conformance: ## run CPython's own tests of asyncio on fastloop
+conformance: ## run CPython's own tests of asyncio on fastloop, and compare the public surface with asyncio's
 	@$(SETUP) conformance
 	@mkdir -p build
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json
+	$(PY) tests/conformance/surface.py
 
 ecosystem: ## install the libraries and servers that tests/ecosystem, stress and docs use, and run these
 	@$(SETUP) ecosystem

@@ -41,15 +41,18 @@ COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 EXPLAINED = [
     (r"^loop: create_task signature:", "Signature of create_task"),
     (r"max_size: stock attribute, fastloop missing$", "Size of a read"),
-    (r"call_later\(1j, f\)", "Times that are no numbers"),
+    (r"call_later\(1j, f\)|sleep\(float\(\"nan\"\)\)", "Times that are no numbers"),
     (r"set_debug\(5\)", "Debug flag"),
+    (r"andle: only fastloop has get_context|handle\.get_context\(\): stock .*no attribute", "Context of a handle"),
+    (r"^Handle: repr\(threadsafe\): stock .*<_ThreadSafeHandle", "Names of classes"),
+    (r"t\.writelines\(\[b\"x\", None\]\): .*fastloop \(\('raised', 'TypeError'", "None in writelines"),
     (r"context=5\).*TaskStepMethWrapper.*Task\.task_step", "Names of classes"),
     (r"has no attribute '\w+'\"\).*fastloop \(\('raised', 'AttributeError', \"'fastloop\.", "Names of classes"),
     (r"not supported between.*fastloop \(\('raised', 'TypeError', .*not supported between", "Names of classes"),
     (r"dumps\(loop\)|: iter\(future\)", "Names of classes"),
     (
-        r"stock \(\('raised', 'TypeError', .*(missing|takes|unexpected).*fastloop \(\('raised', 'TypeError', .*"
-        r"(missing|takes|unexpected)",
+        r"stock \(\('raised', 'TypeError', .*(missing|takes|unexpected|invalid keyword).*fastloop \(\('raised', 'TypeError', .*"
+        r"(missing|takes|unexpected|invalid keyword)",
         "Wrong number of arguments",
     ),
     (r"loop\.__class__\(|_internal_fds", "The selector"),
@@ -252,6 +255,7 @@ def normalised(text):
         (r"\('(127\.0\.0\.1|::1)', \d+(, 0, 0)?\)", "ADDRESS"),
         (r"127\.0\.0\.1:\d+|\('127\.0\.0\.1', \d+\)", "ADDRESS"),
         (r"/tmp/tmp\w+", "FOLDER"),
+        (r"_add_reader\(\d+, .*", "_add_reader(...)"),
         (r"took \d\.\d+ seconds", "took N seconds"),
         (r"\b(fd=|fd |pid |pid=|File descriptor |Task-|when=)[\d.]+", r"\1N"),
         (r"\b(_core|_asyncio|fastloop|asyncio)\.(?=[A-Z])", ""),
@@ -309,7 +313,7 @@ class Heard:
             for warning in self.warnings
             # These come when the garbage collector finds something, maybe of another question.
             if not re.search(
-                "^unclosed|was never awaited|is still running$|no current event loop", str(warning.message)
+                "^unclosed|was never awaited|is still running$|no current event loop|^loop is closed", str(warning.message)
             )
         ]
 
