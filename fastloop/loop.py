@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from asyncio import base_events, events, format_helpers
+from asyncio import base_events, events, format_helpers, selector_events
 from asyncio.log import logger
 
 from fastloop import _compat, _core, switches
@@ -29,8 +29,12 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._use_native_pool = False
         if "spin" in disabled:
             self._may_spin = False
+        if "sockets" in disabled:
+            self._set_native_sockets(False)
+            self._datagram_transport_class = selector_events._SelectorDatagramTransport
         if "streams" in disabled:
             self._use_native_streams = False
+        self._use_native_tls = "tls" not in disabled
 
     def run_forever(self):
         """Run until stop() is called.
@@ -89,6 +93,19 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
     def _extract_stack(self):
         """Where the Python code stands that called into the core: the source traceback of debug mode."""
         return format_helpers.extract_stack(sys._getframe(1))
+
+    def _call_soon(self, callback, args, context):
+        """Queue a handle without the checks of call_soon(); for subclasses that call it."""
+        handle = self._make_handle(callback, args, context)
+        self._add_callback(handle)
+        return handle
+
+    def _call_replaced_call_at(self, when, callback_and_args, context):
+        """call_later() where call_at() is no longer the native one: what the standard call_later() does."""
+        timer = self.call_at(when, *callback_and_args, context=context)
+        if timer._source_traceback:
+            del timer._source_traceback[-1]
+        return timer
 
     def _report_handle_error(self, handle, exc):
         """Report what a callback raised, with the context that asyncio.Handle gives."""

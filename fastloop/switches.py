@@ -12,7 +12,9 @@ PARTS = {
     "tasks": "asyncio's own Task and Future",
     "pool": "concurrent.futures.ThreadPoolExecutor",
     "spin": "waits for short jobs that block at once",
+    "sockets": "asyncio's own datagram transport and sock_*() coroutines",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
+    "tls": "asyncio's own SSLProtocol",
 }
 
 

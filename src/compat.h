@@ -51,6 +51,13 @@
 #define HAVE_RAISED_EXCEPTION 0
 #endif
 
+/* What an int of one digit looks like is public since 3.12. */
+#if PY_VERSION_HEX >= 0x030C0000
+#define HAVE_COMPACT_LONG 1
+#else
+#define HAVE_COMPACT_LONG 0
+#endif
+
 /* asyncio keeps the running task of a thread in its thread state since 3.14. */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_THREAD_STATE_TASKS 1
@@ -97,12 +104,21 @@ typedef struct {
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
 #define HAVE_ACCEPT4 1
+#define HAVE_SOCKET_FLAGS 1
 #define HAVE_SCHED_GETAFFINITY 1
 #else
 #define HAVE_EPOLL 0
 #define HAVE_TIMERFD 0
 #define HAVE_ACCEPT4 0
+#define HAVE_SOCKET_FLAGS 0
 #define HAVE_SCHED_GETAFFINITY 0
+#endif
+
+/* A write to a closed connection must not raise SIGPIPE; Python ignores that signal where this flag is missing. */
+#if defined(__APPLE__)
+#define COMPAT_MSG_NOSIGNAL 0
+#else
+#define COMPAT_MSG_NOSIGNAL MSG_NOSIGNAL
 #endif
 
 #if defined(__APPLE__) || defined(__FreeBSD__)
@@ -125,6 +141,26 @@ compat_thread_ident(void)
 {
     return (unsigned long)pthread_self();
 }
+
+/* Up to 3.13 a dict carries a number that every change of any dict makes a new one: equal numbers, unchanged dict. The
+   interpreter itself stopped using it in 3.12, and says so to every other user. */
+#if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+#define HAVE_DICT_VERSION 1
+static inline uint64_t
+compat_dict_version(PyObject *dict)
+{
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+    return ((PyDictObject *)dict)->ma_version_tag;
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+}
+#else
+#define HAVE_DICT_VERSION 0
+#endif
 
 /* The clock of time.monotonic(), in nanoseconds; uv_hrtime() is another one on macOS. */
 static inline uint64_t

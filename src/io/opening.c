@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <unistd.h>
 
+#include "base/lowfds.h"
 #include "base/uverror.h"
 
 /* TCP_NODELAY exactly where asyncio.base_events._set_nodelay() sets it. */
@@ -107,9 +108,9 @@ take_python_socket(SocketTransport *self, PyObject *sock)
     if (fd < 0) {
         return -1;
     }
-    bool shared = Py_IS_TYPE(sock, (PyTypeObject *)self->state->socket_socket) && fd > STDERR_FILENO &&
+    bool shared = Py_IS_TYPE(sock, (PyTypeObject *)self->state->socket_socket) && fd >= LOWFDS &&
                   poller_get_transport(self->loop, fd) == NULL;
-    self->fd = shared ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    self->fd = shared ? fd : fcntl(fd, F_DUPFD_CLOEXEC, LOWFDS);
     if (self->fd < 0) {
         uverror_raise(-errno);
         return -1;

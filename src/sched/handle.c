@@ -10,6 +10,7 @@
 
 #include <math.h>
 
+#include "base/contexts.h"
 #include "sched/loop.h"
 
 #define HandleObject_CAST(op) ((HandleObject *)(op))
@@ -40,19 +41,10 @@ static HandleObject *
 make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
      PyObject *context)
 {
-    if (context == NULL || context == Py_None) {
-        context = PyContext_CopyCurrent();
-        if (context == NULL) {
-            return NULL;
-        }
-    } else {
-        Py_INCREF(context);
-    }
     PyObject *args_tuple = NULL;
     if (nargs > HANDLE_INLINE_ARGS) {
         args_tuple = PyTuple_New(nargs);
         if (args_tuple == NULL) {
-            Py_DECREF(context);
             return NULL;
         }
         for (Py_ssize_t i = 0; i < nargs; i++) {
@@ -65,14 +57,27 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
         handle = (HandleObject *)type->tp_alloc(type, 0);
         if (handle == NULL) {
             Py_XDECREF(args_tuple);
-            Py_DECREF(context);
             return NULL;
         }
         PyObject_GC_UnTrack(handle);
     }
+    /* The one that it was parked with, if it may serve. */
+    PyObject *spare = handle->context;
+    handle->context = NULL;
+    if (context == NULL || context == Py_None) {
+        handle->context = context_copy_current(spare);
+    } else {
+        Py_XDECREF(spare);
+        handle->context = Py_NewRef(context);
+    }
+    handle->callback = NULL;
+    if (handle->context == NULL) {
+        Py_XDECREF(args_tuple);
+        Py_DECREF(handle);
+        return NULL;
+    }
     handle->loop = (LoopObject *)Py_NewRef(loop);
     handle->callback = Py_NewRef(callback);
-    handle->context = context;
     for (Py_ssize_t i = 0; i < nargs; i++) {
         handle->args[i] = Py_NewRef(args[i]);
     }
@@ -621,15 +626,16 @@ Handle_clear(PyObject *op)
     return 0;
 }
 
-/* Keeps an empty handle for the next one of its loop; false when it must be freed. */
+/* Keeps an empty handle for the next one of its loop, and `context` with it; false when both must be freed. */
 static bool
-park(LoopObject *loop, HandleObject *handle)
+park(LoopObject *loop, HandleObject *handle, PyObject *context)
 {
     HandleFreeList *list = free_list_of(loop, Py_TYPE(handle));
     if (loop->closed || list->count >= HANDLE_FREE_MAX || !loop_is_held_here(loop)) {
         return false;
     }
     handle->callback = (PyObject *)list->first;
+    handle->context = context;
     list->first = handle;
     list->count++;
     return true;
@@ -648,8 +654,14 @@ Handle_dealloc(PyObject *op)
     }
     /* Our reference keeps the loop alive until the handle is parked with it. */
     LoopObject *loop = (LoopObject *)Py_XNewRef(handle->loop);
+    PyObject *context = handle->context;
+    handle->context = NULL;
     (void)Handle_clear(op);
-    if (loop == NULL || !park(loop, handle)) {
+    if (context != NULL && !context_is_spare(context)) {
+        Py_CLEAR(context);
+    }
+    if (loop == NULL || !park(loop, handle, context)) {
+        Py_XDECREF(context);
         type->tp_free(op);
     }
     Py_DECREF(type);
@@ -663,6 +675,7 @@ free_list_clear(HandleFreeList *list)
     while (list->first != NULL) {
         HandleObject *handle = list->first;
         list->first = (HandleObject *)handle->callback;
+        Py_XDECREF(handle->context);
         PyObject_GC_Del(handle);
     }
     list->count = 0;

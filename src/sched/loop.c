@@ -11,13 +11,15 @@
 #include <unistd.h>
 
 #include "base/args.h"
+#include "base/lowfds.h"
 #include "base/uverror.h"
+#include "sched/park.h"
 #include "sched/sleep.h"
 
 enum {
     /* With work ready the poll is skipped for this long and this many turns. A ready descriptor beside a busy chain of
        callbacks must not wait longer than 20 us; an empty poll costs 0.5 us. */
-    POLL_INTERVAL_NS = 10000,
+    POLL_INTERVAL_NS = 10000, /* loop.poll_interval_ns, which only benchmarks change */
     POLL_INTERVAL_TURNS = 16,
     /* A chain of callbacks that is pure C lets nobody else run: give the thread state away this often. */
     RELEASE_INTERVAL_NS = 5000000,
@@ -165,7 +167,7 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_s
 }
 
 PyDoc_STRVAR(Loop_call_soon_doc,
-             "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+             "call_soon($self, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) in the next turn of the loop, in the order of registration.\n\n"
              "context is the contextvars.Context to run in, by default a copy of the current one. Returns an\n"
              "asyncio.Handle. Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon().");
@@ -174,9 +176,11 @@ static PyObject *
 Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_soon", args, nargs, kwnames, 1, &context) < 0 ||
-        loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 1, &context))) {
+        return args_call_sorted(loop->state, "call_soon", Loop_call_soon, op, args, nargs, kwnames);
+    }
+    if (loop_check_open(loop) < 0) {
         return NULL;
     }
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon", false) < 0) {
@@ -190,7 +194,7 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
 }
 
 PyDoc_STRVAR(Loop_call_soon_threadsafe_doc,
-             "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+             "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
              "Like call_soon(), from any thread; wakes the loop.\n\n"
              "Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon_threadsafe().");
 
@@ -198,9 +202,11 @@ static PyObject *
 Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_soon_threadsafe", args, nargs, kwnames, 1, &context) < 0 ||
-        loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 1, &context))) {
+        return args_call_sorted(loop->state, "call_soon_threadsafe", Loop_call_soon_threadsafe, op, args, nargs, kwnames);
+    }
+    if (loop_check_open(loop) < 0) {
         return NULL;
     }
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon_threadsafe", true) < 0) {
@@ -245,7 +251,7 @@ schedule_timer_at(LoopObject *loop, PyObject *when, PyObject *const *args, Py_ss
 }
 
 PyDoc_STRVAR(Loop_call_at_doc,
-             "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+             "call_at($self, when, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) at `when`, in seconds of loop.time(); never earlier.\n\n"
              "Returns an asyncio.TimerHandle. Raises TypeError when `when` is None, RuntimeError when the loop is\n"
              "closed. See asyncio.loop.call_at().");
@@ -254,9 +260,9 @@ static PyObject *
 Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_at", args, nargs, kwnames, 2, &context) < 0) {
-        return NULL;
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 2, &context))) {
+        return args_call_sorted(loop->state, "call_at", Loop_call_at, op, args, nargs, kwnames);
     }
     if (args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "when cannot be None");
@@ -265,8 +271,26 @@ Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return schedule_timer_at(loop, args[0], args + 1, nargs - 1, context);
 }
 
+/* call_later() by a call_at() that a subclass, a patch or the instance put in place of ours. */
+static PyObject *
+call_replaced_call_at(LoopObject *loop, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    PyObject *positional = PyTuple_New(nargs);
+    if (positional == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
+    }
+    PyObject *handle =
+        PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__call_replaced_call_at, when, positional,
+                                   context == NULL ? Py_None : context, NULL);
+    Py_DECREF(positional);
+    return handle;
+}
+
 PyDoc_STRVAR(Loop_call_later_doc,
-             "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+             "call_later($self, delay, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) after `delay` seconds.\n\n"
              "A delay of zero or less makes it due in the next turn. Returns an asyncio.TimerHandle. Raises TypeError\n"
              "when delay is None, RuntimeError when the loop is closed. See asyncio.loop.call_later().");
@@ -275,15 +299,15 @@ static PyObject *
 Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_later", args, nargs, kwnames, 2, &context) < 0) {
-        return NULL;
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 2, &context))) {
+        return args_call_sorted(loop->state, "call_later", Loop_call_later, op, args, nargs, kwnames);
     }
     if (args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
         return NULL;
     }
-    if (LIKELY(loop->native_time && PyFloat_CheckExact(args[0]))) {
+    if (LIKELY(loop->native_time && loop->native_call_at && PyFloat_CheckExact(args[0]))) {
         double seconds = loop_time(loop) + PyFloat_AS_DOUBLE(args[0]);
         return schedule_timer(loop, seconds, NULL, args + 1, nargs - 1, context);
     }
@@ -293,7 +317,8 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
     if (when == NULL) {
         return NULL;
     }
-    PyObject *handle = schedule_timer_at(loop, when, args + 1, nargs - 1, context);
+    PyObject *handle = loop->native_call_at ? schedule_timer_at(loop, when, args + 1, nargs - 1, context)
+                                            : call_replaced_call_at(loop, when, args + 1, nargs - 1, context);
     Py_DECREF(when);
     return handle;
 }
@@ -415,6 +440,9 @@ run_ready(LoopObject *loop)
 {
     for (size_t left = loop->ready.count; left > 0 && loop->ready.count > 0; left--) {
         ReadyEntry entry = ready_take(&loop->ready);
+        if (loop->left_task != NULL && entry.run != loop->state->run_wakeup && entry.run != loop->state->run_step) {
+            loop_leave_task(loop);
+        }
         int err = UNLIKELY(loop->debug) ? run_timed(loop, &entry) : entry.run(loop, entry.owner, entry.arg);
         Py_DECREF(entry.owner);
         Py_XDECREF(entry.arg);
@@ -432,6 +460,9 @@ collect_timers(LoopObject *loop)
     double earliest;
     if (!timers_earliest(&loop->timers, &earliest)) {
         return 0;
+    }
+    if (UNLIKELY(!loop->native_time)) {
+        loop_leave_task(loop);
     }
     double now = loop_time(loop);
     if (now == -1.0 && PyErr_Occurred()) {
@@ -453,6 +484,7 @@ collect_timers(LoopObject *loop)
 static int
 yield_now_and_then(LoopObject *loop, uint64_t now)
 {
+    loop_leave_task(loop);
     if (now - loop->last_release_ns > RELEASE_INTERVAL_NS) {
         PyThreadState *thread_state = PyEval_SaveThread();
         PyEval_RestoreThread(thread_state);
@@ -470,7 +502,7 @@ poll_events(LoopObject *loop)
     }
     bool busy = loop->ready.count > 0 || loop->stopping;
     uint64_t now = compat_monotonic_ns();
-    if (busy && loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < POLL_INTERVAL_NS &&
+    if (busy && loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < loop->poll_interval_ns &&
         !loop->stopping) {
         loop->turns_since_poll++;
         return 0;
@@ -479,7 +511,7 @@ poll_events(LoopObject *loop)
         if (yield_now_and_then(loop, now) < 0) {
             return -1;
         }
-        loop_poll(loop, UV_RUN_NOWAIT);
+        loop_poll_now(loop);
     } else {
         int polled = sleep_until_event(loop, now);
         if (polled < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
@@ -553,7 +585,12 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
-    int err = uv_loop_fork(loop->uv);
+    HeldLowFds held;
+    int err = lowfds_hold(&held);
+    if (err == 0) {
+        err = uv_loop_fork(loop->uv);
+        lowfds_release(&held);
+    }
     if (err == 0) {
         loop->pid = pid;
         err = sleep_fork(loop);
@@ -602,6 +639,7 @@ run_turns_held(LoopObject *loop, bool once)
     do {
         err = turn(loop);
     } while (err == 0 && !once && !loop->stopping);
+    loop_leave_task(loop);
     loop->state->attached--;
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
@@ -719,11 +757,8 @@ close_uv(LoopObject *loop)
     sleep_close(loop);
     inbox_close(&loop->inbox);
     abandon_parts(loop);
-    while (uv_loop_close(uv) == UV_EBUSY) {
-        uv_run(uv, UV_RUN_NOWAIT);
-    }
     loop->uv = NULL;
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
 }
 
 /* What close() does, with the loop held. */
@@ -902,6 +937,7 @@ note_replaced_methods(LoopObject *loop)
 {
     State *state = loop->state;
     loop->native_call_soon = instance_keeps(loop, state->str_call_soon) && type_keeps(loop, state->str_call_soon);
+    loop->native_call_at = instance_keeps(loop, state->str_call_at) && type_keeps(loop, state->str_call_at);
     loop->native_time = instance_keeps(loop, state->str_time) && type_keeps(loop, state->str_time);
 }
 
@@ -912,6 +948,7 @@ Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     LoopObject *loop = LoopObject_CAST(op);
     if (err == 0 && PyUnicode_Check(name) &&
         (PyUnicode_Compare(name, loop->state->str_call_soon) == 0 ||
+         PyUnicode_Compare(name, loop->state->str_call_at) == 0 ||
          PyUnicode_Compare(name, loop->state->str_time) == 0)) {
         note_replaced_methods(loop);
     }
@@ -946,14 +983,11 @@ open_parts(LoopObject *loop)
 static int
 open_uv(LoopObject *loop)
 {
-    uv_loop_t *uv = PyMem_RawMalloc(sizeof(uv_loop_t));
+    int err;
+    uv_loop_t *uv = park_take(loop->state, &err);
     if (uv == NULL) {
-        PyErr_NoMemory();
+        uverror_raise(err);
         return -1;
-    }
-    int err = uv_loop_init(uv);
-    if (err < 0) {
-        goto fail_init;
     }
     uv->data = loop;
     err = inbox_open(&loop->inbox, loop, uv);
@@ -970,12 +1004,9 @@ open_uv(LoopObject *loop)
 
 fail_sleep:
     inbox_close(&loop->inbox);
-    uv_run(uv, UV_RUN_NOWAIT);
     inbox_destroy(&loop->inbox);
 fail_inbox:
-    uv_loop_close(uv);
-fail_init:
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
     uverror_raise(err);
     return -1;
 }
@@ -995,6 +1026,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
+    loop->poll_interval_ns = POLL_INTERVAL_NS;
     loop->may_spin = true;
     loop->pid = getpid();
     note_replaced_methods(loop);
@@ -1145,6 +1177,7 @@ static PyGetSetDef Loop_getset[] = {
 
 static PyMemberDef Loop_members[] = {
     {"_clock_resolution", T_DOUBLE, offsetof(LoopObject, clock_resolution), 0, NULL},
+    {"_poll_interval_ns", T_ULONGLONG, offsetof(LoopObject, poll_interval_ns), 0, NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(LoopObject, dict), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(LoopObject, weakrefs), READONLY, NULL},
     {NULL},

@@ -23,6 +23,9 @@ struct LoopHooks {
     void (*close)(LoopObject *loop);
     /* The last call, without Python code: closes uv handles that are still open, frees the layer's part. */
     void (*abandon)(LoopObject *loop);
+    /* Right before uv_run(), when `watchers_changed`: libuv ends the process when the system refuses a descriptor that
+       it was told to watch, so those that are no longer what they were are taken away. Runs no Python code. */
+    void (*check_watchers)(LoopObject *loop);
     /* In a forked child, after uv_loop_fork(); a negative libuv code on failure. */
     int (*fork)(LoopObject *loop);
     int (*traverse)(LoopObject *loop, visitproc visit, void *arg);
@@ -53,15 +56,23 @@ struct LoopObject {
     _Atomic bool stopping;
     _Atomic bool debug;
     bool in_turn;
-    bool closing;                  /* close() is under way: its Python code must not close or run the loop again */
-    bool polling;                  /* inside uv_run(), which must not be entered again */
+    bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
+    bool polling;          /* inside uv_run(), which must not be entered again */
+    bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
+                              loop_poll_now() */
     _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
+    _Atomic bool native_call_at;   /* likewise call_at() */
     _Atomic bool native_time;      /* likewise time() */
     pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
 
+    /* The task that asyncio.current_task() still answers with although its step is over: see loop_leave_task(). Borrowed,
+       only to be compared. */
+    PyObject *left_task;
+
+    unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */
     _Atomic bool may_spin;     /* FASTLOOP_DISABLE=spin takes it away */
     _Atomic int jobs_under_way; /* of run_in_executor(), natively */
     _Atomic uint32_t job_ns;    /* what these take on average */
@@ -137,6 +148,16 @@ int loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, 
 /* loop.time() in seconds: the monotonic clock, or what replaced it. -1.0 with an exception on failure. */
 double loop_time(LoopObject *loop);
 
+/* Called before anything runs but the step of a task of ours. Such a step leaves its entry for current_task() where it
+   is, since mostly another step comes next and replaces it; nobody else may see it. Keeps an exception that is set. */
+static inline void
+loop_leave_task(LoopObject *loop)
+{
+    if (UNLIKELY(loop->left_task != NULL)) {
+        loop->state->leave_task(loop);
+    }
+}
+
 /* First statement of every libuv callback: takes the thread state back if the poll gave it away. */
 static inline void
 loop_enter(LoopObject *loop)
@@ -148,6 +169,7 @@ loop_enter(LoopObject *loop)
         loop->inbox.waiting = NOT_WAITING;
         atomic_fetch_add_explicit(&loop->state->attached, 1, memory_order_relaxed);
     }
+    loop_leave_task(loop);
 }
 
 /* uv_run() in the given mode, with a note that it is under way. */
@@ -157,6 +179,17 @@ loop_poll(LoopObject *loop, uv_run_mode mode)
     loop->polling = true;
     uv_run(loop->uv, mode);
     loop->polling = false;
+}
+
+/* uv_run() that does not block and keeps the thread state, so that nobody closes a descriptor between the check and the
+   system call. */
+static inline void
+loop_poll_now(LoopObject *loop)
+{
+    if (UNLIKELY(loop->watchers_changed)) {
+        loop->state->io_hooks->check_watchers(loop);
+    }
+    loop_poll(loop, UV_RUN_NOWAIT);
 }
 
 /* Keeps the exception that is set until the turn can raise it out of run_forever(), and ends the poll. For SystemExit

@@ -12,6 +12,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "base/lowfds.h"
 #include "sched/loop.h"
 
 #if HAVE_TIMERFD
@@ -61,8 +62,9 @@ static int
 open_precise(LoopObject *loop, uv_loop_t *uv)
 {
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    fd = fd < 0 ? -errno : lowfds_leave(fd);
     if (fd < 0) {
-        return -errno;
+        return fd;
     }
     uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
     int err = poll == NULL ? UV_ENOMEM : uv_poll_init(uv, poll, fd);
@@ -250,12 +252,14 @@ int
 sleep_until_event(LoopObject *loop, uint64_t now)
 {
     uint64_t wait_ns;
+    /* Other threads run meanwhile, and a replaced time() right away. */
+    loop_leave_task(loop);
     if (!time_to_wait(loop, now, &wait_ns)) {
         return -1;
     }
     /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
-    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping) {
-        loop_poll(loop, UV_RUN_NOWAIT);
+    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed) {
+        loop_poll_now(loop);
         return 1;
     }
     uint64_t spin_ns = time_to_spin(loop, now, wait_ns);
@@ -263,7 +267,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
     loop->inbox.waiting = spin_ns > 0 ? SPINNING : BLOCKED;
     if (inbox_has_records(&loop->inbox) || loop->stopping) {
         loop->inbox.waiting = NOT_WAITING;
-        loop_poll(loop, UV_RUN_NOWAIT);
+        loop_poll_now(loop);
         return 1;
     }
     atomic_fetch_sub_explicit(&loop->state->attached, 1, memory_order_relaxed);

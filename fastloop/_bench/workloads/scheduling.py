@@ -4,8 +4,8 @@ import random
 import socket
 import time
 
-from benchmarks.measures import percentiles
-from benchmarks.registry import QUICK, case
+from fastloop._bench.measures import percentiles
+from fastloop._bench.registry import QUICK, case
 
 BATCH = 1000
 

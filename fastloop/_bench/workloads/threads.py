@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from benchmarks.registry import QUICK, case
+from fastloop._bench.registry import QUICK, case
 
 
 @case("call_soon_threadsafe/burst", group="threads", unit="callback", n=200_000, tier=QUICK)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from benchmarks.registry import QUICK, case
+from fastloop._bench.registry import QUICK, case
 
 
 @case("Queue(1)", group="sync", unit="item", n=50_000, tier=QUICK)

@@ -3,7 +3,7 @@
 import asyncio
 from asyncio.subprocess import PIPE
 
-from benchmarks.registry import case
+from fastloop._bench.registry import QUICK, case
 
 
 async def spawn():
@@ -11,7 +11,7 @@ async def spawn():
     await process.wait()
 
 
-@case("subprocess/spawn", group="subprocess", unit="process", n=100)
+@case("subprocess/spawn", group="subprocess", unit="process", n=100, tier=QUICK)
 async def spawn_one(n):
     for _ in range(n):
         await spawn()

@@ -7,11 +7,15 @@ import platform
 import sysconfig
 from pathlib import Path
 
-from benchmarks.loops import LIBUV, LOOPS
-from benchmarks.registry import WORKLOADS
+from fastloop._bench.registry import WORKLOADS
 
 # Variables that change the allocator.
 MALLOC_SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC")
+
+
+def cores():
+    """The numbers of the processors that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
 
 
 def cpu_name():
@@ -32,18 +36,20 @@ def python_build():
     return f"{version}, configured {optimised} --enable-optimizations"
 
 
-def describe(loops):
-    """Everything that is printed above the tables and saved with them, name to text."""
+def describe(versions):
+    """Everything that is printed above the tables and saved with them, name to text.
+
+    versions maps the names of the loops to their versions, None where there is none.
+    """
     malloc = [name for name in os.environ if name.startswith(MALLOC_SETTINGS)]
-    versions = [name if name == LIBUV else f"{name} {LOOPS[name].version()}" for name in loops]
     return {
         "workloads": f"version {WORKLOADS}",
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": python_build(),
-        "loops": ", ".join(versions),
+        "loops": ", ".join(f"{name} {version}" if version else name for name, version in versions.items()),
         "aiofastnet": "importable" if importlib.util.find_spec("aiofastnet") else "not importable",
         "malloc": f"changed by {', '.join(malloc)}" if malloc else f"default ({' '.join(platform.libc_ver())})",
-        "cpu": f"{len(os.sched_getaffinity(0))} x {cpu_name()}",
+        "cpu": f"{len(cores())} x {cpu_name()}",
         "kernel": f"{platform.system()} {platform.release()}",
         "load at start": " ".join(f"{load:.1f}" for load in os.getloadavg()),
     }

@@ -3,8 +3,8 @@
 import asyncio
 import gc
 
-from benchmarks.measures import memory_bytes
-from benchmarks.registry import case
+from fastloop._bench.measures import memory_bytes
+from fastloop._bench.registry import case
 
 MEMORY = {"group": "memory", "metrics": ("bytes",), "warm": False}
 

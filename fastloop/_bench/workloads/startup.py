@@ -6,7 +6,7 @@ import subprocess
 import sys
 from statistics import median
 
-from benchmarks.registry import QUICK, case
+from fastloop._bench.registry import QUICK, case
 
 FRESH = {"group": "start-up", "fresh": True}
 IMPORT = "import time; t = time.perf_counter_ns(); import asyncio, {}; print(time.perf_counter_ns() - t)"

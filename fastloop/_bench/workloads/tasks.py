@@ -3,7 +3,7 @@
 import asyncio
 import types
 
-from benchmarks.registry import QUICK, case
+from fastloop._bench.registry import QUICK, case
 
 
 async def answer():
