@@ -618,6 +618,14 @@ hold(LoopObject *loop)
 static int
 run_turns_held(LoopObject *loop, bool once)
 {
+    if (loop->polling) {
+        PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run a turn inside a callback of its poll");
+        return -1;
+    }
+    if (loop->closing) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
     if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
         return -1;
     }
@@ -642,14 +650,6 @@ run_turns_held(LoopObject *loop, bool once)
 static PyObject *
 run_turns(LoopObject *loop, bool once)
 {
-    if (loop->polling) {
-        PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run a turn inside a callback of its poll");
-        return NULL;
-    }
-    if (loop->closing) {
-        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-        return NULL;
-    }
     unsigned long outer = loop->holder;
     if (!hold(loop)) {
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
