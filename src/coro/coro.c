@@ -31,6 +31,9 @@ traverse_part(LoopObject *loop, visitproc visit, void *arg)
     if (loop->coro != NULL) {
         Py_VISIT(loop->coro->task_factory);
         Py_VISIT(loop->coro->stop_iteration);
+        for (int i = 0; i < loop->coro->free_wakeup_count; i++) {
+            Py_VISIT(loop->coro->free_wakeups[i]);
+        }
     }
     return 0;
 }
@@ -55,9 +58,11 @@ abandon_part(LoopObject *loop)
     /* Objects that die from now on are freed, not parked. */
     loop->coro = NULL;
     coro_free_list_clear(part->free_futures, &part->free_future_count);
-    coro_free_list_clear(part->free_tasks, &part->free_task_count);
+    task_free_list_clear(part);
     coro_free_list_clear(part->free_awaiters, &part->free_awaiter_count);
-    coro_free_list_clear(part->free_wakeups, &part->free_wakeup_count);
+    while (part->free_wakeup_count > 0) {
+        Py_DECREF(part->free_wakeups[--part->free_wakeup_count]);
+    }
     PyMem_Free(part);
 }
 
@@ -151,7 +156,7 @@ new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 }
 
 PyDoc_STRVAR(Loop_create_task_doc,
-             "create_task($self, coro, /, *, name=None, context=None, **kwargs)\n--\n\n"
+             "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
              "Schedule a coroutine and return its asyncio.Task, or what the task factory returns.\n\n"
              "Raises TypeError when coro is no coroutine, RuntimeError when the loop is closed. See\n"
              "asyncio.loop.create_task().");
@@ -169,7 +174,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
     TaskArguments given;
     bool eager = factory != NULL && factory == coro->eager_task_factory;
     if (UNLIKELY(!loop->coro->use_native || (factory != NULL && !eager) ||
-                 !coro_is_unpatched(coro->tasks_dict, coro->str_Task, coro->base_task) ||
+                 !coro_is_unpatched(coro->tasks_dict, &coro->tasks_version, coro->str_Task, coro->base_task) ||
                  !read_task_arguments(coro, args, nargs, kwnames, &given))) {
         return create_task_by_base(loop, args, nargs, kwnames);
     }
@@ -381,6 +386,9 @@ coro_exec(PyObject *module, State *state)
         return -1;
     }
     coro->native = known > 0;
+    state->leave_task = current_task_forget;
+    state->run_step = task_step_run;
+    state->run_wakeup = task_wakeup_run;
     PyObject *future_type = known > 0 ? (PyObject *)coro->FutureType : base_future;
     PyObject *task_type = known > 0 ? (PyObject *)coro->TaskType : base_task;
     if (PyModule_AddObjectRef(module, "Future", future_type) < 0 ||

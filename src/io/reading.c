@@ -10,6 +10,8 @@
 #include "io/transport.h"
 
 #include "base/uverror.h"
+#include "io/streamsink.h"
+#include "io/tls.h"
 
 enum {
     /* As much as the standard loop reads at once. */
@@ -80,7 +82,7 @@ take_user_buffer(SocketTransport *self, LoopObject *loop)
 static uv_buf_t
 take_own_buffer(SocketTransport *self, struct IoPart *io)
 {
-    if (self->bulk) {
+    if (self->bulk && !self->sinks) {
         io->read_bytes = PyBytes_FromStringAndSize(NULL, READ_SIZE);
         if (io->read_bytes != NULL) {
             return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), READ_SIZE);
@@ -91,6 +93,16 @@ take_own_buffer(SocketTransport *self, struct IoPart *io)
         io->read_buffer = PyMem_RawMalloc(READ_SIZE);
     }
     return uv_buf_init(io->read_buffer, io->read_buffer == NULL ? 0 : READ_SIZE);
+}
+
+char *
+transport_plain_buffer(SocketTransport *self)
+{
+    struct IoPart *io = self->loop == NULL ? NULL : self->loop->io;
+    if (io != NULL && io->plain_buffer == NULL) {
+        io->plain_buffer = PyMem_RawMalloc(IO_PLAIN_SIZE);
+    }
+    return io == NULL ? NULL : io->plain_buffer;
 }
 
 static void
@@ -104,7 +116,7 @@ on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
     if (self == NULL || io == NULL) {
         return;
     }
-    if (!self->buffered) {
+    if (!self->buffered || (self->secured && tls_of(self->state, self->protocol) != NULL)) {
         *buffer = take_own_buffer(self, io);
         return;
     }
@@ -162,6 +174,29 @@ deliver_bytes(SocketTransport *self, PyObject *bytes)
     }
     Py_DECREF(bytes);
     return err;
+}
+
+/* Ciphertext; errors are those of a BufferedProtocol, which SSLProtocol is. */
+static int
+deliver_secured(SocketTransport *self, const char *data, size_t size)
+{
+    TlsConnection *tls = tls_of(self->state, self->protocol);
+    if (tls == NULL) {
+        return 0;
+    }
+    Py_INCREF(tls);
+    int err = tls_feed(tls, data, size);
+    Py_DECREF(tls);
+    return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
+}
+
+/* Has the reader of a standard stream take what was read; false when the protocol must be called. */
+static bool
+deliver_to_reader(SocketTransport *self, const char *data, Py_ssize_t size, int *err)
+{
+    int taken = self->conn_lost ? 0 : sink_feed(self->state, self->protocol, data, size);
+    *err = taken < 0 ? transport_fail(self, "Fatal error: protocol.data_received() call failed.") : 0;
+    return taken != 0;
 }
 
 static int
@@ -253,6 +288,15 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct,
 {
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
+        int err;
+        if (self->secured && !asked) {
+            err = deliver_secured(self, data, (size_t)size);
+            Py_XDECREF(direct);
+            return err;
+        }
+        if (self->sinks && !asked && direct == NULL && deliver_to_reader(self, data, size, &err)) {
+            return err;
+        }
         return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));
     }
     Py_XDECREF(direct);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "io/streamsink.h"
 
 /* ---- the loop's list ---- */
 
@@ -142,6 +143,8 @@ transport_set_protocol(SocketTransport *self, PyObject *protocol)
         return -1;
     }
     self->buffered = buffered;
+    self->secured = PyObject_TypeCheck(protocol, self->state->TLSConnectionType);
+    self->sinks = self->loop != NULL && sink_attach(self->loop, protocol);
     Py_XSETREF(self->protocol, Py_NewRef(protocol));
     return 0;
 }

@@ -77,6 +77,8 @@ struct SocketTransport {
     bool in_alloc;     /* between libuv's allocation and read callbacks, where reading cannot be stopped */
     bool writing;      /* a write is in flight */
     bool buffered;     /* the protocol is a BufferedProtocol */
+    bool secured;      /* the protocol is a TLSConnection, see io/tls.h */
+    bool sinks;        /* it is a standard stream's, and its reader may be fed directly */
     bool bulk;         /* the last read filled the buffer */
     bool protocol_paused;
     IoTraits traits;
@@ -187,6 +189,9 @@ transport_wants_reading(SocketTransport *self)
     return !self->closing && !self->paused;
 }
 
+/* The loop's buffer of IO_PLAIN_SIZE bytes, whose content nobody may expect to last; NULL without memory or loop. */
+char *transport_plain_buffer(SocketTransport *self);
+
 /* Has libuv read; -1 with an exception. */
 int transport_start_reading(SocketTransport *self);
 void transport_stop_reading(SocketTransport *self);
@@ -219,6 +224,15 @@ void transport_drop_output(SocketTransport *self);
 
 /* From libuv: the write in flight is done. */
 void transport_written(SocketTransport *self, int status);
+
+/* For TLS, which has ciphertext to send: puts bytes into the queue (a new reference), or counts them as lost. -1 with an
+   exception. Then sends them, soon. 0, or -1 with an exception for the caller of write(). */
+int transport_push(SocketTransport *self, PyObject *bytes);
+int transport_send(SocketTransport *self);
+/* True when the transport will be flushed at the end of this turn. */
+bool transport_flushes_later(SocketTransport *self);
+/* Exact bytes for any bytes-like object: itself, or a copy, since the user may change his. NULL with BufferError. */
+PyObject *transport_exact_bytes(PyObject *data);
 
 /* The end of a turn: flushes every transport that was written to. */
 void transport_flush_all(LoopObject *loop);

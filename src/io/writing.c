@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "base/uverror.h"
+#include "io/tls.h"
 
 enum {
     /* Do not gather more than this before the kernel is offered it. */
@@ -213,11 +214,33 @@ link_flush(SocketTransport *self)
     transport_hold(self, HOLD_FLUSH);
 }
 
+/* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
+static int
+encrypt(SocketTransport *self)
+{
+    TlsConnection *tls = tls_of(self->state, self->protocol);
+    if (tls == NULL) {
+        return 0;
+    }
+    Py_INCREF(tls);
+    PyObject *entered = transport_enter_context(self->context);
+    int err = tls_encrypt(tls);
+    if (err < 0) {
+        err = transport_fail(self, "Fatal write error on socket transport");
+    }
+    transport_leave_context(entered);
+    Py_DECREF(tls);
+    return err;
+}
+
 /* A flush with nobody above it to do the rest. 0, or -1 with SystemExit or KeyboardInterrupt. */
 static int
 flush_and_pause(SocketTransport *self, LoopObject *loop)
 {
-    int err = transport_flush(self);
+    int err = self->secured ? encrypt(self) : 0;
+    if (err == 0) {
+        err = transport_flush(self);
+    }
     if (err == 0 && UNLIKELY(self->writing)) {
         PyObject *entered = transport_enter_context(self->context);
         err = transport_maybe_pause(self);
@@ -310,9 +333,8 @@ count_lost_write(SocketTransport *self)
     return result == NULL ? -1 : 0;
 }
 
-/* Exact bytes for any bytes-like object: itself, or a copy, since the user may change his. NULL with BufferError. */
-static PyObject *
-as_exact_bytes(PyObject *data)
+PyObject *
+transport_exact_bytes(PyObject *data)
 {
     if (PyBytes_CheckExact(data)) {
         return Py_NewRef(data);
@@ -352,6 +374,31 @@ check_stream(SocketTransport *self)
     return -1;
 }
 
+int
+transport_push(SocketTransport *self, PyObject *bytes)
+{
+    if (self->conn_lost) {
+        return count_lost_write(self);
+    }
+    return check_stream(self) < 0 ? -1 : chunks_push(&self->queue, bytes);
+}
+
+int
+transport_send(SocketTransport *self)
+{
+    return self->loop == NULL || self->conn_lost || self->queue.count == 0 ? 0 : send_soon(self);
+}
+
+bool
+transport_flushes_later(SocketTransport *self)
+{
+    if (self->stream == NULL || self->conn_lost || !self->loop->in_turn || !io_may_touch(self->loop)) {
+        return false;
+    }
+    link_flush(self);
+    return true;
+}
+
 PyObject *
 SocketTransport_write(PyObject *op, PyObject *data)
 {
@@ -373,7 +420,7 @@ SocketTransport_write(PyObject *op, PyObject *data)
     if (check_stream(self) < 0) {
         return NULL;
     }
-    PyObject *bytes = as_exact_bytes(data);
+    PyObject *bytes = transport_exact_bytes(data);
     int err = bytes == NULL ? transport_fail(self, "Fatal write error on socket transport")
                             : chunks_push(&self->queue, bytes);
     if (err == 0 && bytes != NULL) {
@@ -391,7 +438,7 @@ line_as_bytes(PyObject *line)
         return Py_NewRef(line);
     }
     PyObject *view = PyMemoryView_FromObject(line);
-    PyObject *bytes = view == NULL ? NULL : as_exact_bytes(view);
+    PyObject *bytes = view == NULL ? NULL : transport_exact_bytes(view);
     Py_XDECREF(view);
     return bytes;
 }

@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import socket
+import threading
 import sys
 import warnings
 
@@ -322,6 +323,42 @@ def test_getaddrinfo_answers_as_socket_getaddrinfo(loop, run, flags):
     run(main())
 
 
+def test_a_numeric_address_needs_no_thread(loop, loop_name, run):
+    async def main():
+        before = threading.active_count()
+        for host in ("127.0.0.1", "::1", b"127.0.0.1", "fe80::1%lo"):
+            expected = outcome(socket.getaddrinfo, host, 80, type=socket.SOCK_STREAM)
+            assert ("returned", await loop.getaddrinfo(host, 80, type=socket.SOCK_STREAM)) == expected
+        assert (threading.active_count() == before) == (loop_name == "fastloop")
+        # Digits that are a name, and a port that is one: those are looked up, in a thread.
+        with pytest.raises(socket.gaierror):
+            await loop.getaddrinfo("1.example.invalid", 80)
+        assert await loop.getaddrinfo("127.0.0.1", "http") == socket.getaddrinfo("127.0.0.1", "http")
+        assert threading.active_count() > before
+        await loop.shutdown_default_executor()
+        with pytest.raises(RuntimeError, match="Executor shutdown has been called"):
+            await loop.getaddrinfo("127.0.0.1", 80)
+
+    run(main())
+
+
+def test_a_replaced_socket_getaddrinfo_is_called_in_a_thread(loop, run, monkeypatch):
+    callers = []
+
+    def replaced(*args):
+        callers.append(threading.get_ident())
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", replaced)
+
+    async def main():
+        assert await loop.getaddrinfo("127.0.0.1", 80) == []
+        await loop.shutdown_default_executor()
+
+    run(main())
+    assert callers and threading.get_ident() not in callers
+
+
 @pytest.mark.parametrize(
     "sockaddr, flags",
     [
@@ -475,7 +512,7 @@ def test_the_factory_runs_in_the_context_of_the_caller(loop, run, listening):
     assert seen == ["caller", "factory", "factory"]
 
 
-@pytest.mark.parametrize("hook", ["sock_connect", "_sock_connect", "_connect_sock", "_ensure_resolved"])
+@pytest.mark.parametrize("hook", ["sock_connect", "_connect_sock", "_ensure_resolved"])
 def test_a_replaced_hook_of_the_loop_is_called(loop, run, listening, monkeypatch, hook):
     called = []
     original = getattr(loop, hook)

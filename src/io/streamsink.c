@@ -1,0 +1,262 @@
+/* Feeding the standard StreamReader, and what the native streams know of asyncio's classes.
+
+   Free-threaded builds call the protocol: the reader's attributes may be used by several threads there. */
+
+#include "io/streamsink.h"
+
+#include "base/bytearrays.h"
+#include "io/streamreader.h"
+
+/* ---- the part of the module state ---- */
+
+/* Imports fastloop._streams. Where asyncio is not as it is known here, the streams stay `usable` = false. */
+static int
+load(StreamState *streams)
+{
+    PyObject *module = PyImport_ImportModule("fastloop._streams");
+    if (module == NULL) {
+        return -1;
+    }
+    PyObject *found[6] = {NULL};
+    static const char *const names[6] = {"StreamReader",        "stock_reader",       "stock_protocol", "is_original",
+                                         "LimitOverrunError", "IncompleteReadError"};
+    bool complete = true;
+    for (int i = 0; i < 6; i++) {
+        found[i] = PyObject_GetAttrString(module, names[i]);
+        complete = complete && found[i] != NULL;
+    }
+    PyObject *known = complete ? PyObject_CallMethod(module, "is_known", NULL) : NULL;
+    streams->reader.type = (PyTypeObject *)found[0];
+    streams->stock.type = (PyTypeObject *)found[1];
+    streams->protocol.type = (PyTypeObject *)found[2];
+    streams->is_original = found[3];
+    streams->LimitOverrunError = found[4];
+    streams->IncompleteReadError = found[5];
+    streams->usable = known == Py_True;
+    Py_XDECREF(known);
+    Py_DECREF(module);
+    return known == NULL ? -1 : 0;
+}
+
+static void
+release(StreamState *streams)
+{
+    Py_XDECREF((PyObject *)streams->reader.type);
+    Py_XDECREF((PyObject *)streams->stock.type);
+    Py_XDECREF((PyObject *)streams->protocol.type);
+    Py_XDECREF(streams->is_original);
+    Py_XDECREF(streams->LimitOverrunError);
+    Py_XDECREF(streams->IncompleteReadError);
+    PyMem_Free(streams);
+}
+
+/* The part, made when the first stream is opened; NULL where there are no native streams. */
+static StreamState *
+find_streams(State *state)
+{
+    if (state->streams == NULL && !HAVE_FREE_THREADING) {
+        StreamState *streams = PyMem_Calloc(1, sizeof(StreamState));
+        if (streams == NULL) {
+            return NULL;
+        }
+        if (load(streams) < 0) {
+            PyErr_Clear();
+        }
+        if (state->streams == NULL) {
+            state->streams = streams;
+        } else {
+            /* Another thread was quicker. */
+            release(streams);
+        }
+    }
+    return state->streams != NULL && state->streams->usable ? state->streams : NULL;
+}
+
+int
+streams_exec(PyObject *module, State *state)
+{
+    if (PyModule_AddFunctions(module, streamreader_methods) < 0) {
+        return -1;
+    }
+    /* FASTLOOP_DISABLE=streams sets it to False on the instance. */
+    return PyObject_SetAttr((PyObject *)state->LoopType, state->str__use_native_streams, Py_True);
+}
+
+int
+streams_traverse(State *state, visitproc visit, void *arg)
+{
+    StreamState *streams = state->streams;
+    if (streams != NULL) {
+        Py_VISIT((PyObject *)streams->reader.type);
+        Py_VISIT((PyObject *)streams->stock.type);
+        Py_VISIT((PyObject *)streams->protocol.type);
+        Py_VISIT(streams->is_original);
+        Py_VISIT(streams->LimitOverrunError);
+        Py_VISIT(streams->IncompleteReadError);
+    }
+    return 0;
+}
+
+void
+streams_clear(State *state)
+{
+    StreamState *streams = state->streams;
+    state->streams = NULL;
+    if (streams != NULL) {
+        release(streams);
+    }
+}
+
+/* ---- looking at the objects ---- */
+
+int
+known_check(StreamState *streams, KnownType *known)
+{
+    if (LIKELY(known->tag != 0 && known->type->tp_version_tag == known->tag)) {
+        return known->original;
+    }
+    PyObject *result = PyObject_CallOneArg(streams->is_original, (PyObject *)known->type);
+    if (result == NULL) {
+        return -1;
+    }
+    known->original = result == Py_True;
+    known->tag = known->type->tp_version_tag;
+    Py_DECREF(result);
+    return known->original;
+}
+
+/* The reader (new) of a protocol that is exactly asyncio's, Py_None when it is gone. NULL without an exception when
+   the protocol must be called, or with one. */
+static PyObject *
+find_reader(State *state, StreamState *streams, PyObject *protocol)
+{
+    if (!Py_IS_TYPE(protocol, streams->protocol.type) || known_check(streams, &streams->protocol) <= 0) {
+        return NULL;
+    }
+    PyObject *dict = PyObject_GenericGetDict(protocol, NULL);
+    if (dict == NULL) {
+        return NULL;
+    }
+    PyObject *reader = NULL;
+    PyObject *ref = reader_get(dict, state->str__stream_reader_wr);
+    if (ref != NULL && reader_get(dict, state->str_data_received) == NULL) {
+        if (ref == Py_None) {
+            reader = Py_NewRef(Py_None);
+        } else if (PyWeakref_CheckRefExact(ref)) {
+            reader = compat_weakref_get(ref);
+            reader = reader == NULL ? Py_NewRef(Py_None) : reader;
+        }
+    }
+    Py_DECREF(dict);
+    return reader;
+}
+
+/* ---- attaching ---- */
+
+static bool
+is_wanted(LoopObject *loop)
+{
+    if (loop->debug) {
+        return false;
+    }
+    PyObject *value = PyObject_GetAttr((PyObject *)loop, loop->state->str__use_native_streams);
+    bool wanted = value == Py_True;
+    Py_XDECREF(value);
+    return wanted;
+}
+
+bool
+sink_attach(LoopObject *loop, PyObject *protocol)
+{
+    State *state = loop->state;
+    if (strcmp(Py_TYPE(protocol)->tp_name, "StreamReaderProtocol") != 0 || !is_wanted(loop)) {
+        PyErr_Clear();
+        return false;
+    }
+    StreamState *streams = find_streams(state);
+    PyObject *reader = streams == NULL ? NULL : find_reader(state, streams, protocol);
+    bool accepted = reader != NULL && Py_IS_TYPE(reader, streams->reader.type);
+    if (reader != NULL && Py_IS_TYPE(reader, streams->stock.type) && known_check(streams, &streams->stock) > 0) {
+        accepted = PyObject_SetAttr(reader, state->str___class__, (PyObject *)streams->reader.type) == 0;
+    }
+    Py_XDECREF(reader);
+    PyErr_Clear();
+    return accepted;
+}
+
+/* ---- feeding ---- */
+
+/* The last part of feed_data(): pauses a transport that has delivered more than twice the limit. */
+static int
+pause_transport(State *state, PyObject *dict)
+{
+    PyObject *transport = Py_NewRef(reader_get(dict, state->str__transport));
+    PyObject *result = PyObject_CallMethodNoArgs(transport, state->str_pause_reading);
+    Py_DECREF(transport);
+    if (result == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_NotImplementedError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return PyDict_SetItem(dict, state->str__transport, Py_None);
+    }
+    Py_DECREF(result);
+    return PyDict_SetItem(dict, state->str__paused, Py_True);
+}
+
+/* `self._wakeup_waiter()` */
+static int
+wake_waiter(State *state, PyObject *dict, PyObject *waiter)
+{
+    if (waiter == Py_None) {
+        return 0;
+    }
+    Py_INCREF(waiter);
+    int err = PyDict_SetItem(dict, state->str__waiter, Py_None);
+    if (err == 0) {
+        err = state->complete_future(state, waiter, Py_None);
+        if (err == 0) {
+            PyObject *result =
+                PyObject_CallFunctionObjArgs(state->set_result_unless_cancelled, waiter, Py_None, NULL);
+            err = result == NULL ? -1 : 0;
+            Py_XDECREF(result);
+        }
+    }
+    Py_DECREF(waiter);
+    return err < 0 ? -1 : 0;
+}
+
+/* reader.feed_data(data): 1, 0 when the method must be called, -1 with an exception. */
+static int
+feed_reader(State *state, PyObject *dict, const char *data, Py_ssize_t size)
+{
+    PyObject *buffer = reader_buffer(state, dict);
+    PyObject *waiter = reader_get(dict, state->str__waiter);
+    PyObject *transport = reader_get(dict, state->str__transport);
+    Py_ssize_t limit = reader_limit(state, dict);
+    int paused = reader_flag(dict, state->str__paused);
+    if (buffer == NULL || waiter == NULL || transport == NULL || limit < 0 || paused < 0 ||
+        reader_flag(dict, state->str__eof) != 0 || !bytearray_may_resize(buffer)) {
+        return 0;
+    }
+    bool full = transport != Py_None && !paused && PyByteArray_GET_SIZE(buffer) + size > 2 * limit;
+    if (bytearray_append(buffer, data, size) < 0 || wake_waiter(state, dict, waiter) < 0) {
+        return -1;
+    }
+    return full && pause_transport(state, dict) < 0 ? -1 : 1;
+}
+
+int
+sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size)
+{
+    StreamState *streams = state->streams;
+    PyObject *reader = streams == NULL || !streams->usable ? NULL : find_reader(state, streams, protocol);
+    if (reader == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    PyObject *dict = reader == Py_None ? NULL : reader_open(state, reader);
+    int taken = reader == Py_None ? 1 : dict == NULL ? 0 : feed_reader(state, dict, data, size);
+    Py_XDECREF(dict);
+    Py_DECREF(reader);
+    return taken == 0 && PyErr_Occurred() ? -1 : taken;
+}
