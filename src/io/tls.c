@@ -6,6 +6,8 @@
 
 #include "io/tls.h"
 
+#include "io/streamsink.h"
+
 enum {
     /* Plaintext of one record. Feeding OpenSSL in such pieces also keeps its buffers small, which never shrink. */
     RECORD_SIZE = 16 * 1024,
@@ -343,11 +345,51 @@ decrypt(TlsConnection *self, const char *data, size_t size, char *memory, size_t
     return code;
 }
 
+/* Has the reader of a standard stream take plaintext: 1 when that is done, 0 when the protocol must be called, -1 with an
+   exception. */
+static int
+deliver_to_reader(TlsConnection *self, const char *data, size_t size)
+{
+    PyObject *protocol = self->app_protocol;
+    LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
+    if (protocol == NULL || loop == NULL) {
+        return 0;
+    }
+    if (UNLIKELY(protocol != self->sink_protocol)) {
+        self->sink_protocol = protocol;
+        self->sinks = sink_attach(loop, protocol);
+    }
+    if (!self->sinks) {
+        return 0;
+    }
+    /* `data` may stand in the loop's buffer: whoever reads while the sink calls Python code gets another one. */
+    char *lent = loop->io == NULL ? NULL : loop->io->plain_buffer;
+    if (lent != NULL) {
+        loop->io->plain_buffer = NULL;
+    }
+    Py_INCREF(loop);
+    Py_INCREF(protocol);
+    int taken = sink_feed(self->state, protocol, data, (Py_ssize_t)size);
+    if (loop->io == NULL || loop->io->plain_buffer != NULL) {
+        PyMem_RawFree(lent);
+    } else {
+        loop->io->plain_buffer = lent;
+    }
+    Py_DECREF(protocol);
+    Py_DECREF(loop);
+    return taken;
+}
+
 /* Hands plaintext to the application's protocol: every byte that is read natively for a plain Protocol comes through
    here. `bytes` (stolen) is an object whose front is `data`, or NULL. -1 with an exception. */
 static int
 deliver(TlsConnection *self, const char *data, size_t size, PyObject *bytes)
 {
+    int taken = deliver_to_reader(self, data, size);
+    if (taken != 0) {
+        Py_XDECREF(bytes);
+        return taken < 0 ? -1 : 0;
+    }
     if (bytes != NULL) {
         /* On failure the object is gone and NULL comes back. */
         (void)_PyBytes_Resize(&bytes, (Py_ssize_t)size);
