@@ -155,12 +155,28 @@ start_waiting(ReaderView *view, const char *name)
     return future;
 }
 
+/* Everything in the buffer, whose memory is kept for others where it is large. */
+static PyObject *
+take_all(ReaderView *view)
+{
+    Py_ssize_t size = PyByteArray_GET_SIZE(view->buffer);
+    if (!HAVE_BYTEARRAY_MEMORY || bytearray_allocated(view->buffer) <= SPARE_SIZE ||
+        !bytearray_may_resize(view->buffer)) {
+        return bytearray_take(view->buffer, size);
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(view->buffer), size);
+    if (bytes != NULL) {
+        spare_take_back(view->state->streams, view->buffer);
+    }
+    return bytes;
+}
+
 /* The first `size` bytes; then `_maybe_resume_transport()`. */
 static PyObject *
 take(ReaderView *view, Py_ssize_t size)
 {
     Py_ssize_t rest = PyByteArray_GET_SIZE(view->buffer) - size;
-    PyObject *bytes = bytearray_take(view->buffer, size);
+    PyObject *bytes = rest == 0 ? take_all(view) : bytearray_take(view->buffer, size);
     if (bytes != NULL && UNLIKELY(view->paused) && rest <= view->limit && resume_transport(view) < 0) {
         Py_CLEAR(bytes);
     }

@@ -14,6 +14,12 @@ typedef struct {
     bool original; /* ... and it was as it should be */
 } KnownType;
 
+enum {
+    SPARE_SIZE = 128 * 1024,
+    /* As many connections may have data in one poll. */
+    SPARE_MAX = 64,
+};
+
 typedef struct StreamState {
     bool usable;        /* asyncio's classes are as they are known here; everything below is set */
     KnownType reader;   /* fastloop._streams.StreamReader, which readers become */
@@ -22,7 +28,17 @@ typedef struct StreamState {
     PyObject *is_original;
     PyObject *LimitOverrunError;
     PyObject *IncompleteReadError;
+    /* Empty bytearrays with memory for a large read, which goes to the reader and comes back when that is empty. */
+    PyObject *spares[SPARE_MAX];
+    int spare_count;
 } StreamState;
+
+/* A bytearray of SPARE_SIZE bytes to read into; NULL without an exception where there is none. */
+PyObject *spare_get(StreamState *streams);
+/* Keeps one (stolen) for the next time, if it has the memory yet. */
+void spare_put(StreamState *streams, PyObject *spare);
+/* Empties a bytearray that has got the memory of a spare. */
+void spare_take_back(StreamState *streams, PyObject *buffer);
 
 /* Is the class as asyncio made it? 1 or 0, -1 with an exception. */
 int known_check(StreamState *streams, KnownType *known);

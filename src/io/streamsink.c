@@ -7,6 +7,9 @@
 #include "base/bytearrays.h"
 #include "io/streamreader.h"
 
+/* Less than this is copied: whoever does not read holds as much memory as a whole spare. */
+enum { SWAPPED_MINIMUM = SINK_BULK };
+
 /* ---- the part of the module state ---- */
 
 /* Imports fastloop._streams. Where asyncio is not as it is known here, the streams stay `usable` = false. */
@@ -47,6 +50,9 @@ release(StreamState *streams)
     Py_XDECREF(streams->is_original);
     Py_XDECREF(streams->LimitOverrunError);
     Py_XDECREF(streams->IncompleteReadError);
+    while (streams->spare_count > 0) {
+        Py_DECREF(streams->spares[--streams->spare_count]);
+    }
     PyMem_Free(streams);
 }
 
@@ -105,6 +111,48 @@ streams_clear(State *state)
     if (streams != NULL) {
         release(streams);
     }
+}
+
+/* ---- memory for large reads ---- */
+
+PyObject *
+spare_get(StreamState *streams)
+{
+    PyObject *spare;
+    if (streams->spare_count > 0) {
+        spare = streams->spares[--streams->spare_count];
+    } else {
+        spare = PyByteArray_FromStringAndSize(NULL, SPARE_SIZE);
+    }
+    if (spare == NULL) {
+        PyErr_Clear();
+    }
+    return spare;
+}
+
+void
+spare_put(StreamState *streams, PyObject *spare)
+{
+    Py_ssize_t size = bytearray_allocated(spare);
+    if (size > SPARE_SIZE && size <= 2 * SPARE_SIZE && streams->spare_count < SPARE_MAX) {
+        bytearray_reset(spare, SPARE_SIZE);
+        streams->spares[streams->spare_count++] = spare;
+    } else {
+        Py_DECREF(spare);
+    }
+}
+
+void
+spare_take_back(StreamState *streams, PyObject *buffer)
+{
+    PyObject *spare = PyByteArray_FromStringAndSize(NULL, 0);
+    if (spare == NULL) {
+        PyErr_Clear();
+        bytearray_reset(buffer, 0);
+        return;
+    }
+    bytearray_swap(buffer, spare);
+    spare_put(streams, spare);
 }
 
 /* ---- looking at the objects ---- */
@@ -224,9 +272,22 @@ wake_waiter(ReaderView *view)
     return done < 0 ? -1 : 0;
 }
 
+/* self._buffer.extend(data). When `data` are in a spare, which is then `owner`, and the buffer is empty, then it gets
+   the memory. */
+static int
+extend(ReaderView *view, const char *data, Py_ssize_t size, PyObject *owner)
+{
+    if (owner == NULL || size < SWAPPED_MINIMUM || PyByteArray_GET_SIZE(view->buffer) > 0) {
+        return bytearray_append(view->buffer, data, size);
+    }
+    bytearray_reset(owner, size);
+    bytearray_swap(view->buffer, owner);
+    return 0;
+}
+
 /* reader.feed_data(data): 1, 0 when the method must be called, -1 with an exception. */
 static int
-feed_reader(ReaderView *view, const char *data, Py_ssize_t size)
+feed_reader(ReaderView *view, const char *data, Py_ssize_t size, PyObject *owner)
 {
     if (view->eof || !bytearray_may_resize(view->buffer)) {
         return 0;
@@ -234,7 +295,7 @@ feed_reader(ReaderView *view, const char *data, Py_ssize_t size)
     PyObject *transport = view->held[FIELD_TRANSPORT];
     bool full = !view->paused && transport != Py_None && PyByteArray_GET_SIZE(view->buffer) + size > 2 * view->limit;
     Py_XINCREF(full ? transport : NULL);
-    if (bytearray_append(view->buffer, data, size) < 0 || wake_waiter(view) < 0) {
+    if (extend(view, data, size, owner) < 0 || wake_waiter(view) < 0) {
         Py_XDECREF(full ? transport : NULL);
         return -1;
     }
@@ -242,7 +303,7 @@ feed_reader(ReaderView *view, const char *data, Py_ssize_t size)
 }
 
 int
-sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size)
+sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size, PyObject *owner)
 {
     StreamState *streams = state->streams;
     PyObject *reader = streams == NULL || !streams->usable ? NULL : find_reader(state, streams, protocol);
@@ -252,9 +313,26 @@ sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size)
     ReaderView view;
     int taken = reader == Py_None ? 1 : reader_open(state, reader, &view);
     if (taken == 1 && reader != Py_None) {
-        taken = feed_reader(&view, data, size);
+        taken = feed_reader(&view, data, size, owner);
         reader_close(&view);
     }
     Py_DECREF(reader);
     return taken;
+}
+
+PyObject *
+sink_buffer(State *state)
+{
+    StreamState *streams = state->streams;
+    return HAVE_BYTEARRAY_MEMORY && streams != NULL && streams->usable ? spare_get(streams) : NULL;
+}
+
+void
+sink_buffer_done(State *state, PyObject *buffer)
+{
+    if (state->streams == NULL) {
+        Py_DECREF(buffer);
+    } else {
+        spare_put(state->streams, buffer);
+    }
 }
