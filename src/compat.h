@@ -72,11 +72,12 @@
 #define HAVE_BLOCKING_HANDLES 0
 #endif
 
-/* bytearray.take_bytes() hands its memory over (since 3.15). */
+/* A bytearray is a block of memory of its own, that its fields describe; since 3.15 it is that of a bytes object, which
+   bytearray.take_bytes() hands over. */
 #if PY_VERSION_HEX >= 0x030F0000
-#define HAVE_BYTEARRAY_TAKE_BYTES 1
+#define HAVE_BYTEARRAY_MEMORY 0
 #else
-#define HAVE_BYTEARRAY_TAKE_BYTES 0
+#define HAVE_BYTEARRAY_MEMORY 1
 #endif
 
 #ifdef Py_GIL_DISABLED

@@ -369,7 +369,7 @@ deliver_to_reader(TlsConnection *self, const char *data, size_t size)
     }
     Py_INCREF(loop);
     Py_INCREF(protocol);
-    int taken = sink_feed(self->state, protocol, data, (Py_ssize_t)size);
+    int taken = sink_feed(self->state, protocol, data, (Py_ssize_t)size, NULL);
     if (loop->io == NULL || loop->io->plain_buffer != NULL) {
         PyMem_RawFree(lent);
     } else {
