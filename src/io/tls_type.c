@@ -12,6 +12,18 @@ unbind(TlsConnection *self)
     Py_CLEAR(self->socket);
 }
 
+/* Has SSLProtocol set every field that tls.c reads? One of another Python might have other names. */
+static bool
+is_complete(TlsConnection *self)
+{
+    bool complete = self->ssl_state != NULL && self->transport != NULL && self->sslobj != NULL &&
+                    self->app_protocol != NULL && self->write_backlog != NULL;
+    for (int i = 0; i < TLS_MARKS; i++) {
+        complete = complete && self->marks[i] != NULL;
+    }
+    return complete;
+}
+
 PyDoc_STRVAR(TLSConnection_bind_doc,
              "_bind($self, sslsocket, incoming, outgoing, /)\n--\n\n"
              "Drive the SSL of an _ssl._SSLSocket, whose BIOs those two are; True if they are what they should be.");
@@ -26,7 +38,7 @@ TLSConnection_bind(PyObject *op, PyObject *args)
         return NULL;
     }
     unbind(self);
-    SSL *ssl = openssl == NULL ? NULL : openssl_ssl_of(openssl, socket);
+    SSL *ssl = openssl == NULL || !is_complete(self) ? NULL : openssl_ssl_of(openssl, socket);
     BIO *rbio = ssl == NULL ? NULL : openssl_bio_of(openssl, incoming);
     BIO *wbio = ssl == NULL ? NULL : openssl_bio_of(openssl, outgoing);
     if (rbio == NULL || wbio == NULL || openssl->SSL_get_rbio(ssl) != rbio || openssl->SSL_get_wbio(ssl) != wbio) {
