@@ -38,7 +38,7 @@ struct IoPart {
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
 
-    char *plain_buffer;   /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
+    char *plain_buffer; /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
 
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
     IoTraits traits;

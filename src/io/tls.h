@@ -37,7 +37,7 @@ typedef struct TlsConnection {
     char ssl_writing_paused;
 
     double levels[TLS_MARKS]; /* `marks` in bytes */
-    PyObject *socket; /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */
+    PyObject *socket;         /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */
     SSL *ssl;
     BIO *incoming;
     BIO *outgoing;

@@ -225,7 +225,8 @@ TLSConnection_is_native(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef TLSConnection_methods[] = {
     {"_bind", TLSConnection_bind, METH_VARARGS, TLSConnection_bind_doc},
-    {"_is_native", TLSConnection_is_native, METH_NOARGS, "_is_native($self, /)\n--\n\nFor tests: the way of the next bytes."},
+    {"_is_native", TLSConnection_is_native, METH_NOARGS,
+     "_is_native($self, /)\n--\n\nFor tests: the way of the next bytes."},
     {"_find_openssl", TLSConnection_find_openssl, METH_VARARGS | METH_CLASS, TLSConnection_find_openssl_doc},
     {"_write", TLSConnection_write, METH_O,
      "_write($self, data, /)\n--\n\nThe write() of the transport. See asyncio.WriteTransport.write()."},
@@ -264,10 +265,14 @@ static PyMemberDef TLSConnection_members[] = {
 PyDoc_STRVAR(TLSConnection_doc, "The native part of a TLS connection; see fastloop.tls.");
 
 static PyType_Slot TLSConnection_slots[] = {
-    {Py_tp_doc, (void *)TLSConnection_doc},   {Py_tp_new, TLSConnection_new},
-    {Py_tp_traverse, TLSConnection_traverse}, {Py_tp_clear, TLSConnection_clear},
-    {Py_tp_dealloc, TLSConnection_dealloc},   {Py_tp_methods, TLSConnection_methods},
-    {Py_tp_getset, TLSConnection_getset},     {Py_tp_members, TLSConnection_members},
+    {Py_tp_doc, (void *)TLSConnection_doc},
+    {Py_tp_new, TLSConnection_new},
+    {Py_tp_traverse, TLSConnection_traverse},
+    {Py_tp_clear, TLSConnection_clear},
+    {Py_tp_dealloc, TLSConnection_dealloc},
+    {Py_tp_methods, TLSConnection_methods},
+    {Py_tp_getset, TLSConnection_getset},
+    {Py_tp_members, TLSConnection_members},
     {0, NULL},
 };
 
