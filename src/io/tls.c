@@ -39,8 +39,7 @@ report(TlsConnection *self)
         return -1;
     }
     PyObject *exc = compat_take_exception();
-    PyObject *result =
-        PyObject_CallMethod((PyObject *)self, "_fatal_error", "Os", exc, "Fatal error on SSL protocol");
+    PyObject *result = PyObject_CallMethod((PyObject *)self, "_fatal_error", "Os", exc, "Fatal error on SSL protocol");
     Py_DECREF(exc);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -64,8 +63,8 @@ static int
 control_writing(TlsConnection *self)
 {
     double size = (double)self->state->openssl->BIO_ctrl_pending(self->outgoing) + (double)self->write_buffer_size;
-    bool crossed = self->app_writing_paused ? size <= self->levels[TLS_OUTGOING_LOW]
-                                            : size >= self->levels[TLS_OUTGOING_HIGH];
+    bool crossed =
+        self->app_writing_paused ? size <= self->levels[TLS_OUTGOING_LOW] : size >= self->levels[TLS_OUTGOING_HIGH];
     return UNLIKELY(crossed) ? call_stock(self, "_control_app_writing", NULL) : 0;
 }
 
@@ -73,8 +72,8 @@ static int
 control_reading(TlsConnection *self)
 {
     double size = (double)self->state->openssl->BIO_ctrl_pending(self->incoming);
-    bool crossed = self->ssl_reading_paused ? size <= self->levels[TLS_INCOMING_LOW]
-                                            : size >= self->levels[TLS_INCOMING_HIGH];
+    bool crossed =
+        self->ssl_reading_paused ? size <= self->levels[TLS_INCOMING_LOW] : size >= self->levels[TLS_INCOMING_HIGH];
     return UNLIKELY(crossed) ? call_stock(self, "_control_ssl_reading", NULL) : 0;
 }
 

@@ -39,7 +39,7 @@ typedef struct TlsConnection {
     bool sinks; /* the reader of a standard stream may be fed directly, see io/streamsink.h */
 
     double levels[TLS_MARKS]; /* `marks` in bytes */
-    PyObject *socket; /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */
+    PyObject *socket;         /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */
     SSL *ssl;
     BIO *incoming;
     BIO *outgoing;

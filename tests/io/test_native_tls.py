@@ -355,7 +355,8 @@ def test_a_record_that_was_tampered_with(link, run, version):
         await peer.send(bytes(sealed))
         await until(lambda: protocol.lost)
         assert type(protocol.error) is ssl.SSLError
-        assert protocol.error.reason == "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
+        # The second is all that newer versions of OpenSSL tell last.
+        assert protocol.error.reason in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
         assert protocol.data == b""
 
     run(main())
@@ -367,7 +368,8 @@ def test_garbage_in_place_of_a_record(link, run):
         await peer.send(b"GET / HTTP/1.0\r\n\r\n")
         await until(lambda: protocol.lost)
         assert type(protocol.error) is ssl.SSLError and protocol.error.library == "SSL"
-        assert "WRONG_VERSION_NUMBER" in str(protocol.error) or "PACKET_LENGTH" in str(protocol.error)
+        reasons = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+        assert protocol.error.reason in reasons
 
     run(main())
 
@@ -597,11 +599,10 @@ def test_drain_waits_for_a_slow_reader(link, run, loop):
         writer = asyncio.StreamWriter(link.transports[0], protocol, reader, loop)
         for _ in range(300):
             writer.write(b"x" * 10_000)
-        draining = asyncio.ensure_future(writer.drain())
-        await asyncio.sleep(0.01)
-        assert not draining.done()
-        await peer.read_exactly(3_000_000)
-        await draining
+        # What the socket does not take soon stays with the transport, above its marks.
+        assert writer.transport.get_write_buffer_size() > 1_000_000
+        assert protocol._paused
+        await asyncio.gather(writer.drain(), peer.read_exactly(3_000_000))
         writer.transport.abort()
         writer.close()
 
