@@ -20,7 +20,6 @@ typedef struct {
     ReadyEntry writer;
     poller_internal internal;   /* instead of a reader */
     PyObject *fileobj;          /* what was registered, when it was no int: strong or NULL */
-    SocketTransport *transport; /* the transport that owns the descriptor: borrowed or NULL */
     PyObject *sock_ref;         /* weak reference to the socket that poller_wait() registered; strong or NULL */
     unsigned watched;           /* what the set watches; with POLLSET_EDGE it was poller_wait() */
 } PollerEntry;
@@ -30,6 +29,9 @@ typedef struct {
     int set;         /* -1 until it is used */
     PollerEntry *entries;
     size_t size;
+    SocketTransport **owners; /* by descriptor, the transport that owns it: borrowed or NULL. A table of its own, for
+                                 there are many, and few other descriptors */
+    size_t owners_size;
     bool polled; /* in this turn already: libuv may call more than once in one poll */
 } Poller;
 

@@ -14,7 +14,7 @@
 #include "io/io.h"
 
 /* Room for the slots of asyncio.transports._FlowControlMixin (five words on 3.11 to 3.15); module.c checks it. */
-enum { TRANSPORT_BASE_SLOTS = 8 };
+enum { TRANSPORT_BASE_SLOTS = 6 };
 
 /* Why the loop holds the transport: it is linked into io->active while there is a reason. */
 enum { HOLD_READING = 1, HOLD_WRITING = 2, HOLD_FLUSH = 4 };
@@ -58,9 +58,9 @@ struct SocketTransport {
     Address *peer; /* NULL: unknown, or in `extra` */
     Address *local;
     int fd;
-    int family;
-    int type;
-    int proto;
+    short family;
+    short type;
+    short proto;
     unsigned read_turn; /* io->turn at the last read that brought data */
     unsigned conn_lost; /* counts, as the standard's `_conn_lost`, the writes after the end too */
     uint8_t hold;

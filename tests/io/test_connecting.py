@@ -512,7 +512,7 @@ def test_the_factory_runs_in_the_context_of_the_caller(loop, run, listening):
     assert seen == ["caller", "factory", "factory"]
 
 
-@pytest.mark.parametrize("hook", ["sock_connect", "_sock_connect", "_connect_sock", "_ensure_resolved"])
+@pytest.mark.parametrize("hook", ["sock_connect", "_connect_sock", "_ensure_resolved"])
 def test_a_replaced_hook_of_the_loop_is_called(loop, run, listening, monkeypatch, hook):
     called = []
     original = getattr(loop, hook)
