@@ -110,7 +110,17 @@ def surface_of(thing):
     """What a live object offers, as {aspect: answer}."""
     cls = type(thing)
     found = {"bases": [base for base in public_bases(cls) if not re.search(r"\.(Base)?SelectorEventLoop$", base)]}
-    for name in ("__iter__", "__await__", "__enter__", "__aenter__", "__del__", "__eq__", "__hash__", "__lt__", "__call__"):
+    for name in (
+        "__iter__",
+        "__await__",
+        "__enter__",
+        "__aenter__",
+        "__del__",
+        "__eq__",
+        "__hash__",
+        "__lt__",
+        "__call__",
+    ):
         found[name] = getattr(cls, name, None) is not None
     found["weak references"] = bool(cls.__weakrefoffset__)
     for name in public_names(thing):
@@ -128,7 +138,9 @@ def certificates(folder):
     """A key and a self-signed certificate for localhost, made once."""
     path = pathlib.Path(folder) / "certificate.pem"
     if not path.exists():
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        )
         name = ["-addext", "subjectAltName=DNS:localhost", "-keyout", path, "-out", str(path) + ".crt"]
         subprocess.run([*command.split(), *name], check=True, capture_output=True)
         path.write_bytes(path.read_bytes() + pathlib.Path(str(path) + ".crt").read_bytes())
@@ -290,11 +302,15 @@ class Heard:
         self.loop = loop
         self.contexts = []
         self.handler = logging.Handler(logging.WARNING)
-        self.handler.emit = lambda record: self.contexts.append(("logged", normalised(record.getMessage().split("\n")[0])))
+        self.handler.emit = lambda record: self.contexts.append(
+            ("logged", normalised(record.getMessage().split("\n")[0]))
+        )
 
     def on_exception(self, loop, context):
         keys = sorted(key for key in context if key != "source_traceback")
-        self.contexts.append(("handler", keys, normalised(context.get("message")), normalised(repr(context.get("exception")))))
+        self.contexts.append(
+            ("handler", keys, normalised(context.get("message")), normalised(repr(context.get("exception"))))
+        )
 
     def __enter__(self):
         logging.getLogger("asyncio").addHandler(self.handler)
@@ -313,7 +329,8 @@ class Heard:
             for warning in self.warnings
             # These come when the garbage collector finds something, maybe of another question.
             if not re.search(
-                "^unclosed|was never awaited|is still running$|no current event loop|^loop is closed", str(warning.message)
+                "^unclosed|was never awaited|is still running$|no current event loop|^loop is closed",
+                str(warning.message),
             )
         ]
 
