@@ -54,7 +54,7 @@ checked-debug checked-asan:
 # $(call checked,SECONDS,ENVIRONMENT,COMMAND THAT RUNS PYTHON): the tests on the build for the check VARIANT
 checked = cd $(CHECKED)/lib && PYTHONPATH=$(CURDIR)/$(CHECKED)/lib:$(CURDIR)/tools/checks $(2) \
 	timeout --verbose --kill-after=30 $(1) $(3) $(CURDIR)/$(PY) $(PYTEST) --capture=sys -p patience --patience $(PATIENCE) \
-	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(TESTS))
+	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(filter-out tests/docs,$(TESTS)))
 PATIENCE = 3
 
 test-debug: VARIANT = debug
