@@ -196,6 +196,22 @@ def test_a_context_with_python_in_it_is_left_to_python(link, run, authority, tmp
     logging.keylog_filename = None
 
 
+def test_methods_of_asyncio_that_were_replaced_are_called(link, run, monkeypatch):
+    from asyncio import sslproto
+
+    seen = []
+    original = sslproto.SSLProtocol._do_read__copied
+    monkeypatch.setattr(sslproto.SSLProtocol, "_do_read__copied", lambda self: (seen.append(self), original(self)))
+
+    async def main():
+        protocol, peer = await link(Echo)
+        before = len(seen)
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello" and len(seen) > before
+
+    run(main())
+
+
 @pytest.mark.fastloop_only(reason="how a library is recognised")
 def test_another_library_is_not_mistaken_for_the_one_in_use():
     from fastloop import _core
