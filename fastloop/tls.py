@@ -64,6 +64,9 @@ def problem():
     """Return why TLS cannot be native in this Python, None if it can."""
     if ssl is None:
         return "this Python has no ssl"
+    # Others answer to the same names, with "OpenSSL 1.1.1 (compatible; ...)" among them, but not in the same way.
+    if not ssl.OPENSSL_VERSION.startswith("OpenSSL ") or "compatible" in ssl.OPENSSL_VERSION:
+        return f"it is made for OpenSSL, not for {ssl.OPENSSL_VERSION}"
 
     def make():
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
