@@ -2,6 +2,7 @@
 
 #include "io/io.h"
 
+#include "io/connect.h"
 #include "io/server.h"
 #include "io/sockops.h"
 #include "io/transport.h"
@@ -67,6 +68,7 @@ io_flush(LoopObject *loop)
     io->poller.polled = false;
     io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (io->flush_head != NULL) {
+        loop_leave_task(loop);
         transport_flush_all(loop);
     }
 }
@@ -110,6 +112,7 @@ io_abandon(LoopObject *loop)
     poller_close(loop);
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
+    PyMem_RawFree(io->plain_buffer);
     PyMem_RawFree(io->receive_buffer);
     senders_clear(loop);
     loop->io = NULL;
@@ -121,6 +124,10 @@ io_fork(LoopObject *loop)
 {
     if (loop->io == NULL) {
         return 0;
+    }
+    /* The new set of the child is told of everything. */
+    for (UvStream *stream = loop->io->streams; stream != NULL; stream = stream->next) {
+        stream_mark_changed(stream);
     }
     int err = poller_fork(loop);
     return err < 0 ? err : signals_fork(loop);
@@ -161,6 +168,7 @@ const LoopHooks io_hooks = {
     .flush = io_flush,
     .close = io_close,
     .abandon = io_abandon,
+    .check_watchers = streams_check_changed,
     .fork = io_fork,
     .traverse = io_traverse,
     .clear = io_clear,
@@ -238,11 +246,11 @@ PyMethodDef io_loop_methods[] = {
      "add_writer($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) in every turn in which `fd` can be written; otherwise as add_reader().\n\n"
      "See asyncio.loop.add_writer()."},
-    {"remove_reader", Loop_remove_reader, METH_O,
-     "remove_reader($self, fd, /)\n--\n\n"
+    {"remove_reader", FASTCALL_KEYWORDS(Loop_remove_reader),
+     "remove_reader($self, fd)\n--\n\n"
      "Stop watching `fd` for reading; True if a reader was there. See asyncio.loop.remove_reader()."},
-    {"remove_writer", Loop_remove_writer, METH_O,
-     "remove_writer($self, fd, /)\n--\n\n"
+    {"remove_writer", FASTCALL_KEYWORDS(Loop_remove_writer),
+     "remove_writer($self, fd)\n--\n\n"
      "Stop watching `fd` for writing; True if a writer was there. See asyncio.loop.remove_writer()."},
     /* What the standard library's own transports and sock_* methods call: no check for transports, and the handle is
        returned. */
@@ -256,6 +264,7 @@ PyMethodDef io_loop_methods[] = {
      "(events, reader, writer) of a descriptor that add_reader() or add_writer() watches, or None; `events` as in the\n"
      "selectors module."},
     {"_make_socket_transport", VARARGS_KEYWORDS(Loop_make_socket_transport), NULL},
+    {"_start_connecting", (PyCFunction)(void (*)(void))Loop_start_connecting, METH_FASTCALL, NULL},
     {"_start_serving", VARARGS_KEYWORDS(Loop_start_serving), NULL},
     {"sock_recv", FASTCALL_KEYWORDS(Loop_sock_recv),
      "sock_recv($self, sock, n)\n--\n\nReceive at most `n` bytes from a socket; b\"\" when the other side has "

@@ -22,11 +22,14 @@ typedef struct {
     bool joins_lines;            /* writelines() is write(b"".join(lines)) */
 } IoTraits;
 
+enum { IO_PLAIN_SIZE = 64 * 1024 };
+
 struct IoPart {
     Poller poller;
     Signals signals;
 
     UvStream *streams;           /* every stream whose uv handle is not being closed yet */
+    UvStream *changed;           /* streams that libuv will watch otherwise; checked before each poll */
     SocketTransport *active;     /* transports that libuv may call, or that have bytes to flush: strong references */
     SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */
     SocketTransport *flush_tail;
@@ -38,6 +41,7 @@ struct IoPart {
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
 
+    char *plain_buffer;   /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
     PySockets sockets;
     Sender *senders;        /* see senders.h; NULL until the first datagram */
     char *receive_buffer;   /* see io_receive_buffer() */

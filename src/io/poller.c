@@ -215,6 +215,7 @@ ensure_open(LoopObject *loop)
             uverror_raise(set);
             return -1;
         }
+        transport_check_number(loop, set);
         poller->set = set;
     }
     if (LIKELY(poller->poll != NULL)) {
@@ -399,21 +400,36 @@ poller_watch_internal(LoopObject *loop, int fd, poller_internal function)
 SocketTransport *
 poller_get_transport(LoopObject *loop, int fd)
 {
-    PollerEntry *entry = get_entry(loop, fd);
-    return entry == NULL ? NULL : entry->transport;
+    struct IoPart *io = loop->io;
+    return io == NULL || fd < 0 || (size_t)fd >= io->poller.owners_size ? NULL : io->poller.owners[fd];
 }
 
 int
 poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport)
 {
-    PollerEntry *entry = transport == NULL ? get_entry(loop, fd) : make_entry(loop, fd);
-    if (entry == NULL) {
-        return transport == NULL ? 0 : -1;
+    Poller *poller = &loop->io->poller;
+    if ((size_t)fd >= poller->owners_size) {
+        if (transport == NULL) {
+            return 0;
+        }
+        size_t size = poller->owners_size == 0 ? FIRST_SIZE : poller->owners_size;
+        while (size <= (size_t)fd) {
+            size *= 2;
+        }
+        SocketTransport **owners = PyMem_Resize(poller->owners, SocketTransport *, size);
+        if (owners == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memset(owners + poller->owners_size, 0, (size - poller->owners_size) * sizeof(SocketTransport *));
+        poller->owners = owners;
+        poller->owners_size = size;
     }
-    if (transport != NULL) {
+    PollerEntry *entry = get_entry(loop, fd);
+    if (transport != NULL && entry != NULL) {
         end_edge(loop, fd, entry);
     }
-    entry->transport = transport;
+    poller->owners[fd] = transport;
     return 0;
 }
 
@@ -499,6 +515,7 @@ poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd)
         PyErr_Clear();
         return 0;
     }
+    transport_check_number(loop, *fd);
     SocketTransport *transport = poller_get_transport(loop, *fd);
     if (transport != NULL) {
         return refuse_owned(fileobj, (PyObject *)transport, transport_is_closing(transport));
@@ -532,6 +549,13 @@ poller_has_reader(LoopObject *loop, int fd, PyObject *owner)
 {
     PollerEntry *entry = get_entry(loop, fd);
     return entry != NULL && entry->reader.owner == owner;
+}
+
+bool
+poller_has_writer(LoopObject *loop, int fd, PyObject *owner)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    return entry != NULL && entry->writer.owner == owner;
 }
 
 void
@@ -578,6 +602,9 @@ poller_close(LoopObject *loop)
     PyMem_Free(poller->entries);
     poller->entries = NULL;
     poller->size = 0;
+    PyMem_Free(poller->owners);
+    poller->owners = NULL;
+    poller->owners_size = 0;
 }
 
 int

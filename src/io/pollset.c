@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "base/lowfds.h"
+
 #if HAVE_EPOLL
 
 #include <sys/epoll.h>
@@ -12,7 +14,7 @@ int
 pollset_open(void)
 {
     int set = epoll_create1(EPOLL_CLOEXEC);
-    return set < 0 ? -errno : set;
+    return set < 0 ? -errno : lowfds_leave(set);
 }
 
 static int

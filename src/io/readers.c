@@ -1,5 +1,6 @@
 /* loop.add_reader() and its kin, for Python: arguments and errors are those of the standard selector loop. */
 
+#include "base/args.h"
 #include "io/io.h"
 
 /* The arguments of f(fd, callback, *args, context=None); everything is borrowed. */
@@ -150,15 +151,17 @@ Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
 }
 
 PyObject *
-Loop_remove_reader(PyObject *op, PyObject *fd)
+Loop_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return remove_public(op, fd, POLLSET_READ);
+    PyObject *fd = args_only("BaseSelectorEventLoop.remove_reader", "fd", args, nargs, kwnames);
+    return fd == NULL ? NULL : remove_public(op, fd, POLLSET_READ);
 }
 
 PyObject *
-Loop_remove_writer(PyObject *op, PyObject *fd)
+Loop_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return remove_public(op, fd, POLLSET_WRITE);
+    PyObject *fd = args_only("BaseSelectorEventLoop.remove_writer", "fd", args, nargs, kwnames);
+    return fd == NULL ? NULL : remove_public(op, fd, POLLSET_WRITE);
 }
 
 PyObject *
