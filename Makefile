@@ -23,7 +23,7 @@ PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test test-debug gc asan valgrind checked-debug checked-asan demo conformance ecosystem \
-	bench bench-smoke lint format sdist wheel check-wheel clean
+	bench bench-smoke docs lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -54,7 +54,7 @@ checked-debug checked-asan:
 # $(call checked,SECONDS,ENVIRONMENT,COMMAND THAT RUNS PYTHON): the tests on the build for the check VARIANT
 checked = cd $(CHECKED)/lib && PYTHONPATH=$(CURDIR)/$(CHECKED)/lib:$(CURDIR)/tools/checks $(2) \
 	timeout --verbose --kill-after=30 $(1) $(3) $(CURDIR)/$(PY) $(PYTEST) --capture=sys -p patience --patience $(PATIENCE) \
-	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(TESTS))
+	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(filter-out tests/docs,$(TESTS)))
 PATIENCE = 3
 
 test-debug: VARIANT = debug
@@ -98,14 +98,15 @@ demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo
 	$(PY) tools/demo.py
 
-conformance: ## run CPython's own tests of asyncio on fastloop
+conformance: ## run CPython's own tests of asyncio on fastloop, and compare the public surface with asyncio's
 	@$(SETUP) conformance
 	@mkdir -p build
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json
+	$(PY) tests/conformance/surface.py
 
-ecosystem: ## install the libraries and servers that tests/ecosystem and tests/stress use, and run these
+ecosystem: ## install the libraries and servers that tests/ecosystem, stress and docs use, and run these
 	@$(SETUP) ecosystem
-	FASTLOOP_REQUIRE_ALL=1 $(PY) $(PYTEST) tests/ecosystem tests/stress
+	FASTLOOP_REQUIRE_ALL=1 $(PY) $(PYTEST) tests/ecosystem tests/stress tests/docs
 
 bench: ## compare the loops that are installed by the benchmarks
 	@$(SETUP) bench
@@ -114,6 +115,11 @@ bench: ## compare the loops that are installed by the benchmarks
 bench-smoke: ## run each default benchmark once and short: whether it works, not how fast
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
+
+docs: ## build the site of docs/ into build/docs; a warning is an error
+	@$(SETUP) docs
+	$(PY) -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
+	@echo build/docs/index.html
 
 lint: ## check the layout of the code and the rules of tests/rules
 	@$(SETUP) lint

@@ -16,8 +16,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
+#include <unistd.h>
 #include <uv.h>
 
 #if UV_VERSION_HEX < ((1 << 16) | (44 << 8))
@@ -48,6 +51,13 @@
 #define HAVE_RAISED_EXCEPTION 0
 #endif
 
+/* What an int of one digit looks like is public since 3.12. */
+#if PY_VERSION_HEX >= 0x030C0000
+#define HAVE_COMPACT_LONG 1
+#else
+#define HAVE_COMPACT_LONG 0
+#endif
+
 /* asyncio keeps the running task of a thread in its thread state since 3.14. */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_THREAD_STATE_TASKS 1
@@ -60,6 +70,14 @@
 #define HAVE_BLOCKING_HANDLES 1
 #else
 #define HAVE_BLOCKING_HANDLES 0
+#endif
+
+/* A bytearray is a block of memory of its own, that its fields describe; since 3.15 it is that of a bytes object, which
+   bytearray.take_bytes() hands over. */
+#if PY_VERSION_HEX >= 0x030F0000
+#define HAVE_BYTEARRAY_MEMORY 0
+#else
+#define HAVE_BYTEARRAY_MEMORY 1
 #endif
 
 #ifdef Py_GIL_DISABLED
@@ -77,16 +95,38 @@
 #define FL_END_CRITICAL_SECTION() }
 #endif
 
-/* PyUnstable_Module_SetGIL and friends are not needed: the slot says it all. */
+/* A lock for what the GIL protects where there is one: then it is nothing at all. Nothing under it may call Python. */
+#if HAVE_FREE_THREADING
+typedef PyMutex CompatMutex;
+#define compat_mutex_lock(mutex) PyMutex_Lock(mutex)
+#define compat_mutex_unlock(mutex) PyMutex_Unlock(mutex)
+#else
+typedef struct {
+    char unused;
+} CompatMutex;
+#define compat_mutex_lock(mutex) (void)(mutex)
+#define compat_mutex_unlock(mutex) (void)(mutex)
+#endif
 
 #if defined(__linux__)
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
 #define HAVE_ACCEPT4 1
+#define HAVE_SOCKET_FLAGS 1
+#define HAVE_SCHED_GETAFFINITY 1
 #else
 #define HAVE_EPOLL 0
 #define HAVE_TIMERFD 0
 #define HAVE_ACCEPT4 0
+#define HAVE_SOCKET_FLAGS 0
+#define HAVE_SCHED_GETAFFINITY 0
+#endif
+
+/* A write to a closed connection must not raise SIGPIPE; Python ignores that signal where this flag is missing. */
+#if defined(__APPLE__)
+#define COMPAT_MSG_NOSIGNAL 0
+#else
+#define COMPAT_MSG_NOSIGNAL MSG_NOSIGNAL
 #endif
 
 #if defined(__APPLE__) || defined(__FreeBSD__)
@@ -110,6 +150,26 @@ compat_thread_ident(void)
     return (unsigned long)pthread_self();
 }
 
+/* Up to 3.13 a dict carries a number that every change of any dict makes a new one: equal numbers, unchanged dict. The
+   interpreter itself stopped using it in 3.12, and says so to every other user. */
+#if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+#define HAVE_DICT_VERSION 1
+static inline uint64_t
+compat_dict_version(PyObject *dict)
+{
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+    return ((PyDictObject *)dict)->ma_version_tag;
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+}
+#else
+#define HAVE_DICT_VERSION 0
+#endif
+
 /* The clock of time.monotonic(), in nanoseconds; uv_hrtime() is another one on macOS. */
 static inline uint64_t
 compat_monotonic_ns(void)
@@ -120,6 +180,30 @@ compat_monotonic_ns(void)
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+#endif
+}
+
+/* On how many CPUs may this thread run? */
+static inline int
+compat_usable_cpus(void)
+{
+#if HAVE_SCHED_GETAFFINITY
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Tells the CPU that this is a loop that waits for another one. */
+static inline void
+compat_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
 #endif
 }
 
@@ -142,6 +226,20 @@ compat_take_exception(void)
     }
     Py_DECREF(type);
     return value;
+#endif
+}
+
+/* New reference to what a weak reference refers to; NULL without an exception when that is gone. */
+static inline PyObject *
+compat_weakref_get(PyObject *ref)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *object;
+    (void)PyWeakref_GetRef(ref, &object);
+    return object;
+#else
+    PyObject *object = PyWeakref_GET_OBJECT(ref);
+    return object == Py_None ? NULL : Py_NewRef(object);
 #endif
 }
 

@@ -2,12 +2,14 @@
 
 #include "coro/awaiter.h"
 
+#include "base/contexts.h"
 #include "coro/task.h"
 
 typedef struct {
     PyObject_HEAD
     BaseFuture *fut;  /* strong; NULL once exhausted */
     LoopObject *loop; /* strong; NULL when the future's loop is none of ours */
+    bool kept_exception; /* it raised the StopIteration that the loop keeps */
 } AwaiterObject;
 
 #define AwaiterObject_CAST(op) ((AwaiterObject *)(op))
@@ -31,7 +33,7 @@ park(PyObject *op, LoopObject *loop, PyObject **list, int *count)
 PyObject *
 Future_await(PyObject *op)
 {
-    State *state = state_of_object(op);
+    State *state = future_state(op);
     if (state == NULL) {
         return NULL;
     }
@@ -53,8 +55,54 @@ Future_await(PyObject *op)
     }
     it->fut = (BaseFuture *)Py_NewRef(op);
     it->loop = (LoopObject *)Py_XNewRef((PyObject *)loop);
+    it->kept_exception = false;
     PyObject_GC_Track(it);
     return (PyObject *)it;
+}
+
+/* One step, as far as it needs the future's lock: `*done` says whether the future is, and then the result is set unless
+   result() has to say it. -1 with an exception. */
+static int
+step_lock_held(BaseFuture *fut, bool *done, PyObject **result)
+{
+    *done = fut->state != FUTURE_PENDING;
+    if (*done) {
+        if (LIKELY(fut->state == FUTURE_FINISHED && fut->exception == NULL)) {
+            fut->log_tb = 0;
+            *result = Py_NewRef(fut->result);
+        }
+        return 0;
+    }
+    if (fut->blocking) {
+        PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
+        return -1;
+    }
+    fut->blocking = 1;
+    *result = Py_NewRef((PyObject *)fut);
+    return 0;
+}
+
+/* New reference to the future of an iterator, NULL when it is exhausted. */
+static BaseFuture *
+future_of(AwaiterObject *it)
+{
+    PyObject *fut;
+    FL_BEGIN_CRITICAL_SECTION(it);
+    fut = Py_XNewRef((PyObject *)it->fut);
+    FL_END_CRITICAL_SECTION();
+    return (BaseFuture *)fut;
+}
+
+/* Ends the iteration. */
+static void
+exhaust(AwaiterObject *it)
+{
+    BaseFuture *fut;
+    FL_BEGIN_CRITICAL_SECTION(it);
+    fut = it->fut;
+    it->fut = NULL;
+    FL_END_CRITICAL_SECTION();
+    Py_XDECREF((PyObject *)fut);
 }
 
 /* One step of the iteration. An exhausted iterator fails without an exception, as the standard one does. */
@@ -62,83 +110,106 @@ static PySendResult
 Awaiter_am_send(PyObject *op, PyObject *Py_UNUSED(value), PyObject **result)
 {
     AwaiterObject *it = AwaiterObject_CAST(op);
-    BaseFuture *fut = it->fut;
+    BaseFuture *fut = future_of(it);
     *result = NULL;
     if (fut == NULL) {
         return PYGEN_ERROR;
     }
-    if (fut->state == FUTURE_PENDING) {
-        if (fut->blocking) {
-            PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
-            return PYGEN_ERROR;
+    int err;
+    bool done;
+    FL_BEGIN_CRITICAL_SECTION(fut);
+    err = step_lock_held(fut, &done, result);
+    FL_END_CRITICAL_SECTION();
+    if (err == 0 && done) {
+        exhaust(it);
+        if (UNLIKELY(*result == NULL)) {
+            /* result() raises as the running version does. */
+            CoroState *coro = coro_of_exact(op);
+            *result = coro == NULL ? NULL : PyObject_CallOneArg(coro->future_result, (PyObject *)fut);
         }
-        fut->blocking = 1;
-        *result = Py_NewRef((PyObject *)fut);
-        return PYGEN_NEXT;
-    }
-    it->fut = NULL;
-    if (LIKELY(fut->state == FUTURE_FINISHED && fut->exception == NULL)) {
-        fut->log_tb = 0;
-        *result = Py_NewRef(fut->result);
-    } else {
-        /* result() raises as the running version does. */
-        CoroState *coro = coro_of_exact(op);
-        *result = coro == NULL ? NULL : PyObject_CallOneArg(coro->future_result, (PyObject *)fut);
     }
     Py_DECREF((PyObject *)fut);
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    if (*result == NULL) {
+        return PYGEN_ERROR;
+    }
+    return done ? PYGEN_RETURN : PYGEN_NEXT;
 }
 
-/* May this StopIteration, which only the cache holds, be raised again? */
+/* May this StopIteration, which only the cache holds, be raised again? Its arguments are filled in place. */
 static bool
 is_unused(PyObject *exc)
 {
     PyBaseExceptionObject *base = (PyBaseExceptionObject *)exc;
-    return Py_REFCNT(exc) == 1 && base->traceback == NULL && base->context == NULL && base->cause == NULL &&
-           base->dict == NULL;
+    return is_unshared(exc) && base->traceback == NULL && base->context == NULL && base->cause == NULL &&
+           base->dict == NULL && PyTuple_CheckExact(base->args) && is_unshared(base->args) &&
+           PyTuple_GET_SIZE(base->args) == 1;
 }
 
-/* May the cache keep `value` alive until the next time? Nobody can tell with these; a StopIteration holds it twice, as
-   its value and in its arguments. */
-static bool
-may_linger(PyObject *value)
-{
-    return PyBool_Check(value) || PyLong_CheckExact(value) || PyFloat_CheckExact(value);
-}
-
-/* Raises StopIteration(value); steals `value`. `slot` keeps one for the next time, or is NULL. */
+/* Puts another value in; what it held is dropped last. Steals two references. */
 static void
-raise_stop_iteration(PyObject *value, PyObject **slot)
+refill(PyObject *exc, PyObject *value)
 {
-    if (!may_linger(value)) {
-        slot = NULL;
+    PyObject *args = ((PyBaseExceptionObject *)exc)->args;
+    PyObject *first = PyTuple_GET_ITEM(args, 0);
+    PyObject *second = ((PyStopIterationObject *)exc)->value;
+    PyTuple_SET_ITEM(args, 0, value);
+    if (UNLIKELY(!PyObject_GC_IsTracked(args))) {
+        /* The collector left it out when it held nothing but None. */
+        PyObject_GC_Track(args);
     }
-    PyObject *exc = slot == NULL ? NULL : *slot;
-    if (exc != NULL && is_unused(exc)) {
-        PyObject *args = PyTuple_Pack(1, value);
-        if (args == NULL) {
-            Py_DECREF(value);
-            return;
-        }
-        *slot = NULL;
-        Py_XSETREF(((PyBaseExceptionObject *)exc)->args, args);
-        Py_XSETREF(((PyStopIterationObject *)exc)->value, value);
-        if (*slot == NULL) {
-            *slot = Py_NewRef(exc);
-        }
+    ((PyStopIterationObject *)exc)->value = value;
+    Py_DECREF(first);
+    Py_XDECREF(second);
+}
+
+/* Raises StopIteration(value); steals `value`. */
+static void
+raise_stop_iteration(PyObject *value)
+{
+    /* A tuple is a value like any other: it must not become the arguments. */
+    PyObject *exc = PyObject_CallOneArg(PyExc_StopIteration, value);
+    Py_DECREF(value);
+    if (exc != NULL) {
+        compat_restore_exception(exc);
+    }
+}
+
+/* The same with the exception that the loop keeps for it; the iterator empties it when it dies, which is right after
+   the value was taken, unless somebody iterates by hand. */
+static void
+raise_kept_stop_iteration(AwaiterObject *it, CoroPart *part, PyObject *value)
+{
+    PyObject *exc = part->stop_iteration;
+    if (LIKELY(exc != NULL && is_unused(exc))) {
+        Py_INCREF(exc);
+        refill(exc, Py_NewRef(value));
+        it->kept_exception = true;
         compat_restore_exception(exc);
         return;
     }
-    /* A tuple is a value like any other: it must not become the arguments. */
-    exc = PyObject_CallOneArg(PyExc_StopIteration, value);
-    Py_DECREF(value);
+    raise_stop_iteration(value);
+    /* One for the next time. */
+    PyObject *raised = compat_take_exception();
+    if (raised != NULL) {
+        Py_XSETREF(part->stop_iteration, PyObject_CallOneArg(PyExc_StopIteration, Py_None));
+        PyErr_Clear();
+        compat_restore_exception(raised);
+    }
+}
+
+/* After use. One that somebody holds, or has put a traceback on, is given up. */
+static void
+empty_kept_exception(CoroPart *part)
+{
+    PyObject *exc = part->stop_iteration;
     if (exc == NULL) {
         return;
     }
-    if (slot != NULL) {
-        Py_XSETREF(*slot, Py_NewRef(exc));
+    if (LIKELY(is_unused(exc))) {
+        refill(exc, Py_NewRef(Py_NewRef(Py_None)));
+    } else {
+        Py_CLEAR(part->stop_iteration);
     }
-    compat_restore_exception(exc);
 }
 
 static PyObject *
@@ -151,7 +222,11 @@ Awaiter_iternext(PyObject *op)
         if (result == Py_None) {
             Py_DECREF(result);
         } else {
-            raise_stop_iteration(result, part == NULL ? NULL : &part->stop_iteration);
+            if (part == NULL) {
+                raise_stop_iteration(result);
+            } else {
+                raise_kept_stop_iteration(AwaiterObject_CAST(op), part, result);
+            }
         }
         return NULL;
     }
@@ -165,7 +240,7 @@ Awaiter_send(PyObject *op, PyObject *value)
 {
     PyObject *result;
     if (Awaiter_am_send(op, value, &result) == PYGEN_RETURN) {
-        raise_stop_iteration(result, NULL);
+        raise_stop_iteration(result);
         return NULL;
     }
     if (result == NULL && !PyErr_Occurred()) {
@@ -187,12 +262,13 @@ Awaiter_throw(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_RuntimeError, "the module fastloop._core is gone");
         return NULL;
     }
-    PyObject *standard = it->fut == NULL ? PyObject_CallMethod(coro->helpers, "fresh_generator", NULL)
-                                         : coro->base_future->tp_as_async->am_await((PyObject *)it->fut);
+    BaseFuture *fut = future_of(it);
+    PyObject *standard = fut == NULL ? PyObject_CallMethod(coro->helpers, "fresh_generator", NULL)
+                                     : coro->base_future->tp_as_async->am_await((PyObject *)fut);
     PyObject *method = standard == NULL ? NULL : PyObject_GetAttr(standard, coro->str_throw);
     PyObject *result = method == NULL ? NULL : PyObject_Call(method, args, NULL);
     Py_XDECREF(method);
-    if (standard != NULL && PyErr_Occurred() && it->fut != NULL) {
+    if (standard != NULL && PyErr_Occurred() && fut != NULL) {
         /* The future is given up only if the arguments were right: then the standard one gave it up, too. */
         PyObject *exc = compat_take_exception();
         PyObject *left = PyObject_CallMethod(coro->helpers, "is_exhausted", "O", standard);
@@ -200,10 +276,11 @@ Awaiter_throw(PyObject *op, PyObject *args)
         Py_XDECREF(left);
         PyErr_Clear();
         if (exhausted) {
-            Py_CLEAR(it->fut);
+            exhaust(it);
         }
         compat_restore_exception(exc);
     }
+    Py_XDECREF((PyObject *)fut);
     Py_XDECREF(standard);
     return result;
 }
@@ -213,7 +290,7 @@ PyDoc_STRVAR(Awaiter_close_doc, "close($self, /)\n--\n\nEnd the iteration.");
 static PyObject *
 Awaiter_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    Py_CLEAR(AwaiterObject_CAST(op)->fut);
+    exhaust(AwaiterObject_CAST(op));
     Py_RETURN_NONE;
 }
 
@@ -243,6 +320,10 @@ Awaiter_dealloc(PyObject *op)
     LoopObject *loop = it->loop;
     it->loop = NULL;
     CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
+    if (it->kept_exception && part != NULL) {
+        empty_kept_exception(part);
+        part = coro_part_here(loop);
+    }
     if (part == NULL) {
         park(op, loop, NULL, NULL);
     } else {
@@ -281,9 +362,12 @@ Wakeup_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *
         PyErr_SetString(PyExc_TypeError, "task_wakeup() takes exactly one argument");
         return NULL;
     }
+    if (WakeupObject_CAST(op)->task == NULL) {
+        Py_RETURN_NONE;
+    }
     PyObject *task = Py_NewRef(WakeupObject_CAST(op)->task);
     State *state = state_of_object(task);
-    int err = state == NULL ? -1 : task_wakeup(state, BaseTask_CAST(task), args[0]);
+    int err = state == NULL ? -1 : task_wakeup(state, NULL, BaseTask_CAST(task), args[0]);
     Py_DECREF(task);
     if (err < 0) {
         return NULL;
@@ -295,19 +379,36 @@ PyObject *
 wakeup_new(State *state, PyObject *task)
 {
     CoroPart *part = future_free_lists(state, BaseFuture_CAST(task)->loop);
-    WakeupObject *wakeup;
     if (part != NULL && part->free_wakeup_count > 0) {
-        wakeup = (WakeupObject *)PyObject_Init(part->free_wakeups[--part->free_wakeup_count], state->coro->WakeupType);
-    } else {
-        wakeup = PyObject_GC_New(WakeupObject, state->coro->WakeupType);
-        if (wakeup == NULL) {
-            return NULL;
+        PyObject *parked = part->free_wakeups[--part->free_wakeup_count];
+        if (LIKELY(is_unshared(parked))) {
+            WakeupObject_CAST(parked)->task = Py_NewRef(task);
+            return parked;
         }
-        wakeup->vectorcall = Wakeup_vectorcall;
+        /* Found by gc.get_objects(), for one. */
+        Py_DECREF(parked);
     }
+    WakeupObject *wakeup = PyObject_GC_New(WakeupObject, state->coro->WakeupType);
+    if (wakeup == NULL) {
+        return NULL;
+    }
+    wakeup->vectorcall = Wakeup_vectorcall;
     wakeup->task = Py_NewRef(task);
     PyObject_GC_Track(wakeup);
     return (PyObject *)wakeup;
+}
+
+void
+wakeup_release(PyObject *op, CoroPart *part)
+{
+    if (LIKELY(part != NULL && is_unshared(op) && part->free_wakeup_count < FUTURE_FREE_MAX)) {
+        PyObject *task = WakeupObject_CAST(op)->task;
+        WakeupObject_CAST(op)->task = NULL;
+        part->free_wakeups[part->free_wakeup_count++] = op;
+        Py_DECREF(task);
+        return;
+    }
+    Py_DECREF(op);
 }
 
 static int
@@ -321,29 +422,28 @@ Wakeup_traverse(PyObject *op, visitproc visit, void *arg)
 static void
 Wakeup_dealloc(PyObject *op)
 {
+    PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     PyObject *task = WakeupObject_CAST(op)->task;
-    CoroState *coro = coro_of_exact(op);
-    PyObject *loop = BaseFuture_CAST(task)->loop;
-    CoroPart *part = NULL;
-    if (coro != NULL && loop != NULL) {
-        part = future_free_lists(state_of_module(((PyHeapTypeObject *)Py_TYPE(op))->ht_module), loop);
-    }
-    /* The list first: the last reference to the task may be the last to the loop. */
     WakeupObject_CAST(op)->task = NULL;
-    if (part == NULL) {
-        park(op, NULL, NULL, NULL);
-    } else {
-        park(op, NULL, part->free_wakeups, &part->free_wakeup_count);
-    }
-    Py_DECREF(task);
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+    Py_XDECREF(task);
+}
+
+/* The task's type; a parked object, which nobody should find, has none. */
+static PyTypeObject *
+type_of_task(PyObject *op)
+{
+    PyObject *task = WakeupObject_CAST(op)->task;
+    return Py_TYPE(task == NULL ? op : task);
 }
 
 static PyObject *
 Wakeup_repr(PyObject *op)
 {
-    return PyUnicode_FromFormat("<built-in method task_wakeup of %s object at %p>",
-                                Py_TYPE(WakeupObject_CAST(op)->task)->tp_name, WakeupObject_CAST(op)->task);
+    return PyUnicode_FromFormat("<built-in method task_wakeup of %s object at %p>", type_of_task(op)->tp_name,
+                                WakeupObject_CAST(op)->task);
 }
 
 static PyObject *
@@ -355,7 +455,7 @@ get_name(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
 static PyObject *
 get_qualified_name(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *owner = PyType_GetQualName(Py_TYPE(WakeupObject_CAST(op)->task));
+    PyObject *owner = PyType_GetQualName(type_of_task(op));
     PyObject *name = owner == NULL ? NULL : PyUnicode_FromFormat("%U.task_wakeup", owner);
     Py_XDECREF(owner);
     return name;
@@ -364,7 +464,8 @@ get_qualified_name(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 get_task(PyObject *op, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(WakeupObject_CAST(op)->task);
+    PyObject *task = WakeupObject_CAST(op)->task;
+    return Py_NewRef(task == NULL ? Py_None : task);
 }
 
 static PyGetSetDef Wakeup_getset[] = {

@@ -8,7 +8,7 @@
 /* What a task gives to add_done_callback(): called with the future, it resumes the task. */
 typedef struct {
     PyObject_HEAD
-    PyObject *task; /* strong */
+    PyObject *task; /* strong; NULL while parked */
     vectorcallfunc vectorcall;
 } WakeupObject;
 
@@ -21,5 +21,7 @@ extern PyType_Spec Wakeup_spec;
 PyObject *Future_await(PyObject *op);
 
 PyObject *wakeup_new(State *state, PyObject *task);
+/* Drops a reference, by parking the object if it was the last one. */
+void wakeup_release(PyObject *op, CoroPart *part);
 
 #endif

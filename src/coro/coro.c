@@ -2,6 +2,7 @@
 
 #include "coro/coro.h"
 
+#include "base/functions.h"
 #include "coro/awaiter.h"
 #include "coro/future.h"
 #include "coro/registry.h"
@@ -31,6 +32,9 @@ traverse_part(LoopObject *loop, visitproc visit, void *arg)
     if (loop->coro != NULL) {
         Py_VISIT(loop->coro->task_factory);
         Py_VISIT(loop->coro->stop_iteration);
+        for (int i = 0; i < loop->coro->free_wakeup_count; i++) {
+            Py_VISIT(loop->coro->free_wakeups[i]);
+        }
     }
     return 0;
 }
@@ -55,9 +59,11 @@ abandon_part(LoopObject *loop)
     /* Objects that die from now on are freed, not parked. */
     loop->coro = NULL;
     coro_free_list_clear(part->free_futures, &part->free_future_count);
-    coro_free_list_clear(part->free_tasks, &part->free_task_count);
+    task_free_list_clear(part);
     coro_free_list_clear(part->free_awaiters, &part->free_awaiter_count);
-    coro_free_list_clear(part->free_wakeups, &part->free_wakeup_count);
+    while (part->free_wakeup_count > 0) {
+        Py_DECREF(part->free_wakeups[--part->free_wakeup_count]);
+    }
     PyMem_Free(part);
 }
 
@@ -135,6 +141,28 @@ create_task_by_base(LoopObject *loop, PyObject *const *args, Py_ssize_t nargs, P
     return task;
 }
 
+/* Is create_task() of the base the standard library's? It is what ddtrace wraps to see every task. */
+static bool
+keeps_base_create_task(State *state)
+{
+    CoroState *coro = state->coro;
+    unsigned version = (unsigned)((PyTypeObject *)coro->base_loop)->tp_version_tag;
+    if (LIKELY(version != 0 && version == coro->base_loop_version && coro->create_task_code != NULL &&
+               PyFunction_GET_CODE(coro->base_create_task) == coro->create_task_code)) {
+        return true;
+    }
+    PyObject *method = PyObject_GetAttr(coro->base_loop, coro->str_create_task);
+    bool same = function_is_original(method, state->base_events_globals);
+    if (same) {
+        coro->base_loop_version = (unsigned)((PyTypeObject *)coro->base_loop)->tp_version_tag;
+        Py_XSETREF(coro->create_task_code, Py_NewRef(PyFunction_GET_CODE(method)));
+        Py_XSETREF(coro->base_create_task, Py_NewRef(method));
+    }
+    Py_XDECREF(method);
+    PyErr_Clear();
+    return same;
+}
+
 /* Before create_task() passed all keywords on, it named what the factory had made: after the first step. */
 static PyObject *
 new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
@@ -151,7 +179,7 @@ new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 }
 
 PyDoc_STRVAR(Loop_create_task_doc,
-             "create_task($self, coro, /, *, name=None, context=None, **kwargs)\n--\n\n"
+             "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
              "Schedule a coroutine and return its asyncio.Task, or what the task factory returns.\n\n"
              "Raises TypeError when coro is no coroutine, RuntimeError when the loop is closed. See\n"
              "asyncio.loop.create_task().");
@@ -168,8 +196,8 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
     PyObject *factory = loop->coro->task_factory;
     TaskArguments given;
     bool eager = factory != NULL && factory == coro->eager_task_factory;
-    if (UNLIKELY(!loop->coro->use_native || (factory != NULL && !eager) ||
-                 !coro_is_unpatched(coro->tasks_dict, coro->str_Task, coro->base_task) ||
+    if (UNLIKELY(!loop->coro->use_native || (factory != NULL && !eager) || !keeps_base_create_task(loop->state) ||
+                 !coro_is_unpatched(coro->tasks_dict, &coro->tasks_version, coro->str_Task, coro->base_task) ||
                  !read_task_arguments(coro, args, nargs, kwnames, &given))) {
         return create_task_by_base(loop, args, nargs, kwnames);
     }
@@ -381,6 +409,9 @@ coro_exec(PyObject *module, State *state)
         return -1;
     }
     coro->native = known > 0;
+    state->leave_task = current_task_forget;
+    state->run_step = task_step_run;
+    state->run_wakeup = task_wakeup_run;
     PyObject *future_type = known > 0 ? (PyObject *)coro->FutureType : base_future;
     PyObject *task_type = known > 0 ? (PyObject *)coro->TaskType : base_task;
     if (PyModule_AddObjectRef(module, "Future", future_type) < 0 ||
@@ -409,6 +440,7 @@ coro_traverse(State *state, visitproc visit, void *arg)
     Py_VISIT(coro->base_task);
     Py_VISIT(coro->loop_type);
     Py_VISIT(coro->helpers);
+    Py_VISIT(coro->base_create_task);
     Py_VISIT(coro->future_result);
     Py_VISIT(coro->future_set_exception);
     return 0;
@@ -435,6 +467,8 @@ coro_clear(State *state)
     Py_CLEAR(coro->base_task);
     Py_CLEAR(coro->loop_type);
     Py_CLEAR(coro->helpers);
+    Py_CLEAR(coro->base_create_task);
+    Py_CLEAR(coro->create_task_code);
     Py_CLEAR(coro->future_result);
     Py_CLEAR(coro->future_set_exception);
     Py_CLEAR(coro->kw_context);

@@ -68,6 +68,11 @@ typedef struct CoroState {
     bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
     bool names_known;       /* `names` is set */
     TaskNames names;
+    uint64_t tasks_version; /* of the namespaces of asyncio's modules, when they held the original types */
+    uint64_t futures_version;
+    unsigned base_loop_version; /* of the type BaseEventLoop, when its create_task() was the original */
+    PyObject *create_task_code; /* of that method */
+    PyObject *base_create_task; /* that method */
     uint32_t fresh_values; /* see layout_values_header() */
     TaskNode tasks;        /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
 
@@ -98,6 +103,7 @@ typedef struct CoroPart {
     bool use_native;          /* loop._use_native_tasks */
     PyObject *task_factory;   /* loop._task_factory; NULL stands for None */
     PyObject *stop_iteration; /* reused while nobody else holds it */
+    uint64_t shown_version;   /* of asyncio's dict of current tasks, when it was right */
     PyObject *free_futures[FUTURE_FREE_MAX];
     PyObject *free_tasks[FUTURE_FREE_MAX];
     PyObject *free_awaiters[FUTURE_FREE_MAX];

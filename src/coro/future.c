@@ -57,7 +57,11 @@ future_notify(State *state, BaseFuture *fut)
     int err = 0;
     if (callback != NULL) {
         err = queue_callback(state, native, fut, callback, context);
-        Py_DECREF(callback);
+        if (Py_IS_TYPE(callback, state->coro->WakeupType)) {
+            wakeup_release(callback, native == NULL ? NULL : coro_part_here(native));
+        } else {
+            Py_DECREF(callback);
+        }
         Py_XDECREF(context);
         more = fut->callbacks;
     }
@@ -173,7 +177,7 @@ coro_complete_future(State *state, PyObject *future, PyObject *result)
 /* ---- making ---- */
 
 bool
-coro_is_unpatched(PyObject *dict, PyObject *name, PyTypeObject *original)
+coro_look_up_unpatched(PyObject *dict, PyObject *name, PyTypeObject *original)
 {
 #if HAVE_FREE_THREADING
     PyObject *found;
@@ -223,7 +227,7 @@ future_new(LoopObject *loop)
     CoroState *coro = loop->state->coro;
     CoroPart *part = coro_part_here(loop);
     if (UNLIKELY(!coro->native || (loop->coro != NULL && !loop->coro->use_native) ||
-                 !coro_is_unpatched(coro->futures_dict, coro->str_Future, coro->base_future))) {
+                 !coro_is_unpatched(coro->futures_dict, &coro->futures_version, coro->str_Future, coro->base_future))) {
         return PyObject_CallMethodOneArg(coro->base_loop, coro->str_create_future, (PyObject *)loop);
     }
     PyObject *op;
@@ -302,7 +306,7 @@ coro_free_list_clear(PyObject **list, int *count)
     }
 }
 
-static void
+void
 Future_dealloc(PyObject *op)
 {
     BaseFuture *fut = BaseFuture_CAST(op);
@@ -336,7 +340,7 @@ PyDoc_STRVAR(Future_set_result_doc, "set_result($self, result, /)\n--\n\n"
 static PyObject *
 Future_set_result(PyObject *op, PyObject *result)
 {
-    State *state = state_of_object(op);
+    State *state = future_state(op);
     if (state == NULL) {
         return NULL;
     }

@@ -6,6 +6,15 @@
 #include "coro/coro.h"
 
 extern PyType_Spec Future_spec;
+void Future_dealloc(PyObject *op);
+void Task_dealloc(PyObject *op);
+
+/* Is the type of a future or task exactly ours? */
+static inline bool
+future_is_exact(PyObject *op)
+{
+    return Py_TYPE(op)->tp_dealloc == Future_dealloc || Py_TYPE(op)->tp_dealloc == Task_dealloc;
+}
 
 /* The state for an object whose type is exactly one of this module's; NULL late at exit. Cannot fail. */
 static inline CoroState *
@@ -20,6 +29,14 @@ static inline State *
 state_of_object(PyObject *op)
 {
     return state_of_type(Py_TYPE(op));
+}
+
+/* The same for a future or task, quicker for exactly ours. */
+static inline State *
+future_state(PyObject *op)
+{
+    PyObject *module = future_is_exact(op) ? ((PyHeapTypeObject *)Py_TYPE(op))->ht_module : NULL;
+    return module != NULL ? state_of_module(module) : state_of_object(op);
 }
 
 /* Is `op` a future whose struct may be used: exactly one of ours, or exactly a standard one? */
@@ -53,7 +70,26 @@ loop_if_native(State *state, PyObject *loop)
 int coro_call_soon(State *state, PyObject *loop, PyObject *callback, PyObject *arg, PyObject *context);
 
 /* Is dict[name], in the namespace of an asyncio module, still `original`? Programs replace asyncio's types there. */
-bool coro_is_unpatched(PyObject *dict, PyObject *name, PyTypeObject *original);
+bool coro_look_up_unpatched(PyObject *dict, PyObject *name, PyTypeObject *original);
+/* The same; `version` is that of the dict when the answer was yes. */
+static inline bool
+coro_is_unpatched(PyObject *dict, uint64_t *version, PyObject *name, PyTypeObject *original)
+{
+#if HAVE_DICT_VERSION
+    uint64_t now = compat_dict_version(dict);
+    if (LIKELY(now == *version)) {
+        return true;
+    }
+    bool same = coro_look_up_unpatched(dict, name, original);
+    if (same) {
+        *version = now;
+    }
+    return same;
+#else
+    (void)version;
+    return coro_look_up_unpatched(dict, name, original);
+#endif
+}
 
 /* Sets the fields that every __init__ sets; `loop` may be None. */
 int future_reset(State *state, PyObject *op, PyObject *loop);
@@ -79,12 +115,7 @@ bool future_is_recyclable(CoroState *coro, PyObject *op);
 static inline CoroPart *
 coro_part_here(LoopObject *loop)
 {
-#if HAVE_FREE_THREADING
-    if (loop->thread_id != PyThread_get_thread_ident()) {
-        return NULL;
-    }
-#endif
-    return loop->coro;
+    return loop_is_held_here(loop) ? loop->coro : NULL;
 }
 /* The same for any object that is given as a loop. */
 CoroPart *future_free_lists(State *state, PyObject *loop);

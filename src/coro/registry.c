@@ -30,11 +30,18 @@ unlink_node(TaskNode *node)
 
 #if HAVE_OWN_TASK_LIST
 
+/* asyncio keeps this function for good: it must not keep the module, which a subinterpreter would then never free. */
 static PyObject *
-list_for_helper(PyObject *module, PyObject *Py_UNUSED(ignored))
+list_for_helper(PyObject *reference, PyObject *Py_UNUSED(ignored))
 {
-    CoroState *coro = state_of_module(module)->coro;
-    return coro == NULL ? PyList_New(0) : registry_list(coro);
+    PyObject *module = PyObject_CallNoArgs(reference);
+    if (module == NULL) {
+        return NULL;
+    }
+    CoroState *coro = module == Py_None ? NULL : state_of_module(module)->coro;
+    PyObject *list = coro == NULL ? PyList_New(0) : registry_list(coro);
+    Py_DECREF(module);
+    return list;
 }
 
 static PyMethodDef list_methods[] = {{"native_tasks", list_for_helper, METH_NOARGS, NULL}, {NULL}};
@@ -44,7 +51,9 @@ static int
 install(CoroState *coro)
 {
     PyObject *module = PyType_GetModule(coro->TaskType);
-    PyObject *lister = module == NULL ? NULL : PyCFunction_New(list_methods, module);
+    PyObject *reference = module == NULL ? NULL : PyWeakref_NewRef(module, NULL);
+    PyObject *lister = reference == NULL ? NULL : PyCFunction_New(list_methods, reference);
+    Py_XDECREF(reference);
     PyObject *result = lister == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "O", lister);
     coro->installed = result != NULL;
     coro->standard_registry = result == Py_False;
@@ -179,7 +188,7 @@ current_task_swap(CoroState *coro, PyObject *loop, PyObject *task)
 #if HAVE_THREAD_STATE_TASKS
 
 int
-current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
+current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
     PyObject *previous = current_task_swap(coro, loop, task);
     if (previous == NULL) {
@@ -199,7 +208,7 @@ current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
 }
 
 int
-current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
+current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
     PyObject *previous = current_task_swap(coro, loop, Py_None);
     if (LIKELY(previous == task)) {
@@ -220,7 +229,7 @@ current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
 #elif HAVE_FREE_THREADING
 
 int
-current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
+current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
     PyObject *stack[2] = {loop, task};
     PyObject *result = PyObject_Vectorcall(coro->enter_task, stack, 2, NULL);
@@ -229,7 +238,7 @@ current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
 }
 
 int
-current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
+current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
     PyObject *stack[2] = {loop, task};
     PyObject *result = PyObject_Vectorcall(coro->leave_task, stack, 2, NULL);
@@ -256,23 +265,20 @@ take_item(PyObject *dict, PyObject *key)
 #endif
 }
 
-int
-current_task_enter(CoroState *coro, PyObject *loop, PyObject *task)
+static int
+enter_empty(CoroState *coro, PyObject *loop, PyObject *task)
 {
-    Py_ssize_t before = PyDict_GET_SIZE(coro->current_tasks);
-    PyObject *current = PyDict_SetDefault(coro->current_tasks, loop, task);
-    if (LIKELY(current != NULL && PyDict_GET_SIZE(coro->current_tasks) > before)) {
-        return 0;
+    /* Not PyDict_SetDefault(): that of 3.13 counts an item that it had no memory for. */
+    PyObject *current = PyDict_GetItemWithError(coro->current_tasks, loop);
+    if (LIKELY(current == NULL)) {
+        return PyErr_Occurred() ? -1 : PyDict_SetItem(coro->current_tasks, loop, task);
     }
-    if (current != NULL) {
-        PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task,
-                     current);
-    }
+    PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task, current);
     return -1;
 }
 
-int
-current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
+static int
+leave_at_once(CoroState *coro, PyObject *loop, PyObject *task)
 {
     PyObject *current = take_item(coro->current_tasks, loop);
     if (LIKELY(current == task)) {
@@ -291,4 +297,66 @@ current_task_leave(CoroState *coro, PyObject *loop, PyObject *task)
     return -1;
 }
 
+/* Between two steps in a row nobody can look, so the entry of the first stays in the dict until the second replaces it
+   (loop->left_task). Where something else runs, loop_leave_task() is called first. */
+
+void
+current_task_forget(LoopObject *loop)
+{
+    PyObject *task = loop->left_task;
+    loop->left_task = NULL;
+    PyObject *raised = compat_take_exception();
+    if (leave_at_once(loop->state->coro, (PyObject *)loop, task) < 0) {
+        PyErr_WriteUnraisable((PyObject *)loop);
+    }
+    if (raised != NULL) {
+        compat_restore_exception(raised);
+    }
+}
+
+int
+current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    if (native == NULL) {
+        return enter_empty(coro, loop, task);
+    }
+    PyObject *left = native->left_task;
+    if (left != NULL && UNLIKELY(compat_dict_version(coro->current_tasks) != native->coro->shown_version)) {
+        current_task_forget(native);
+        left = NULL;
+    }
+    int err = 0;
+    if (left == NULL) {
+        err = enter_empty(coro, loop, task);
+    } else if (left != task) {
+        err = PyDict_SetItem(coro->current_tasks, loop, task);
+    }
+    if (LIKELY(err == 0)) {
+        native->left_task = NULL;
+        native->coro->shown_version = compat_dict_version(coro->current_tasks);
+    }
+    return err;
+}
+
+int
+current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    /* Not if the dict and the record are the last to hold the task: it must not die while the next step runs. And not
+       if the dict was changed meanwhile: does it still say what it should? */
+    if (native != NULL && LIKELY(Py_REFCNT(task) > 2) && native->coro != NULL &&
+        compat_dict_version(coro->current_tasks) == native->coro->shown_version) {
+        native->left_task = task;
+        return 0;
+    }
+    return leave_at_once(coro, loop, task);
+}
+
+#endif
+
+#if !HAVE_DICT_VERSION
+void
+current_task_forget(LoopObject *loop)
+{
+    loop->left_task = NULL;
+}
 #endif

@@ -12,9 +12,12 @@ void registry_remove(TaskObject *task);
 /* List of the tasks in our own list (new references). */
 PyObject *registry_list(CoroState *coro);
 
-/* A task begins or ends a step. -1 with an exception. */
-int current_task_enter(CoroState *coro, PyObject *loop, PyObject *task);
-int current_task_leave(CoroState *coro, PyObject *loop, PyObject *task);
+/* A task begins or ends a step. `native` is its loop if the step is a record of it, whose end may be noted later; NULL
+   if not. -1 with an exception. */
+int current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
+int current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
+/* State.leave_task */
+void current_task_forget(LoopObject *loop);
 /* Puts `task` (or None) in and returns what was there (or None). */
 PyObject *current_task_swap(CoroState *coro, PyObject *loop, PyObject *task);
 

@@ -8,6 +8,7 @@
 
 #include "coro/task.h"
 
+#include "base/contexts.h"
 #include "coro/awaiter.h"
 #include "coro/registry.h"
 
@@ -24,7 +25,7 @@ step_from_callback(PyObject *op, PyObject *args)
     }
     int err;
     FL_BEGIN_CRITICAL_SECTION(op);
-    err = task_step(state, BaseTask_CAST(op), exc);
+    err = task_step(state, NULL, BaseTask_CAST(op), exc);
     FL_END_CRITICAL_SECTION();
     if (err < 0) {
         return NULL;
@@ -350,7 +351,9 @@ static PySendResult
 resume(CoroState *coro, PyObject *coroutine, PyObject *exc, PyObject **result)
 {
     if (LIKELY(exc == NULL)) {
-        return PyIter_Send(coroutine, Py_None, result);
+        /* PyIter_Send() without its questions. */
+        return LIKELY(PyCoro_CheckExact(coroutine)) ? PyCoro_Type.tp_as_async->am_send(coroutine, Py_None, result)
+                                                    : PyIter_Send(coroutine, Py_None, result);
     }
     *result = PyObject_CallMethodOneArg(coroutine, coro->str_throw, exc);
     return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;
@@ -411,7 +414,7 @@ advance(State *state, BaseTask *task, PyObject *exc)
 }
 
 int
-task_step(State *state, BaseTask *task, PyObject *exc)
+task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc)
 {
     if (UNLIKELY(task->fut.loop == NULL)) {
         /* A second __init__() failed. */
@@ -419,13 +422,18 @@ task_step(State *state, BaseTask *task, PyObject *exc)
         return -1;
     }
     PyObject *loop = Py_NewRef(task->fut.loop);
-    if (current_task_enter(state->coro, loop, (PyObject *)task) < 0) {
+    if (UNLIKELY((PyObject *)native != loop) && native != NULL) {
+        loop_leave_task(native);
+        native = NULL;
+    }
+    if (current_task_enter(state->coro, native, loop, (PyObject *)task) < 0) {
         Py_DECREF(loop);
         return -1;
     }
     int err = advance(state, task, exc);
     PyObject *raised = err < 0 ? compat_take_exception() : NULL;
-    if (current_task_leave(state->coro, loop, (PyObject *)task) < 0) {
+    /* What was thrown, and what is reported, dies outside of the step. */
+    if (current_task_leave(state->coro, err < 0 || exc != NULL ? NULL : native, loop, (PyObject *)task) < 0) {
         err = -1;
     }
     if (UNLIKELY(raised != NULL)) {
@@ -480,7 +488,7 @@ outcome_of_other(CoroState *coro, PyObject *op, PyObject **exc)
 }
 
 int
-task_wakeup(State *state, BaseTask *task, PyObject *future)
+task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
 {
     CoroState *coro = state->coro;
 #if HAVE_AWAITED_BY
@@ -497,7 +505,7 @@ task_wakeup(State *state, BaseTask *task, PyObject *future)
     if (UNLIKELY(err < 0)) {
         exc = compat_take_exception();
     }
-    err = task_step(state, task, exc);
+    err = task_step(state, native, task, exc);
     Py_XDECREF(exc);
     return err;
 }
@@ -511,6 +519,7 @@ end_record(LoopObject *loop, int err, const char *message)
     if (LIKELY(err == 0)) {
         return 0;
     }
+    loop_leave_task(loop);
     if (loop_must_propagate()) {
         return -1;
     }
@@ -536,13 +545,49 @@ task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
     int err = PyContext_Enter(context);
     if (LIKELY(err == 0)) {
         FL_BEGIN_CRITICAL_SECTION(owner);
-        err = task_step(loop->state, BaseTask_CAST(owner), arg);
+        err = task_step(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
         err = leave_context(context, err);
     } else {
         Py_DECREF(context);
     }
     return end_record(loop, err, "Exception in callback task_step()");
+}
+
+/* Does freeing a value of this type run no code at all? */
+static inline bool
+is_simple(PyObject *value)
+{
+    return value == NULL || value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) ||
+           PyUnicode_CheckExact(value) || PyBytes_CheckExact(value) || PyFloat_CheckExact(value);
+}
+
+/* Nobody is told when this coroutine, which has ended, is freed. */
+static inline bool
+is_unwatched(PyObject *coroutine)
+{
+    return PyCoro_CheckExact(coroutine) &&
+           *(PyObject **)((char *)coroutine + PyCoro_Type.tp_weaklistoffset) == NULL;
+}
+
+/* Can the last reference to a future of ours be dropped without anybody noticing? */
+static bool
+dies_silently(CoroState *coro, PyObject *op)
+{
+    BaseFuture *fut = BaseFuture_CAST(op);
+    bool is_task = Py_IS_TYPE(op, coro->TaskType);
+    if ((!is_task && !Py_IS_TYPE(op, coro->FutureType)) || fut->state != FUTURE_FINISHED || fut->exception != NULL ||
+        !is_simple(fut->result) || !is_simple(fut->cancel_msg) || fut->cancelled_exc != NULL || fut->callback0 != NULL ||
+        fut->callbacks != NULL || fut->source_tb != NULL || !future_is_recyclable(coro, op)) {
+        return false;
+    }
+    if (!is_task) {
+        return true;
+    }
+    BaseTask *task = BaseTask_CAST(op);
+    return task->fut_waiter == NULL && is_simple(task->name) &&
+           (Py_REFCNT(task->context) > 1 || context_is_spare(task->context)) &&
+           (task->coro == Py_None || Py_REFCNT(task->coro) > 1 || is_unwatched(task->coro));
 }
 
 int
@@ -552,11 +597,14 @@ task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
     int err = PyContext_Enter(context);
     if (LIKELY(err == 0)) {
         FL_BEGIN_CRITICAL_SECTION(owner);
-        err = task_wakeup(loop->state, BaseTask_CAST(owner), arg);
+        err = task_wakeup(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
         err = leave_context(context, err);
     } else {
         Py_DECREF(context);
+    }
+    if (loop->left_task != NULL && Py_REFCNT(arg) == 1 && !dies_silently(loop->state->coro, arg)) {
+        loop_leave_task(loop);
     }
     return end_record(loop, err, "Exception in callback task_wakeup()");
 }
@@ -659,8 +707,26 @@ format_name(uint64_t number)
     return PyUnicode_FromStringAndSize(text, length);
 }
 
+/* Renumbers an int that nobody else holds, in place; false if it cannot be. */
+static bool
+renumber(PyObject *spare, uint64_t number)
+{
+#if HAVE_COMPACT_LONG
+    if (PyLong_CheckExact(spare) && is_unshared(spare) && number < PyLong_BASE &&
+        PyUnstable_Long_IsCompact((PyLongObject *)spare) && PyUnstable_Long_CompactValue((PyLongObject *)spare) > 0) {
+        ((PyLongObject *)spare)->long_value.ob_digit[0] = (digit)number;
+        return true;
+    }
+#else
+    (void)spare;
+    (void)number;
+#endif
+    return false;
+}
+
+/* `spare` is NULL or the name of a task that is gone, whose reference is taken. */
 static PyObject *
-automatic_name(CoroState *coro)
+automatic_name(CoroState *coro, PyObject *spare)
 {
     TaskNames *names = &coro->names;
     if (UNLIKELY(!coro->names_known)) {
@@ -668,6 +734,7 @@ automatic_name(CoroState *coro)
         int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, names);
         Py_XDECREF(make_task);
         if (err < 0) {
+            Py_XDECREF(spare);
             return NULL;
         }
         coro->names_known = true;
@@ -678,16 +745,23 @@ automatic_name(CoroState *coro)
 #else
     uint64_t number = ++*counter;
 #endif
+    if (spare != NULL) {
+        if (names->lazy && renumber(spare, number)) {
+            return spare;
+        }
+        Py_DECREF(spare);
+    }
     return names->lazy ? PyLong_FromUnsignedLongLong(number) : format_name(number);
 }
 
-/* The name to keep for what the user gave, which may be NULL or None. */
+/* The name to keep for what the user gave, which may be NULL or None. Takes the reference to `spare`. */
 static PyObject *
-make_name(CoroState *coro, PyObject *name)
+make_name(CoroState *coro, PyObject *name, PyObject *spare)
 {
     if (name == NULL || name == Py_None) {
-        return automatic_name(coro);
+        return automatic_name(coro, spare);
     }
+    Py_XDECREF(spare);
     return PyUnicode_CheckExact(name) ? Py_NewRef(name) : PyObject_Str(name);
 }
 
@@ -723,7 +797,19 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
         PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s", Py_TYPE(context)->tp_name);
         return -1;
     }
-    PyObject *own = context == NULL || context == Py_None ? PyContext_CopyCurrent() : Py_NewRef(context);
+    /* Of a new object: the one that it was parked with. */
+    PyObject *spare = NULL;
+    if (task->coro == NULL && task->context != NULL) {
+        spare = task->context;
+        task->context = NULL;
+    }
+    PyObject *own;
+    if (context == NULL || context == Py_None) {
+        own = context_copy_current(spare);
+    } else {
+        Py_XDECREF(spare);
+        own = Py_NewRef(context);
+    }
     if (own == NULL) {
         return -1;
     }
@@ -737,12 +823,10 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
     TASK_FLAGS(task)->log_destroy_pending = 1;
     task->num_cancels_requested = 0;
     Py_XSETREF(task->coro, Py_NewRef(coroutine));
-    PyObject *kept = make_name(coro, name);
-    if (kept == NULL) {
-        return -1;
-    }
-    Py_XSETREF(task->name, kept);
-    return 0;
+    PyObject *old_name = task->name;
+    task->name = NULL;
+    task->name = make_name(coro, name, old_name);
+    return task->name == NULL ? -1 : 0;
 }
 
 PyObject *
@@ -812,7 +896,7 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
 
 /* ---- freeing ---- */
 
-static void
+void
 Task_dealloc(PyObject *op)
 {
     BaseTask *task = BaseTask_CAST(op);
@@ -836,8 +920,13 @@ Task_dealloc(PyObject *op)
     future_clear_fields(&task->fut);
     Py_CLEAR(task->fut_waiter);
     Py_CLEAR(task->coro);
-    Py_CLEAR(task->name);
-    Py_CLEAR(task->context);
+    /* The next task of this memory can use these two. */
+    if (task->name != NULL && !(PyLong_CheckExact(task->name) && is_unshared(task->name))) {
+        Py_CLEAR(task->name);
+    }
+    if (task->context != NULL && !context_is_spare(task->context)) {
+        Py_CLEAR(task->context);
+    }
     TASK_FLAGS(task)->must_cancel = 0;
     TASK_FLAGS(task)->log_destroy_pending = 0;
     task->num_cancels_requested = 0;
@@ -847,10 +936,22 @@ Task_dealloc(PyObject *op)
     if (part != NULL && part->free_task_count < FUTURE_FREE_MAX) {
         part->free_tasks[part->free_task_count++] = op;
     } else {
+        Py_CLEAR(task->name);
+        Py_CLEAR(task->context);
         type->tp_free(op);
     }
     Py_DECREF(type);
     Py_DECREF(loop);
+}
+
+void
+task_free_list_clear(CoroPart *part)
+{
+    for (int i = 0; i < part->free_task_count; i++) {
+        Py_CLEAR(BaseTask_CAST(part->free_tasks[i])->name);
+        Py_CLEAR(BaseTask_CAST(part->free_tasks[i])->context);
+    }
+    coro_free_list_clear(part->free_tasks, &part->free_task_count);
 }
 
 static PyTypeObject *

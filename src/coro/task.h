@@ -19,12 +19,16 @@ extern PyType_Spec Task_spec;
 /* New task of a loop of ours. `name` and `context` may be NULL. */
 PyObject *task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *context, bool eager);
 
+/* Frees what is parked. */
+void task_free_list_clear(CoroPart *part);
+
 /* ready_run of a step: `arg` is an exception to throw, or NULL. */
 int task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg);
 /* ready_run of a wake-up: `arg` is the future that is done. */
 int task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg);
-/* The same for a caller who has entered the task's context. -1 with an exception. */
-int task_step(State *state, BaseTask *task, PyObject *exc);
-int task_wakeup(State *state, BaseTask *task, PyObject *future);
+/* The same for a caller who has entered the task's context; `native` is the loop whose record this is, or NULL. -1 with
+   an exception. */
+int task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc);
+int task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future);
 
 #endif

@@ -1,0 +1,43 @@
+/* Contexts that are used a second time: copies of an empty context that nobody holds any more. */
+
+#ifndef FASTLOOP_BASE_CONTEXTS_H
+#define FASTLOOP_BASE_CONTEXTS_H
+
+#include "compat.h"
+
+/* Nobody else holds `op`; one reference is ours. */
+static inline bool
+is_unshared(PyObject *op)
+{
+    return !HAVE_FREE_THREADING && Py_REFCNT(op) == 1;
+}
+
+static inline bool
+context_is_empty(PyObject *context)
+{
+    return PyContext_CheckExact(context) && PyContext_Type.tp_as_mapping->mp_length(context) == 0;
+}
+
+/* Is `context`, of which we hold a reference, as good as a new copy of an empty one? */
+static inline bool
+context_is_spare(PyObject *context)
+{
+    return is_unshared(context) && context_is_empty(context) &&
+           *(PyObject **)((char *)context + PyContext_Type.tp_weaklistoffset) == NULL;
+}
+
+/* PyContext_CopyCurrent(); `spare` is NULL or a spare context, whose reference is taken. */
+static inline PyObject *
+context_copy_current(PyObject *spare)
+{
+    if (spare != NULL) {
+        PyObject *current = PyThreadState_Get()->context;
+        if (LIKELY(current == NULL || context_is_empty(current))) {
+            return spare;
+        }
+        Py_DECREF(spare);
+    }
+    return PyContext_CopyCurrent();
+}
+
+#endif
