@@ -23,8 +23,8 @@ SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test test-debug gc asan stress tsan valgrind checked-debug checked-asan demo conformance ecosystem \
-	bench bench-smoke docs lint format sdist wheel check-wheel clean
+.PHONY: help build debug test switches test-debug gc asan stress tsan valgrind checked-debug checked-asan demo \
+	conformance ecosystem bench bench-smoke docs lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -38,6 +38,13 @@ debug: ## build it in place with -O0, assertions and full debug information
 
 test: build ## run the tests
 	$(PY) $(PYTEST) $(TESTS)
+
+# Each fast path switched off (fastloop/switches.py), and the tests of what then serves in its place.
+SWITCHES = tasks:coro,sched pool:pool,executor spin:pool,executor sockets:io connect:io streams:io tls:io
+switches: build ## run the tests with one fast path after the other switched off
+	set -e; for switch in $(SWITCHES); do \
+		FASTLOOP_DISABLE=$${switch%:*} $(PY) $(PYTEST) -q --loop fastloop $$(echo ",$${switch#*:}" | sed 's#,# tests/#g'); \
+	done
 
 # A build for a check stays out of the source tree, next to a copy of the package: what was built in place stays as it
 # is. The tests run in its folder, and it stands in PYTHONPATH, so that every child process imports it too.
