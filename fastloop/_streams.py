@@ -58,11 +58,12 @@ class StreamReader(stock_reader):
         return found
 
     async def readuntil(self, separator=b"\n"):
-        found = _stream_read_until(self, separator, -1)
+        scanned = -1
+        found = _stream_read_until(self, separator, scanned)
         while type(found) is not bytes:
             if found is None:
                 return await stock_reader.readuntil(self, separator)
-            scanned = len(self._buffer)
+            scanned = max(scanned, len(self._buffer))
             try:
                 await found
             finally:
@@ -71,12 +72,13 @@ class StreamReader(stock_reader):
         return found
 
     async def readline(self):
+        scanned = -1
         try:
-            found = _stream_read_until(self, b"\n", -1)
+            found = _stream_read_until(self, b"\n", scanned)
             while type(found) is not bytes:
                 if found is None:
                     return await stock_reader.readline(self)
-                scanned = len(self._buffer)
+                scanned = max(scanned, len(self._buffer))
                 try:
                     await found
                 finally:
@@ -101,9 +103,7 @@ for name, method in vars(StreamReader).items():
 
 def functions_of(cls):
     """Every name in the class's own namespace, with the functions and properties themselves and None for others."""
-    return {
-        name: value if isinstance(value, (FunctionType, property)) else None for name, value in vars(cls).items()
-    }
+    return {name: value if isinstance(value, (FunctionType, property)) else None for name, value in vars(cls).items()}
 
 
 originals = {cls: functions_of(cls) for cls in (StreamReader, stock_reader, stock_protocol)}

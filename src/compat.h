@@ -65,6 +65,13 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* asyncio's own futures and tasks are safe for threads without a GIL since 3.14. */
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
+#define HAVE_UNLOCKED_FUTURES 1
+#else
+#define HAVE_UNLOCKED_FUTURES 0
+#endif
+
 /* A handle of call_soon_threadsafe() answers other threads only when its callback does not run (since 3.14). */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_BLOCKING_HANDLES 1
@@ -72,11 +79,12 @@
 #define HAVE_BLOCKING_HANDLES 0
 #endif
 
-/* bytearray.take_bytes() hands its memory over (since 3.15). */
+/* A bytearray is a block of memory of its own, that its fields describe; since 3.15 it is that of a bytes object, which
+   bytearray.take_bytes() hands over. */
 #if PY_VERSION_HEX >= 0x030F0000
-#define HAVE_BYTEARRAY_TAKE_BYTES 1
+#define HAVE_BYTEARRAY_MEMORY 0
 #else
-#define HAVE_BYTEARRAY_TAKE_BYTES 0
+#define HAVE_BYTEARRAY_MEMORY 1
 #endif
 
 #ifdef Py_GIL_DISABLED

@@ -351,7 +351,9 @@ static PySendResult
 resume(CoroState *coro, PyObject *coroutine, PyObject *exc, PyObject **result)
 {
     if (LIKELY(exc == NULL)) {
-        return PyIter_Send(coroutine, Py_None, result);
+        /* PyIter_Send() without its questions. */
+        return LIKELY(PyCoro_CheckExact(coroutine)) ? PyCoro_Type.tp_as_async->am_send(coroutine, Py_None, result)
+                                                    : PyIter_Send(coroutine, Py_None, result);
     }
     *result = PyObject_CallMethodOneArg(coroutine, coro->str_throw, exc);
     return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;

@@ -540,6 +540,16 @@ SockOp_am_send(PyObject *op, PyObject *value, PyObject **result)
     return sent;
 }
 
+static PyObject *
+SockOp_await(PyObject *op)
+{
+    if (UNLIKELY(SockOpObject_CAST(op)->awaiter != NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
+        return NULL;
+    }
+    return Py_NewRef(op);
+}
+
 /* Raises StopIteration(value); steals it. */
 static PyObject *
 stop_with(PyObject *value)
@@ -733,7 +743,7 @@ static PyGetSetDef SockOp_getset[] = {
 
 static PyType_Slot SockOp_slots[] = {
     {Py_tp_doc, "What loop.sock_recv() and its kin return: an awaitable that behaves as their coroutine does."},
-    {Py_am_await, PyObject_SelfIter},
+    {Py_am_await, SockOp_await},
     {Py_am_send, SockOp_am_send},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, SockOp_iternext},

@@ -9,89 +9,126 @@
 
 #include "base/bytearrays.h"
 
-/* The attributes that StreamReader.__init__() sets, all of them known; one more could replace a method. */
-enum { FIELD_COUNT = 8 };
-
 /* ---- attributes ---- */
 
-PyObject *
-reader_open(State *state, PyObject *reader)
+static const size_t FIELD_NAMES[FIELD_COUNT] = {
+    [FIELD_LIMIT] = offsetof(State, str__limit),         [FIELD_LOOP] = offsetof(State, str__loop),
+    [FIELD_BUFFER] = offsetof(State, str__buffer),       [FIELD_EOF] = offsetof(State, str__eof),
+    [FIELD_WAITER] = offsetof(State, str__waiter),       [FIELD_EXCEPTION] = offsetof(State, str__exception),
+    [FIELD_TRANSPORT] = offsetof(State, str__transport), [FIELD_PAUSED] = offsetof(State, str__paused),
+};
+
+static PyObject *
+field_name(State *state, int field)
 {
-    StreamState *streams = state->streams;
-    if (streams == NULL || !streams->usable || !Py_IS_TYPE(reader, streams->reader.type) ||
-        known_check(streams, &streams->reader) <= 0) {
-        return NULL;
-    }
-    PyObject *dict = PyObject_GenericGetDict(reader, NULL);
-    if (dict != NULL && UNLIKELY(!PyDict_CheckExact(dict) || PyDict_GET_SIZE(dict) != FIELD_COUNT)) {
-        Py_CLEAR(dict);
-    }
-    return dict;
+    return *(PyObject **)((char *)state + FIELD_NAMES[field]);
 }
 
-PyObject *
-reader_buffer(State *state, PyObject *dict)
+/* Fills view->held; false when an attribute is missing. In the order of __init__(), going through the dict is much
+   quicker than looking each of them up. */
+static bool
+load_fields(ReaderView *view)
 {
-    PyObject *buffer = reader_get(dict, state->str__buffer);
-    return buffer != NULL && PyByteArray_CheckExact(buffer) ? buffer : NULL;
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    int field = 0;
+    while (field < FIELD_COUNT && PyDict_Next(view->dict, &position, &key, &value) &&
+           key == field_name(view->state, field)) {
+        view->held[field++] = value;
+    }
+    for (; field < FIELD_COUNT; field++) {
+        view->held[field] = PyDict_GetItemWithError(view->dict, field_name(view->state, field));
+        if (view->held[field] == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+is_bool(PyObject *op)
+{
+    return op == Py_False || op == Py_True;
+}
+
+/* Are the attributes of the types that they usually have? */
+static bool
+check_fields(ReaderView *view)
+{
+    PyObject *limit = view->held[FIELD_LIMIT];
+    view->buffer = view->held[FIELD_BUFFER];
+    if (!PyByteArray_CheckExact(view->buffer) || !PyLong_CheckExact(limit) || !is_bool(view->held[FIELD_EOF]) ||
+        !is_bool(view->held[FIELD_PAUSED])) {
+        return false;
+    }
+    view->eof = view->held[FIELD_EOF] == Py_True;
+    view->paused = view->held[FIELD_PAUSED] == Py_True;
+    view->limit = PyLong_AsSsize_t(limit);
+    if (view->limit == -1) {
+        PyErr_Clear();
+    }
+    return view->limit >= 0 && view->limit <= PY_SSIZE_T_MAX / 2;
 }
 
 int
-reader_flag(PyObject *dict, PyObject *name)
+reader_open(State *state, PyObject *reader, ReaderView *view)
 {
-    PyObject *value = reader_get(dict, name);
-    return value == Py_False ? 0 : value == Py_True ? 1 : -1;
-}
-
-Py_ssize_t
-reader_limit(State *state, PyObject *dict)
-{
-    PyObject *value = reader_get(dict, state->str__limit);
-    if (value == NULL || !PyLong_CheckExact(value)) {
+    StreamState *streams = state->streams;
+    if (streams == NULL || !streams->usable || !Py_IS_TYPE(reader, streams->reader.type)) {
+        return 0;
+    }
+    int original = known_check(streams, &streams->reader);
+    if (original <= 0) {
+        return original;
+    }
+    view->state = state;
+    view->dict = PyObject_GenericGetDict(reader, NULL);
+    if (view->dict == NULL) {
         return -1;
     }
-    Py_ssize_t limit = PyLong_AsSsize_t(value);
-    if (limit == -1) {
-        PyErr_Clear();
+    /* One attribute more could replace a method. */
+    if (PyDict_CheckExact(view->dict) && PyDict_GET_SIZE(view->dict) == FIELD_COUNT && load_fields(view) &&
+        check_fields(view)) {
+        return 1;
     }
-    /* Twice the limit is what is compared with. */
-    return limit > PY_SSIZE_T_MAX / 2 ? -1 : limit;
+    Py_DECREF(view->dict);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+int
+reader_set(ReaderView *view, ReaderField field, PyObject *value)
+{
+    return PyDict_SetItem(view->dict, field_name(view->state, field), value);
 }
 
 /* ---- what the methods share ---- */
 
-/* Neither done nor a future: for the standard method, unless there is an exception. */
+/* `raise self._exception`; None for what is no exception. */
 static PyObject *
-not_here(void)
+raise_stored(ReaderView *view)
 {
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-}
-
-/* `if self._exception is not None: raise self._exception`. 0 when there is none, 1 when it is not one that can be
-   raised here, -1 with it. */
-static int
-raise_stored(State *state, PyObject *dict)
-{
-    PyObject *exc = reader_get(dict, state->str__exception);
-    if (LIKELY(exc == Py_None)) {
-        return 0;
-    }
-    if (exc == NULL || !PyExceptionInstance_Check(exc)) {
-        return 1;
+    PyObject *exc = view->held[FIELD_EXCEPTION];
+    if (!PyExceptionInstance_Check(exc)) {
+        Py_RETURN_NONE;
     }
     PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-    return -1;
+    return NULL;
+}
+
+static bool
+has_exception(ReaderView *view)
+{
+    return UNLIKELY(view->held[FIELD_EXCEPTION] != Py_None);
 }
 
 static int
-resume_transport(State *state, PyObject *dict)
+resume_transport(ReaderView *view)
 {
-    PyObject *transport = Py_XNewRef(reader_get(dict, state->str__transport));
-    if (transport == NULL || PyDict_SetItem(dict, state->str__paused, Py_False) < 0) {
-        Py_XDECREF(transport);
-        return -1;
+    PyObject *transport = Py_NewRef(view->held[FIELD_TRANSPORT]);
+    PyObject *result = NULL;
+    if (reader_set(view, FIELD_PAUSED, Py_False) == 0) {
+        result = PyObject_CallMethodNoArgs(transport, view->state->str_resume_reading);
     }
-    PyObject *result = PyObject_CallMethodNoArgs(transport, state->str_resume_reading);
     Py_DECREF(transport);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -99,41 +136,48 @@ resume_transport(State *state, PyObject *dict)
 
 /* The beginning of `_wait_for_data(name)`: the new waiter. */
 static PyObject *
-start_waiting(State *state, PyObject *dict, const char *name)
+start_waiting(ReaderView *view, const char *name)
 {
-    PyObject *waiter = reader_get(dict, state->str__waiter);
-    PyObject *loop = reader_get(dict, state->str__loop);
-    int paused = reader_flag(dict, state->str__paused);
-    if (waiter == NULL || loop == NULL || paused < 0) {
-        return not_here();
-    }
-    if (waiter != Py_None) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "%s() called while another coroutine is already waiting for incoming data", name);
+    if (view->held[FIELD_WAITER] != Py_None) {
+        PyErr_Format(PyExc_RuntimeError, "%s() called while another coroutine is already waiting for incoming data",
+                     name);
         return NULL;
     }
-    Py_INCREF(loop);
+    PyObject *loop = Py_NewRef(view->held[FIELD_LOOP]);
     PyObject *future = NULL;
-    if (!paused || resume_transport(state, dict) == 0) {
-        future = PyObject_CallMethodNoArgs(loop, state->str_create_future);
+    if (!view->paused || resume_transport(view) == 0) {
+        future = PyObject_CallMethodNoArgs(loop, view->state->str_create_future);
     }
     Py_DECREF(loop);
-    if (future != NULL && PyDict_SetItem(dict, state->str__waiter, future) < 0) {
+    if (future != NULL && reader_set(view, FIELD_WAITER, future) < 0) {
         Py_CLEAR(future);
     }
     return future;
 }
 
+/* Everything in the buffer, whose memory is kept for others where it is large. */
+static PyObject *
+take_all(ReaderView *view)
+{
+    Py_ssize_t size = PyByteArray_GET_SIZE(view->buffer);
+    if (!HAVE_BYTEARRAY_MEMORY || bytearray_allocated(view->buffer) <= SPARE_SIZE ||
+        !bytearray_may_resize(view->buffer)) {
+        return bytearray_take(view->buffer, size);
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(view->buffer), size);
+    if (bytes != NULL) {
+        spare_take_back(view->state->streams, view->buffer);
+    }
+    return bytes;
+}
+
 /* The first `size` bytes; then `_maybe_resume_transport()`. */
 static PyObject *
-take(State *state, PyObject *dict, PyObject *buffer, Py_ssize_t size)
+take(ReaderView *view, Py_ssize_t size)
 {
-    Py_ssize_t rest = PyByteArray_GET_SIZE(buffer) - size;
-    PyObject *bytes = bytearray_take(buffer, size);
-    if (bytes == NULL || LIKELY(reader_get(dict, state->str__paused) == Py_False)) {
-        return bytes;
-    }
-    if (rest <= reader_limit(state, dict) && resume_transport(state, dict) < 0) {
+    Py_ssize_t rest = PyByteArray_GET_SIZE(view->buffer) - size;
+    PyObject *bytes = rest == 0 ? take_all(view) : bytearray_take(view->buffer, size);
+    if (bytes != NULL && UNLIKELY(view->paused) && rest <= view->limit && resume_transport(view) < 0) {
         Py_CLEAR(bytes);
     }
     return bytes;
@@ -141,13 +185,13 @@ take(State *state, PyObject *dict, PyObject *buffer, Py_ssize_t size)
 
 /* raise IncompleteReadError(everything, expected) */
 static PyObject *
-raise_incomplete(StreamState *streams, PyObject *buffer, PyObject *expected)
+raise_incomplete(ReaderView *view, PyObject *expected)
 {
-    PyObject *partial = bytearray_take(buffer, PyByteArray_GET_SIZE(buffer));
-    PyObject *exc =
-        partial == NULL ? NULL : PyObject_CallFunctionObjArgs(streams->IncompleteReadError, partial, expected, NULL);
+    PyObject *type = view->state->streams->IncompleteReadError;
+    PyObject *partial = bytearray_take(view->buffer, PyByteArray_GET_SIZE(view->buffer));
+    PyObject *exc = partial == NULL ? NULL : PyObject_CallFunctionObjArgs(type, partial, expected, NULL);
     if (exc != NULL) {
-        PyErr_SetObject(streams->IncompleteReadError, exc);
+        PyErr_SetObject(type, exc);
     }
     Py_XDECREF(partial);
     Py_XDECREF(exc);
@@ -156,40 +200,15 @@ raise_incomplete(StreamState *streams, PyObject *buffer, PyObject *expected)
 
 /* raise LimitOverrunError(message, consumed) */
 static PyObject *
-raise_overrun(StreamState *streams, const char *message, Py_ssize_t consumed)
+raise_overrun(ReaderView *view, const char *message, Py_ssize_t consumed)
 {
-    PyObject *exc = PyObject_CallFunction(streams->LimitOverrunError, "sn", message, consumed);
+    PyObject *type = view->state->streams->LimitOverrunError;
+    PyObject *exc = PyObject_CallFunction(type, "sn", message, consumed);
     if (exc != NULL) {
-        PyErr_SetObject(streams->LimitOverrunError, exc);
+        PyErr_SetObject(type, exc);
         Py_DECREF(exc);
     }
     return NULL;
-}
-
-/* ---- read() ---- */
-
-/* read(n) of a reader; `resumed` when it has waited for data. */
-static PyObject *
-read_some(State *state, PyObject *dict, Py_ssize_t n, bool resumed)
-{
-    int raised = resumed ? 0 : raise_stored(state, dict);
-    if (raised < 0) {
-        return NULL;
-    }
-    PyObject *buffer = reader_buffer(state, dict);
-    int eof = reader_flag(dict, state->str__eof);
-    int paused = reader_flag(dict, state->str__paused);
-    if (raised > 0 || buffer == NULL || eof < 0 || paused < 0 || (paused && reader_limit(state, dict) < 0)) {
-        return not_here();
-    }
-    if (n == 0 && !resumed) {
-        return PyBytes_FromStringAndSize(NULL, 0);
-    }
-    Py_ssize_t size = PyByteArray_GET_SIZE(buffer);
-    if (size == 0 && !eof && !resumed) {
-        return start_waiting(state, dict, "read");
-    }
-    return take(state, dict, buffer, Py_MIN(n, size));
 }
 
 /* An argument that is exactly an int, not negative and not too large; -1 without an exception. */
@@ -206,77 +225,48 @@ plain_size(PyObject *number)
     return size;
 }
 
-/* For the three functions: opens the reader that is their first argument, out of `count`. None (new) or NULL when
-   there is nothing more to do. */
+/* ---- the three methods ---- */
+
+/* read(n); `resumed` when it has waited for data, which are then taken whatever has become of the reader. */
 static PyObject *
-open_argument(State *state, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t count, PyObject **dict)
-{
-    *dict = NULL;
-    if (nargs != count) {
-        PyErr_SetString(PyExc_TypeError, "wrong number of arguments");
-        return NULL;
-    }
-    *dict = reader_open(state, args[0]);
-    return *dict == NULL ? not_here() : NULL;
-}
-
-PyDoc_STRVAR(stream_read_doc, "_stream_read(reader, n, resumed, /)\n--\n\nSee fastloop._streams.");
-
-static PyObject *
-stream_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
-{
-    State *state = state_of_module(module);
-    PyObject *dict;
-    PyObject *result = open_argument(state, args, nargs, 3, &dict);
-    if (dict != NULL) {
-        Py_ssize_t n = plain_size(args[1]);
-        result = n < 0 ? not_here() : read_some(state, dict, n, args[2] == Py_True);
-        Py_DECREF(dict);
-    }
-    return result;
-}
-
-/* ---- readexactly() ---- */
-
-static PyObject *
-read_exactly(State *state, PyObject *dict, PyObject *number, bool resumed)
+read_some(ReaderView *view, PyObject *number, bool resumed)
 {
     Py_ssize_t n = plain_size(number);
-    int raised = resumed || n < 0 ? 0 : raise_stored(state, dict);
-    if (raised < 0) {
-        return NULL;
+    if (n < 0) {
+        Py_RETURN_NONE;
     }
-    PyObject *buffer = reader_buffer(state, dict);
-    int eof = reader_flag(dict, state->str__eof);
-    int paused = reader_flag(dict, state->str__paused);
-    if (raised > 0 || n < 0 || buffer == NULL || eof < 0 || paused < 0 || (paused && reader_limit(state, dict) < 0)) {
-        return not_here();
+    if (!resumed) {
+        if (has_exception(view)) {
+            return raise_stored(view);
+        }
+        if (n > 0 && PyByteArray_GET_SIZE(view->buffer) == 0 && !view->eof) {
+            return start_waiting(view, "read");
+        }
+        if (n == 0) {
+            return PyBytes_FromStringAndSize(NULL, 0);
+        }
+    }
+    return take(view, Py_MIN(n, PyByteArray_GET_SIZE(view->buffer)));
+}
+
+static PyObject *
+read_exactly(ReaderView *view, PyObject *number, bool resumed)
+{
+    Py_ssize_t n = plain_size(number);
+    if (n < 0) {
+        Py_RETURN_NONE;
+    }
+    if (!resumed && has_exception(view)) {
+        return raise_stored(view);
     }
     if (n == 0) {
         return PyBytes_FromStringAndSize(NULL, 0);
     }
-    if (PyByteArray_GET_SIZE(buffer) < n) {
-        return eof ? raise_incomplete(state->streams, buffer, number) : start_waiting(state, dict, "readexactly");
+    if (PyByteArray_GET_SIZE(view->buffer) < n) {
+        return view->eof ? raise_incomplete(view, number) : start_waiting(view, "readexactly");
     }
-    return take(state, dict, buffer, n);
+    return take(view, n);
 }
-
-PyDoc_STRVAR(stream_read_exactly_doc, "_stream_read_exactly(reader, n, resumed, /)\n--\n\nSee fastloop._streams.");
-
-static PyObject *
-stream_read_exactly(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
-{
-    State *state = state_of_module(module);
-    PyObject *dict;
-    PyObject *result = open_argument(state, args, nargs, 3, &dict);
-    if (dict != NULL) {
-        result = read_exactly(state, dict, args[1], args[2] == Py_True);
-        Py_DECREF(dict);
-    }
-    return result;
-}
-
-/* ---- readuntil() ---- */
 
 /* Where `separator` is in the buffer, from `offset` on; -1 when it is not there. */
 static Py_ssize_t
@@ -293,35 +283,80 @@ find(PyObject *buffer, Py_ssize_t offset, PyObject *separator)
 
 /* `scanned`: how long the buffer was when the separator was not in it, -1 at first. */
 static PyObject *
-read_until(State *state, PyObject *dict, PyObject *separator, Py_ssize_t scanned)
+read_until(ReaderView *view, PyObject *separator, Py_ssize_t scanned)
 {
-    int raised = scanned < 0 ? raise_stored(state, dict) : 0;
-    if (raised < 0) {
-        return NULL;
+    if (!PyBytes_CheckExact(separator) || PyBytes_GET_SIZE(separator) == 0) {
+        Py_RETURN_NONE;
     }
-    PyObject *buffer = reader_buffer(state, dict);
-    Py_ssize_t limit = reader_limit(state, dict);
-    int eof = reader_flag(dict, state->str__eof);
-    if (raised > 0 || buffer == NULL || eof < 0 || limit < 0) {
-        return not_here();
+    if (scanned < 0 && has_exception(view)) {
+        return raise_stored(view);
     }
     Py_ssize_t length = PyBytes_GET_SIZE(separator);
-    Py_ssize_t size = PyByteArray_GET_SIZE(buffer);
+    Py_ssize_t size = PyByteArray_GET_SIZE(view->buffer);
     Py_ssize_t offset = Py_MAX(0, scanned + 1 - length);
     if (size - offset >= length) {
-        Py_ssize_t found = find(buffer, offset, separator);
-        if (found > limit) {
-            return raise_overrun(state->streams, "Separator is found, but chunk is longer than limit", found);
+        Py_ssize_t found = find(view->buffer, offset, separator);
+        if (found > view->limit) {
+            return raise_overrun(view, "Separator is found, but chunk is longer than limit", found);
         }
         if (found >= 0) {
-            return take(state, dict, buffer, found + length);
+            return take(view, found + length);
         }
         offset = size + 1 - length;
-        if (offset > limit) {
-            return raise_overrun(state->streams, "Separator is not found, and chunk exceed the limit", offset);
+        if (offset > view->limit) {
+            return raise_overrun(view, "Separator is not found, and chunk exceed the limit", offset);
         }
     }
-    return eof ? raise_incomplete(state->streams, buffer, Py_None) : start_waiting(state, dict, "readuntil");
+    return view->eof ? raise_incomplete(view, Py_None) : start_waiting(view, "readuntil");
+}
+
+/* ---- what Python calls ---- */
+
+/* Opens the reader that is the first of three arguments: as reader_open(). */
+static int
+open_argument(PyObject *module, PyObject *const *args, Py_ssize_t nargs, ReaderView *view)
+{
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "a reader, an argument and the progress are needed");
+        return -1;
+    }
+    return reader_open(state_of_module(module), args[0], view);
+}
+
+static PyObject *
+none_unless(int err)
+{
+    return err < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(stream_read_doc, "_stream_read(reader, n, resumed, /)\n--\n\nSee fastloop._streams.");
+
+static PyObject *
+stream_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    ReaderView view;
+    int opened = open_argument(module, args, nargs, &view);
+    if (opened <= 0) {
+        return none_unless(opened);
+    }
+    PyObject *result = read_some(&view, args[1], args[2] == Py_True);
+    reader_close(&view);
+    return result;
+}
+
+PyDoc_STRVAR(stream_read_exactly_doc, "_stream_read_exactly(reader, n, resumed, /)\n--\n\nSee fastloop._streams.");
+
+static PyObject *
+stream_read_exactly(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    ReaderView view;
+    int opened = open_argument(module, args, nargs, &view);
+    if (opened <= 0) {
+        return none_unless(opened);
+    }
+    PyObject *result = read_exactly(&view, args[1], args[2] == Py_True);
+    reader_close(&view);
+    return result;
 }
 
 PyDoc_STRVAR(stream_read_until_doc, "_stream_read_until(reader, separator, scanned, /)\n--\n\nSee fastloop._streams.");
@@ -329,14 +364,13 @@ PyDoc_STRVAR(stream_read_until_doc, "_stream_read_until(reader, separator, scann
 static PyObject *
 stream_read_until(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    State *state = state_of_module(module);
-    PyObject *dict;
-    PyObject *result = open_argument(state, args, nargs, 3, &dict);
-    if (dict != NULL) {
-        bool usual = PyBytes_CheckExact(args[1]) && PyBytes_GET_SIZE(args[1]) > 0;
-        result = usual ? read_until(state, dict, args[1], plain_size(args[2])) : not_here();
-        Py_DECREF(dict);
+    ReaderView view;
+    int opened = open_argument(module, args, nargs, &view);
+    if (opened <= 0) {
+        return none_unless(opened);
     }
+    PyObject *result = read_until(&view, args[1], plain_size(args[2]));
+    reader_close(&view);
     return result;
 }
 

@@ -7,6 +7,9 @@
 #include "base/bytearrays.h"
 #include "io/streamreader.h"
 
+/* Less than this is copied: whoever does not read holds as much memory as a whole spare. */
+enum { SWAPPED_MINIMUM = SINK_BULK };
+
 /* ---- the part of the module state ---- */
 
 /* Imports fastloop._streams. Where asyncio is not as it is known here, the streams stay `usable` = false. */
@@ -18,8 +21,8 @@ load(StreamState *streams)
         return -1;
     }
     PyObject *found[6] = {NULL};
-    static const char *const names[6] = {"StreamReader",        "stock_reader",       "stock_protocol", "is_original",
-                                         "LimitOverrunError", "IncompleteReadError"};
+    static const char *const names[6] = {"StreamReader", "stock_reader",      "stock_protocol",
+                                         "is_original",  "LimitOverrunError", "IncompleteReadError"};
     bool complete = true;
     for (int i = 0; i < 6; i++) {
         found[i] = PyObject_GetAttrString(module, names[i]);
@@ -47,6 +50,9 @@ release(StreamState *streams)
     Py_XDECREF(streams->is_original);
     Py_XDECREF(streams->LimitOverrunError);
     Py_XDECREF(streams->IncompleteReadError);
+    while (streams->spare_count > 0) {
+        Py_DECREF(streams->spares[--streams->spare_count]);
+    }
     PyMem_Free(streams);
 }
 
@@ -107,6 +113,48 @@ streams_clear(State *state)
     }
 }
 
+/* ---- memory for large reads ---- */
+
+PyObject *
+spare_get(StreamState *streams)
+{
+    PyObject *spare;
+    if (streams->spare_count > 0) {
+        spare = streams->spares[--streams->spare_count];
+    } else {
+        spare = PyByteArray_FromStringAndSize(NULL, SPARE_SIZE);
+    }
+    if (spare == NULL) {
+        PyErr_Clear();
+    }
+    return spare;
+}
+
+void
+spare_put(StreamState *streams, PyObject *spare)
+{
+    Py_ssize_t size = bytearray_allocated(spare);
+    if (size > SPARE_SIZE && size <= 2 * SPARE_SIZE && streams->spare_count < SPARE_MAX) {
+        bytearray_reset(spare, SPARE_SIZE);
+        streams->spares[streams->spare_count++] = spare;
+    } else {
+        Py_DECREF(spare);
+    }
+}
+
+void
+spare_take_back(StreamState *streams, PyObject *buffer)
+{
+    PyObject *spare = PyByteArray_FromStringAndSize(NULL, 0);
+    if (spare == NULL) {
+        PyErr_Clear();
+        bytearray_reset(buffer, 0);
+        return;
+    }
+    bytearray_swap(buffer, spare);
+    spare_put(streams, spare);
+}
+
 /* ---- looking at the objects ---- */
 
 int
@@ -138,8 +186,8 @@ find_reader(State *state, StreamState *streams, PyObject *protocol)
         return NULL;
     }
     PyObject *reader = NULL;
-    PyObject *ref = reader_get(dict, state->str__stream_reader_wr);
-    if (ref != NULL && reader_get(dict, state->str_data_received) == NULL) {
+    PyObject *ref = PyDict_GetItemWithError(dict, state->str__stream_reader_wr);
+    if (ref != NULL && PyDict_Contains(dict, state->str_data_received) == 0) {
         if (ref == Py_None) {
             reader = Py_NewRef(Py_None);
         } else if (PyWeakref_CheckRefExact(ref)) {
@@ -186,77 +234,105 @@ sink_attach(LoopObject *loop, PyObject *protocol)
 
 /* ---- feeding ---- */
 
-/* The last part of feed_data(): pauses a transport that has delivered more than twice the limit. */
+/* The last part of feed_data(): pauses a transport (stolen) that has delivered more than twice the limit. */
 static int
-pause_transport(State *state, PyObject *dict)
+pause_transport(ReaderView *view, PyObject *transport)
 {
-    PyObject *transport = Py_NewRef(reader_get(dict, state->str__transport));
-    PyObject *result = PyObject_CallMethodNoArgs(transport, state->str_pause_reading);
+    PyObject *result = PyObject_CallMethodNoArgs(transport, view->state->str_pause_reading);
     Py_DECREF(transport);
-    if (result == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_NotImplementedError)) {
-            return -1;
-        }
-        PyErr_Clear();
-        return PyDict_SetItem(dict, state->str__transport, Py_None);
+    if (result != NULL) {
+        Py_DECREF(result);
+        return reader_set(view, FIELD_PAUSED, Py_True);
     }
-    Py_DECREF(result);
-    return PyDict_SetItem(dict, state->str__paused, Py_True);
+    if (!PyErr_ExceptionMatches(PyExc_NotImplementedError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return reader_set(view, FIELD_TRANSPORT, Py_None);
 }
 
 /* `self._wakeup_waiter()` */
 static int
-wake_waiter(State *state, PyObject *dict, PyObject *waiter)
+wake_waiter(ReaderView *view)
 {
+    State *state = view->state;
+    PyObject *waiter = view->held[FIELD_WAITER];
     if (waiter == Py_None) {
         return 0;
     }
     Py_INCREF(waiter);
-    int err = PyDict_SetItem(dict, state->str__waiter, Py_None);
-    if (err == 0) {
-        err = state->complete_future(state, waiter, Py_None);
-        if (err == 0) {
-            PyObject *result =
-                PyObject_CallFunctionObjArgs(state->set_result_unless_cancelled, waiter, Py_None, NULL);
-            err = result == NULL ? -1 : 0;
-            Py_XDECREF(result);
-        }
+    int done = reader_set(view, FIELD_WAITER, Py_None) < 0 ? -1 : state->complete_future(state, waiter, Py_None);
+    if (done == 0) {
+        /* The loop has other futures than ours. */
+        PyObject *result = PyObject_CallFunctionObjArgs(state->set_result_unless_cancelled, waiter, Py_None, NULL);
+        done = result == NULL ? -1 : 1;
+        Py_XDECREF(result);
     }
     Py_DECREF(waiter);
-    return err < 0 ? -1 : 0;
+    return done < 0 ? -1 : 0;
+}
+
+/* self._buffer.extend(data). When `data` are in a spare, which is then `owner`, and the buffer is empty, then it gets
+   the memory. */
+static int
+extend(ReaderView *view, const char *data, Py_ssize_t size, PyObject *owner)
+{
+    if (owner == NULL || size < SWAPPED_MINIMUM || PyByteArray_GET_SIZE(view->buffer) > 0) {
+        return bytearray_append(view->buffer, data, size);
+    }
+    bytearray_reset(owner, size);
+    bytearray_swap(view->buffer, owner);
+    return 0;
 }
 
 /* reader.feed_data(data): 1, 0 when the method must be called, -1 with an exception. */
 static int
-feed_reader(State *state, PyObject *dict, const char *data, Py_ssize_t size)
+feed_reader(ReaderView *view, const char *data, Py_ssize_t size, PyObject *owner)
 {
-    PyObject *buffer = reader_buffer(state, dict);
-    PyObject *waiter = reader_get(dict, state->str__waiter);
-    PyObject *transport = reader_get(dict, state->str__transport);
-    Py_ssize_t limit = reader_limit(state, dict);
-    int paused = reader_flag(dict, state->str__paused);
-    if (buffer == NULL || waiter == NULL || transport == NULL || limit < 0 || paused < 0 ||
-        reader_flag(dict, state->str__eof) != 0 || !bytearray_may_resize(buffer)) {
+    if (view->eof || !bytearray_may_resize(view->buffer)) {
         return 0;
     }
-    bool full = transport != Py_None && !paused && PyByteArray_GET_SIZE(buffer) + size > 2 * limit;
-    if (bytearray_append(buffer, data, size) < 0 || wake_waiter(state, dict, waiter) < 0) {
+    PyObject *transport = view->held[FIELD_TRANSPORT];
+    bool full = !view->paused && transport != Py_None && PyByteArray_GET_SIZE(view->buffer) + size > 2 * view->limit;
+    Py_XINCREF(full ? transport : NULL);
+    if (extend(view, data, size, owner) < 0 || wake_waiter(view) < 0) {
+        Py_XDECREF(full ? transport : NULL);
         return -1;
     }
-    return full && pause_transport(state, dict) < 0 ? -1 : 1;
+    return full && pause_transport(view, transport) < 0 ? -1 : 1;
 }
 
 int
-sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size)
+sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size, PyObject *owner)
 {
     StreamState *streams = state->streams;
     PyObject *reader = streams == NULL || !streams->usable ? NULL : find_reader(state, streams, protocol);
     if (reader == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    PyObject *dict = reader == Py_None ? NULL : reader_open(state, reader);
-    int taken = reader == Py_None ? 1 : dict == NULL ? 0 : feed_reader(state, dict, data, size);
-    Py_XDECREF(dict);
+    ReaderView view;
+    int taken = reader == Py_None ? 1 : reader_open(state, reader, &view);
+    if (taken == 1 && reader != Py_None) {
+        taken = feed_reader(&view, data, size, owner);
+        reader_close(&view);
+    }
     Py_DECREF(reader);
-    return taken == 0 && PyErr_Occurred() ? -1 : taken;
+    return taken;
+}
+
+PyObject *
+sink_buffer(State *state)
+{
+    StreamState *streams = state->streams;
+    return HAVE_BYTEARRAY_MEMORY && streams != NULL && streams->usable ? spare_get(streams) : NULL;
+}
+
+void
+sink_buffer_done(State *state, PyObject *buffer)
+{
+    if (state->streams == NULL) {
+        Py_DECREF(buffer);
+    } else {
+        spare_put(state->streams, buffer);
+    }
 }

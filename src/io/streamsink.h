@@ -14,9 +14,20 @@
    too (see streamreader.c). Cannot fail: where it does not work, the protocol is called as any other. */
 bool sink_attach(LoopObject *loop, PyObject *protocol);
 
-/* protocol.data_received(data), for a protocol that sink_attach() has accepted; `size` is above 0. Returns 1 when the
+/* protocol.data_received(data), for a protocol that sink_attach() has accepted; `size` is above 0. The
+   `owner` of the data is NULL or what came from sink_buffer(), with the data at its start. Returns 1 when the
    bytes were taken, 0 when the protocol must be called after all, -1 with the exception that data_received() raises. */
-int sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size);
+int sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size, PyObject *owner);
+
+/* A peer that sends as much at once will do so again: reading into memory that the reader can take over saves a copy,
+   and the pages that malloc would map and unmap for each message. */
+enum { SINK_BULK = 32 * 1024 };
+
+/* Such memory: a bytearray to read into, and then the `owner` of the data for sink_feed(). NULL without an exception
+   where there is none. */
+PyObject *sink_buffer(State *state);
+/* ... which must be given back afterwards in any case. */
+void sink_buffer_done(State *state, PyObject *buffer);
 
 /* For module.c: the part of the module state, and the functions that fastloop._streams calls. */
 int streams_exec(PyObject *module, State *state);

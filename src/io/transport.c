@@ -139,7 +139,7 @@ int
 transport_set_protocol(SocketTransport *self, PyObject *protocol)
 {
     int buffered = PyObject_IsInstance(protocol, self->state->asyncio_BufferedProtocol);
-    if (buffered < 0) {
+    if (buffered < 0 || (self->secured && transport_encrypt(self) < 0)) {
         return -1;
     }
     self->buffered = buffered;

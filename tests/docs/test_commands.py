@@ -223,6 +223,13 @@ def test_blocks_are_marked(page):
     assert indented == []
 
 
+@pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: page.name)
+def test_links_of_the_front_pages(page):
+    """Those of the other pages are checked by `make docs`."""
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
 def test_pages_are_there():
     assert len(PAGES) > 10
     assert len([*runnable()]) > 10

@@ -16,7 +16,7 @@ def connect(request, loop, tmp_path, authority):
     loop.run_until_complete(connector.finish())
 
 
-@pytest.fixture(params=["", "sockets"], ids=["everything on", "without sockets"])
+@pytest.fixture(params=["", "sockets", "tasks"], ids=["everything on", "without sockets", "without tasks"])
 def disabled(request, monkeypatch):
     """What FASTLOOP_DISABLE switches off; the stock loop runs once."""
     monkeypatch.setenv("FASTLOOP_DISABLE", request.param)

@@ -5,7 +5,6 @@ import errno
 import gc
 import os
 import socket
-import struct
 import sys
 import threading
 import weakref

@@ -25,6 +25,12 @@ def path(request, loop_name, monkeypatch):
     return request.param
 
 
+def is_native(path):
+    from fastloop import tls
+
+    return path == "native" and tls.problem() is None
+
+
 @pytest.fixture
 def loop(path, loop):
     return loop
@@ -154,7 +160,7 @@ def test_what_is_served_natively(link, run, path):
         assert isinstance(transport, sslproto._SSLProtocolTransport)
         assert isinstance(transport._ssl_protocol, sslproto.SSLProtocol)
         native = type(transport._ssl_protocol) is not sslproto.SSLProtocol
-        assert native == (path == "native")
+        assert native == is_native(path)
         if native:
             assert transport._ssl_protocol._is_native()
 
@@ -188,6 +194,22 @@ def test_a_context_with_python_in_it_is_left_to_python(link, run, authority, tmp
 
     run(main())
     logging.keylog_filename = None
+
+
+def test_methods_of_asyncio_that_were_replaced_are_called(link, run, monkeypatch):
+    from asyncio import sslproto
+
+    seen = []
+    original = sslproto.SSLProtocol._do_read__copied
+    monkeypatch.setattr(sslproto.SSLProtocol, "_do_read__copied", lambda self: (seen.append(self), original(self)))
+
+    async def main():
+        protocol, peer = await link(Echo)
+        before = len(seen)
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello" and len(seen) > before
+
+    run(main())
 
 
 @pytest.mark.fastloop_only(reason="how a library is recognised")
@@ -274,7 +296,7 @@ def test_small_writes_of_a_turn_share_a_record(link, run, path):
         for _ in range(100):
             protocol.transport.write(b"0123456789")
         first = await peer.read()
-        assert len(first) == (1000 if path == "native" else 10)
+        assert len(first) == (1000 if is_native(path) else 10)
 
     run(main())
 
@@ -355,7 +377,8 @@ def test_a_record_that_was_tampered_with(link, run, version):
         await peer.send(bytes(sealed))
         await until(lambda: protocol.lost)
         assert type(protocol.error) is ssl.SSLError
-        assert protocol.error.reason == "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
+        # The second is all that newer versions of OpenSSL tell last.
+        assert protocol.error.reason in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
         assert protocol.data == b""
 
     run(main())
@@ -367,7 +390,8 @@ def test_garbage_in_place_of_a_record(link, run):
         await peer.send(b"GET / HTTP/1.0\r\n\r\n")
         await until(lambda: protocol.lost)
         assert type(protocol.error) is ssl.SSLError and protocol.error.library == "SSL"
-        assert "WRONG_VERSION_NUMBER" in str(protocol.error) or "PACKET_LENGTH" in str(protocol.error)
+        reasons = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+        assert protocol.error.reason in reasons
 
     run(main())
 
@@ -597,11 +621,10 @@ def test_drain_waits_for_a_slow_reader(link, run, loop):
         writer = asyncio.StreamWriter(link.transports[0], protocol, reader, loop)
         for _ in range(300):
             writer.write(b"x" * 10_000)
-        draining = asyncio.ensure_future(writer.drain())
-        await asyncio.sleep(0.01)
-        assert not draining.done()
-        await peer.read_exactly(3_000_000)
-        await draining
+        # What the socket does not take soon stays with the transport, above its marks.
+        assert writer.transport.get_write_buffer_size() > 1_000_000
+        assert protocol._paused
+        await asyncio.gather(writer.drain(), peer.read_exactly(3_000_000))
         writer.transport.abort()
         writer.close()
 
