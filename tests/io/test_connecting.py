@@ -7,8 +7,8 @@ import errno
 import gc
 import os
 import socket
-import threading
 import sys
+import threading
 import warnings
 
 import pytest
