@@ -65,6 +65,13 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* asyncio's own futures and tasks are safe for threads without a GIL since 3.14. */
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
+#define HAVE_UNLOCKED_FUTURES 1
+#else
+#define HAVE_UNLOCKED_FUTURES 0
+#endif
+
 /* A handle of call_soon_threadsafe() answers other threads only when its callback does not run (since 3.14). */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_BLOCKING_HANDLES 1

@@ -1,6 +1,6 @@
 /* The data path of TLS: ciphertext from the transport to the application's protocol, and back.
 
-   Everything happens with the GIL held, so no other thread is in the SSL. OpenSSL's queue of errors is emptied before
+   The SSL is used in the loop's thread and with the GIL held, so nobody else is in it. OpenSSL's queue of errors is emptied before
    each call. After a failure it is left as it is and Python's method tries the same again: OpenSSL answers as before,
    and _ssl makes the exception of it that it always makes. */
 
@@ -203,12 +203,9 @@ tls_send(TlsConnection *self)
 static int
 send_soon(TlsConnection *self)
 {
-    if (self->plain.size_bytes < ENCRYPT_AT && !self->ssl_writing_paused &&
-        self->levels[TLS_OUTGOING_HIGH] > ENCRYPT_AT &&
-        transport_flushes_later(SocketTransport_CAST(self->transport))) {
-        return 0;
-    }
-    return tls_send(self);
+    bool may_wait = self->plain.size_bytes < ENCRYPT_AT && !self->ssl_writing_paused &&
+                    self->levels[TLS_OUTGOING_HIGH] > ENCRYPT_AT;
+    return transport_flushes_later(SocketTransport_CAST(self->transport), may_wait) ? 0 : tls_send(self);
 }
 
 /* Python's way, after what is still to be encrypted. */

@@ -231,8 +231,9 @@ int transport_push(SocketTransport *self, PyObject *bytes);
 int transport_send(SocketTransport *self);
 /* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
 int transport_encrypt(SocketTransport *self);
-/* True when the transport will be flushed at the end of this turn. */
-bool transport_flushes_later(SocketTransport *self);
+/* True when the transport will be flushed: at the end of this turn if the caller may wait for that, and by the loop's
+   own thread when this is another one. */
+bool transport_flushes_later(SocketTransport *self, bool may_wait);
 /* Exact bytes for any bytes-like object: itself, or a copy, since the user may change his. NULL with BufferError. */
 PyObject *transport_exact_bytes(PyObject *data);
 

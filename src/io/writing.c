@@ -389,9 +389,19 @@ transport_send(SocketTransport *self)
 }
 
 bool
-transport_flushes_later(SocketTransport *self)
+transport_flushes_later(SocketTransport *self, bool may_wait)
 {
-    if (self->stream == NULL || self->conn_lost || !self->loop->in_turn || !io_may_touch(self->loop)) {
+    if (self->stream == NULL || self->conn_lost) {
+        return false;
+    }
+    if (UNLIKELY(!io_may_touch(self->loop))) {
+        if (loop_push(self->loop, run_flush, (PyObject *)self, NULL) == 0) {
+            return true;
+        }
+        PyErr_Clear();
+        return false;
+    }
+    if (!may_wait || !self->loop->in_turn) {
         return false;
     }
     link_flush(self);

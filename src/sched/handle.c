@@ -631,7 +631,7 @@ static bool
 park(LoopObject *loop, HandleObject *handle, PyObject *context)
 {
     HandleFreeList *list = free_list_of(loop, Py_TYPE(handle));
-    if (loop->closed || list->count >= HANDLE_FREE_MAX || !loop_is_held_here(loop)) {
+    if (!loop_is_held_here(loop) || loop->closed || list->count >= HANDLE_FREE_MAX) {
         return false;
     }
     handle->callback = (PyObject *)list->first;

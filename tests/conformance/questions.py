@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a question is a line)
 """What tests/conformance/surface.py asks of both loops: one Python expression a line.
 
 ";;" separates statements, of which the last is the expression whose value counts; `await` may be used. The names are

@@ -13,10 +13,10 @@ status is 1 when one does not, or when that page and EXPLAINED do not have the s
 import argparse
 import asyncio
 import contextlib
-import contextvars
+import contextvars  # noqa: F401 (for the questions)
 import functools
 import inspect
-import io
+import io  # noqa: F401 (for the questions)
 import logging
 import os
 import pathlib
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
+import time  # noqa: F401 (for the questions)
 import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -51,15 +51,15 @@ EXPLAINED = [
     (r"not supported between.*fastloop \(\('raised', 'TypeError', .*not supported between", "Names of classes"),
     (r"dumps\(loop\)|: iter\(future\)", "Names of classes"),
     (
-        r"stock \(\('raised', 'TypeError', .*(missing|takes|unexpected|invalid keyword).*fastloop \(\('raised', 'TypeError', .*"
-        r"(missing|takes|unexpected|invalid keyword)",
+        r"stock \(\('raised', 'TypeError', .*(missing|takes|unexpected|invalid keyword).*"
+        r"fastloop \(\('raised', 'TypeError', .*(missing|takes|unexpected|invalid keyword)",
         "Wrong number of arguments",
     ),
     (r"loop\.__class__\(|_internal_fds", "The selector"),
     (r"(_ready|_scheduled|t\._buffer|loop\._run_once|loop\._add_callback): stock", "Views of the queues"),
     (r"type\(handle\)\(\)", "Handles are made by the loop"),
     (r"copy\(t\)", "Objects that cannot be copied"),
-    (r"in debug mode: .*(_source_traceback|create_future|created at)", "Source tracebacks"),
+    (r"in debug mode: .*(_source_traceback|create_future|created at)", "Messages of debug mode"),
     (r"t\.writelines\(\[b\"x\"\]\): stock .*'NoneType' object is not callable", "Writing to a closed transport"),
 ]
 
@@ -610,8 +610,8 @@ OBJECTS = {
 }
 
 EXTRA_INFO = [
-    "socket", "sockname", "peername", "ssl_object", "sslcontext", "peercert", "cipher", "compression", "pipe", "subprocess",
-    "nonsense",
+    "socket", "sockname", "peername", "ssl_object", "sslcontext", "peercert", "cipher", "compression", "pipe",
+    "subprocess", "nonsense",
 ]  # fmt: skip
 
 

@@ -63,6 +63,7 @@ for operation in (call_soon, call_later, create_task, create_future, set_result,
             coroutines = [answer(1)]
             future = loop.create_future()
             task = loop.create_task(wait_for(future))
+            asyncio._set_running_loop(loop)
             if prepared:
                 loop._run_once()
                 if operation is step:
@@ -79,6 +80,7 @@ for operation in (call_soon, call_later, create_task, create_future, set_result,
                 failed += 1
             finally:
                 remove_mem_hooks()
+                asyncio._set_running_loop(None)
             if result is not None and hasattr(result, "cancel"):
                 result.cancel()
             for coroutine in coroutines:

@@ -198,6 +198,8 @@ def test_only_one_thread_runs_the_loop(loop):
             while thread.is_alive():
                 loop.call_soon_threadsafe(loop.stop)
                 thread.join(0.001)
+        while loop._ready:
+            loop.run_forever()
         assert problems == [] and "ran" in outcomes and len(outcomes) == THREADS
         assert set(outcomes) <= {"ran", "This event loop is already running"}
         assert not loop.is_running()
