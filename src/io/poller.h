@@ -18,10 +18,10 @@ typedef void (*poller_internal)(LoopObject *loop);
 typedef struct {
     ReadyEntry reader; /* `run` is NULL when there is none; the record is queued when the descriptor is ready */
     ReadyEntry writer;
-    poller_internal internal;   /* instead of a reader */
-    PyObject *fileobj;          /* what was registered, when it was no int: strong or NULL */
-    PyObject *sock_ref;         /* weak reference to the socket that poller_wait() registered; strong or NULL */
-    unsigned watched;           /* what the set watches; with POLLSET_EDGE it was poller_wait() */
+    poller_internal internal; /* instead of a reader */
+    PyObject *fileobj;        /* what was registered, when it was no int: strong or NULL */
+    PyObject *sock_ref;       /* weak reference to the socket that poller_wait() registered; strong or NULL */
+    unsigned watched;         /* what the set watches; with POLLSET_EDGE it was poller_wait() */
 } PollerEntry;
 
 typedef struct {
