@@ -22,7 +22,7 @@ SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test test-debug gc asan valgrind checked-debug checked-asan demo conformance ecosystem \
+.PHONY: help build debug test test-debug gc asan valgrind checked-debug checked-asan traces demo conformance ecosystem \
 	bench bench-smoke lint format sdist wheel check-wheel clean
 
 help:
@@ -93,6 +93,9 @@ valgrind: checked-debug ## run some tests on fastloop under valgrind memcheck
 # Only what a target needs, without running it.
 setup-%:
 	@$(SETUP) $*
+
+traces: build ## run a million tasks of random programs on both loops, and compare their histories
+	PYTHONPATH=. $(PY) tests/coro/trace_many.py
 
 demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo
