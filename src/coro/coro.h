@@ -73,8 +73,8 @@ typedef struct CoroState {
     unsigned base_loop_version; /* of the type BaseEventLoop, when its create_task() was the original */
     PyObject *create_task_code; /* of that method */
     PyObject *base_create_task; /* that method */
-    uint32_t fresh_values; /* see layout_values_header() */
-    TaskNode tasks;        /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
+    uint32_t fresh_values;      /* see layout_values_header() */
+    TaskNode tasks;             /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
 
     /* Ours; NULL unless native. */
 #define X(name) PyTypeObject *name##Type;

@@ -273,7 +273,8 @@ enter_empty(CoroState *coro, PyObject *loop, PyObject *task)
     if (LIKELY(current == NULL)) {
         return PyErr_Occurred() ? -1 : PyDict_SetItem(coro->current_tasks, loop, task);
     }
-    PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task, current);
+    PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task,
+                 current);
     return -1;
 }
 

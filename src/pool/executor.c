@@ -37,7 +37,8 @@ static bool
 instance_keeps(PyObject *op, PyObject *name, PyObject *globals)
 {
     PyObject *method = look_up(op, name);
-    bool same = method != NULL && PyMethod_Check(method) && function_is_original(PyMethod_GET_FUNCTION(method), globals);
+    bool same =
+        method != NULL && PyMethod_Check(method) && function_is_original(PyMethod_GET_FUNCTION(method), globals);
     Py_XDECREF(method);
     return same;
 }

@@ -16,7 +16,7 @@ typedef struct {
     PyObject *base_slots[HANDLE_BASE_SLOTS];
     LoopObject *loop;   /* strong; NULL while parked on the free list */
     PyObject *callback; /* NULL once cancelled; the next one while parked */
-    PyObject *context; /* an empty one or NULL while parked */
+    PyObject *context;  /* an empty one or NULL while parked */
     PyObject *args[HANDLE_INLINE_ARGS];
     PyObject *args_tuple;       /* instead of args[] when there are more than three, or when somebody looked */
     PyObject *source_traceback; /* debug mode only */

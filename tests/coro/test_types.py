@@ -502,7 +502,8 @@ def wrap_in_the_code(monkeypatch, wrapper):
 def test_wrapped_create_task_of_the_base(monkeypatch, wrap):
     """Tracers wrap BaseEventLoop.create_task(): they see each task, as on the standard loop."""
     method = asyncio.BaseEventLoop.create_task
-    original = types.FunctionType(method.__code__, method.__globals__, kwdefaults=method.__kwdefaults__)
+    original = types.FunctionType(method.__code__, method.__globals__)
+    original.__kwdefaults__ = method.__kwdefaults__
     seen = []
 
     def wrapper(self, coro, **kwargs):
