@@ -67,6 +67,8 @@ io_flush(LoopObject *loop)
     io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (io->flush_head != NULL) {
         transport_flush_all(loop);
+        /* The other end may be ours: programs count on an answer within two turns. */
+        loop_poll_soon(loop);
     }
 }
 
