@@ -160,6 +160,7 @@ lint: ## check the layout of the code and the rules of tests/rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	$(VENV)/bin/shellcheck tools/*.sh .ci/run
+	$(VENV)/bin/stubtest fastloop --ignore-missing-stub --mypy-config-file pyproject.toml --allowlist tools/checks/stubtest.allowed --ignore-unused-allowlist
 	$(PY) $(PYTEST) -q tests/rules
 
 format: ## lay the code out

@@ -70,6 +70,8 @@ io_flush(LoopObject *loop)
     if (io->flush_head != NULL) {
         loop_leave_task(loop);
         transport_flush_all(loop);
+        /* The other end may be ours: programs count on an answer within two turns. */
+        loop_poll_soon(loop);
     }
 }
 

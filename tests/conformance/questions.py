@@ -569,6 +569,7 @@ RUNNING = lines("""
     p = await asyncio.create_subprocess_exec("sleep", "0.05") ;; await p.wait() ;; p.terminate()
     p = await asyncio.create_subprocess_exec("sleep", "0.05") ;; await p.wait() ;; p.send_signal(9)
     p = await asyncio.create_subprocess_exec("true") ;; [type(p.pid), p.stdin, await p.wait(), p.returncode]
+    a, b = pair() ;; seen = [] ;; loop.add_reader(a, seen.append, 1) ;; b.send(b"x") ;; await asyncio.sleep(0) ;; await asyncio.sleep(0) ;; loop.remove_reader(a) ;; len(seen)
     # sock_*
     loop.sock_recv()
     loop.sock_recv(pair()[0])

@@ -58,6 +58,7 @@ EXPLAINED = [
     ),
     (r"loop\.__class__\(|_internal_fds", "The selector"),
     (r"(_ready|_scheduled|t\._buffer|loop\._run_once|loop\._add_callback): stock", "Views of the queues"),
+    (r"loop\.add_reader\(a, seen\.append, 1\)", "Polls beside ready callbacks"),
     (r"type\(handle\)\(\)", "Handles are made by the loop"),
     (r"copy\(t\)", "Objects that cannot be copied"),
     (r"in debug mode: .*(_source_traceback|create_future|created at)", "Messages of debug mode"),

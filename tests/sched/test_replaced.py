@@ -1,4 +1,4 @@
-"""Methods that a subclass, a patch of the class or the instance itself replaces, and private names that programs use."""
+"""Methods that a subclass, a patch or the instance itself replaces, and private names that programs use."""
 
 import asyncio
 import time
