@@ -7,8 +7,8 @@
 
 typedef struct {
     PyObject_HEAD
-    BaseFuture *fut;  /* strong; NULL once exhausted */
-    LoopObject *loop; /* strong; NULL when the future's loop is none of ours */
+    BaseFuture *fut;     /* strong; NULL once exhausted */
+    LoopObject *loop;    /* strong; NULL when the future's loop is none of ours */
     bool kept_exception; /* it raised the StopIteration that the loop keeps */
 } AwaiterObject;
 

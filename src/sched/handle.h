@@ -16,15 +16,15 @@ typedef struct {
     PyObject *base_slots[HANDLE_BASE_SLOTS];
     LoopObject *loop;   /* strong; NULL while parked on the free list */
     PyObject *callback; /* NULL once cancelled; the next one while parked */
-    PyObject *context; /* an empty one or NULL while parked */
+    PyObject *context;  /* an empty one or NULL while parked */
     PyObject *args[HANDLE_INLINE_ARGS];
     PyObject *args_tuple;       /* instead of args[] when there are more than three, or when somebody looked */
     PyObject *source_traceback; /* debug mode only */
     PyObject *repr;             /* kept by cancel() in debug mode */
     int nargs;                  /* number of inline arguments */
-    bool cancelled; /* this and everything about the callback is under the handle's critical section */
-    bool threadsafe;          /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
-    unsigned long running_in; /* the thread in which a thread-safe handle runs, else 0; under the inbox's lock */
+    bool cancelled;             /* this and everything about the callback is under the handle's critical section */
+    bool threadsafe;            /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
+    unsigned long running_in;   /* the thread in which a thread-safe handle runs, else 0; under the inbox's lock */
     /* TimerHandle only */
     _Atomic bool scheduled;
     double when;           /* NaN is kept as minus infinity, which is how the standard heap treats it */

@@ -204,7 +204,8 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     LoopObject *loop = LoopObject_CAST(op);
     PyObject *context;
     if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 1, &context))) {
-        return args_call_sorted(loop->state, "call_soon_threadsafe", Loop_call_soon_threadsafe, op, args, nargs, kwnames);
+        return args_call_sorted(loop->state, "call_soon_threadsafe", Loop_call_soon_threadsafe, op, args, nargs,
+                                kwnames);
     }
     if (loop_check_open(loop) < 0) {
         return NULL;
@@ -282,9 +283,8 @@ call_replaced_call_at(LoopObject *loop, PyObject *when, PyObject *const *args, P
     for (Py_ssize_t i = 0; i < nargs; i++) {
         PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
     }
-    PyObject *handle =
-        PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__call_replaced_call_at, when, positional,
-                                   context == NULL ? Py_None : context, NULL);
+    PyObject *handle = PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__call_replaced_call_at, when,
+                                                  positional, context == NULL ? Py_None : context, NULL);
     Py_DECREF(positional);
     return handle;
 }

@@ -63,7 +63,7 @@ struct LoopObject {
     _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
     _Atomic bool native_call_at;   /* likewise call_at() */
     _Atomic bool native_time;      /* likewise time() */
-    pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
+    pid_t pid;                     /* of the process that made, or last re-armed, the uv_loop */
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
@@ -73,9 +73,9 @@ struct LoopObject {
     PyObject *left_task;
 
     unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */
-    _Atomic bool may_spin;     /* FASTLOOP_DISABLE=spin takes it away */
-    _Atomic int jobs_under_way; /* of run_in_executor(), natively */
-    _Atomic uint32_t job_ns;    /* what these take on average */
+    _Atomic bool may_spin;               /* FASTLOOP_DISABLE=spin takes it away */
+    _Atomic int jobs_under_way;          /* of run_in_executor(), natively */
+    _Atomic uint32_t job_ns;             /* what these take on average */
     Spin spin;
 
     uint64_t last_poll_ns;
@@ -119,8 +119,7 @@ int loop_check_open(LoopObject *loop);
 static inline bool
 loop_is_held_here(LoopObject *loop)
 {
-    return !HAVE_FREE_THREADING ||
-           atomic_load_explicit(&loop->holder, memory_order_relaxed) == compat_thread_ident();
+    return !HAVE_FREE_THREADING || atomic_load_explicit(&loop->holder, memory_order_relaxed) == compat_thread_ident();
 }
 
 /* Queues a record for the next turn, from whichever thread, and wakes the loop if it waits. New references are taken.

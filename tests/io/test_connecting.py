@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import errno
 import socket
-import threading
 import sys
+import threading
 
 import pytest
 
