@@ -395,10 +395,10 @@ call_base_locked(PyObject *op, const char *name, PyObject *const *args, Py_ssize
     return result;
 }
 
-#define X(name)                                                                                       \
+#define X(name)                                                                                              \
     static PyObject *Future_##name(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
-    {                                                                                                 \
-        return call_base_locked(op, #name, args, nargs, kwnames);                                     \
+    {                                                                                                        \
+        return call_base_locked(op, #name, args, nargs, kwnames);                                            \
     }
 UNLOCKED_METHODS(X)
 #undef X
@@ -411,7 +411,7 @@ static PyMethodDef Future_methods[] = {
     UNLOCKED_METHODS(X)
 #undef X
 #endif
-    {"set_result", Future_set_result, METH_O, Future_set_result_doc},
+        {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {NULL},
 };
 

@@ -38,13 +38,13 @@ typedef struct {
     Spin spin;         /* for the worker that spins, one at most */
     bool spinning;
     _Atomic uint32_t job_ns; /* what jobs take on average */
-    Waiter *waiting;  /* blocked workers, the last one to come first: its caches are the warmest */
-    Waiter *spare;    /* allocated and not in use */
-    Py_ssize_t idle;  /* workers that no new job counts on yet, as the standard executor counts them */
-    bool waking;      /* a worker has been woken and has not come for its job yet */
-    bool full;        /* there are as many workers as may be */
-    bool closed;      /* takes no more jobs, only items */
-    bool counts_each; /* idle goes up after each job, not just when a worker finds the queue empty */
+    Waiter *waiting;         /* blocked workers, the last one to come first: its caches are the warmest */
+    Waiter *spare;           /* allocated and not in use */
+    Py_ssize_t idle;         /* workers that no new job counts on yet, as the standard executor counts them */
+    bool waking;             /* a worker has been woken and has not come for its job yet */
+    bool full;               /* there are as many workers as may be */
+    bool closed;             /* takes no more jobs, only items */
+    bool counts_each;        /* idle goes up after each job, not just when a worker finds the queue empty */
 } JobQueueObject;
 
 #define JobQueueObject_CAST(op) ((JobQueueObject *)(op))

@@ -24,7 +24,7 @@ typedef struct {
     ReadyEntry *entries;
     _Atomic size_t count;
     size_t capacity;
-    _Atomic int waiting;   /* a Waiting */
+    _Atomic int waiting; /* a Waiting */
     bool open;
     uv_cond_t handle_done; /* a thread-safe handle has run */
     int handle_waiters;    /* threads that wait for it */

@@ -1,9 +1,14 @@
 """Hops between the loop and threads."""
 
 import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
 import threading
 
-from fastloop._bench.registry import QUICK, case
+from fastloop._bench.registry import FULL, QUICK, case
 
 
 @case("call_soon_threadsafe/burst", group="threads", unit="callback", n=200_000, tier=QUICK)
@@ -83,3 +88,57 @@ def run_coroutine_threadsafe(loop, n):
 
 def nothing():
     pass
+
+
+# What programs hand to threads, each job some tens of microseconds to a millisecond of work of its own.
+
+
+@case("to_thread/sqlite", group="threads", unit="query", n=3000, tier=FULL)
+async def sqlite(n):
+    """Ten clients query a database, each through to_thread and a connection of its own."""
+    # Not every Python has it.
+    import sqlite3
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "database")
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("create table word (number integer primary key, text text)")
+            connection.executemany("insert into word values (?, ?)", ((i, f"word {i}") for i in range(1000)))
+
+        def query(connection, number):
+            return connection.execute("select text from word where number = ?", (number,)).fetchone()
+
+        async def client(count):
+            with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as connection:
+                for number in range(count):
+                    row = await asyncio.to_thread(query, connection, number % 1000)
+                    assert row == (f"word {number % 1000}",)
+
+        await asyncio.gather(*(client(n // 10) for _ in range(10)))
+
+
+@case("to_thread/copy", group="threads", unit="file", n=1000, tier=FULL)
+async def copy(n):
+    """Ten tasks copy files of 16 KiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = os.path.join(folder, "source")
+        with open(source, "wb") as file:
+            file.write(os.urandom(16384))
+
+        async def copier(name, count):
+            for _ in range(count):
+                await asyncio.to_thread(shutil.copyfile, source, os.path.join(folder, name))
+
+        await asyncio.gather(*(copier(str(i), n // 10) for i in range(10)))
+
+
+@case("to_thread/hash", group="threads", unit="digest", n=3000, tier=FULL)
+async def digest(n):
+    """Ten tasks hash 16 KiB, for which hashlib lets go of the GIL."""
+    data = bytes(16384)
+
+    async def hasher(count):
+        for _ in range(count):
+            await asyncio.to_thread(hashlib.sha256, data)
+
+    await asyncio.gather(*(hasher(n // 10) for _ in range(10)))
