@@ -463,6 +463,26 @@ def test_megabytes_in_pieces(run):
     run(main())
 
 
+def test_large_messages_leave_no_memory_behind(run):
+    """Large reads go into memory that the reader takes over, and gives back; each must see its own bytes alone."""
+
+    async def main():
+        async with connected(limit=2**17) as first, connected(limit=2**17) as second:
+            for turn in range(1, 20):
+                sizes = 100_000 - turn * 4000, 20_000 + turn * 4000
+                messages = [bytes([turn + i]) * size for i, size in enumerate(sizes)]
+                await first.feed(messages[0])
+                await second.feed(messages[1])
+                assert bytes(first.reader._buffer) == messages[0]
+                part = await second.reader.read(1000)
+                second.reader._buffer.extend(b"end")
+                assert part + await second.reader.readexactly(sizes[1] - 997) == messages[1] + b"end"
+                assert await first.reader.read(2**20) == messages[0]
+                assert max(sys.getsizeof(each.reader._buffer) for each in (first, second)) < 8192
+
+    run(main())
+
+
 def test_a_buffer_that_is_shown_elsewhere(run, contexts):
     async def main():
         async with connected() as connection:
