@@ -12,6 +12,7 @@ import random
 import socket
 import subprocess
 import sys
+import unittest.mock
 import weakref
 
 import pytest
@@ -583,6 +584,23 @@ def test_a_method_replaced_before_the_connection(run, monkeypatch):
             await connection.feed(b"data")
             assert await connection.reader.read(4) == b"data"
             assert calls == [4]
+
+    run(main())
+
+
+def test_a_mock_in_the_class(run, monkeypatch):
+    async def main():
+        async with connected() as connection:
+            mock = unittest.mock.AsyncMock(return_value=b"mocked")
+            for name in METHODS:
+                monkeypatch.setattr(asyncio.StreamReader, name, mock)
+            assert await connection.reader.read(7) == b"mocked"
+            assert mock.await_args == ((7,), {})
+            assert await connection.reader.readexactly(8) == b"mocked"
+            assert mock.await_args == ((8,), {})
+            assert await connection.reader.readuntil(b"x") == b"mocked"
+            assert mock.await_args == ((b"x",), {})
+            assert await connection.reader.readline() == b"mocked"
 
     run(main())
 
