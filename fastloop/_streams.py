@@ -32,7 +32,7 @@ class StreamReader(stock_reader):
         if type(found) is bytes:
             return found
         if found is None:
-            return await stock_reader.read(self, n)
+            return await super().read(n)
         try:
             await found
         finally:
@@ -49,7 +49,7 @@ class StreamReader(stock_reader):
         found = _stream_read_exactly(self, n, False)
         while type(found) is not bytes:
             if found is None:
-                return await stock_reader.readexactly(self, n)
+                return await super().readexactly(n)
             try:
                 await found
             finally:
@@ -62,7 +62,7 @@ class StreamReader(stock_reader):
         found = _stream_read_until(self, separator, scanned)
         while type(found) is not bytes:
             if found is None:
-                return await stock_reader.readuntil(self, separator)
+                return await super().readuntil(separator)
             scanned = max(scanned, len(self._buffer))
             try:
                 await found
@@ -77,7 +77,7 @@ class StreamReader(stock_reader):
             found = _stream_read_until(self, b"\n", scanned)
             while type(found) is not bytes:
                 if found is None:
-                    return await stock_reader.readline(self)
+                    return await super().readline()
                 scanned = max(scanned, len(self._buffer))
                 try:
                     await found

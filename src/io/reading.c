@@ -203,7 +203,9 @@ deliver_to_reader(SocketTransport *self, const char *data, Py_ssize_t size, PyOb
         return false;
     }
     self->bulk = size >= SINK_BULK;
-    int taken = sink_feed(self->state, self->protocol, data, size, spare);
+    PyObject *protocol = Py_NewRef(self->protocol);
+    int taken = sink_feed(self->state, protocol, data, size, spare);
+    Py_DECREF(protocol);
     *err = taken < 0 ? transport_fail(self, "Fatal error: protocol.data_received() call failed.") : 0;
     return taken != 0;
 }

@@ -121,15 +121,14 @@ has_exception(ReaderView *view)
     return UNLIKELY(view->held[FIELD_EXCEPTION] != Py_None);
 }
 
+/* `self._paused = False; self._transport.resume_reading()` */
 static int
-resume_transport(ReaderView *view)
+resume_transport(ReaderView *view, PyObject *transport)
 {
-    PyObject *transport = Py_NewRef(view->held[FIELD_TRANSPORT]);
-    PyObject *result = NULL;
-    if (reader_set(view, FIELD_PAUSED, Py_False) == 0) {
-        result = PyObject_CallMethodNoArgs(transport, view->state->str_resume_reading);
+    if (reader_set(view, FIELD_PAUSED, Py_False) < 0) {
+        return -1;
     }
-    Py_DECREF(transport);
+    PyObject *result = PyObject_CallMethodNoArgs(transport, view->state->str_resume_reading);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -144,10 +143,12 @@ start_waiting(ReaderView *view, const char *name)
         return NULL;
     }
     PyObject *loop = Py_NewRef(view->held[FIELD_LOOP]);
+    PyObject *transport = Py_NewRef(view->held[FIELD_TRANSPORT]);
     PyObject *future = NULL;
-    if (!view->paused || resume_transport(view) == 0) {
+    if (!view->paused || resume_transport(view, transport) == 0) {
         future = PyObject_CallMethodNoArgs(loop, view->state->str_create_future);
     }
+    Py_DECREF(transport);
     Py_DECREF(loop);
     if (future != NULL && reader_set(view, FIELD_WAITER, future) < 0) {
         Py_CLEAR(future);
@@ -155,19 +156,23 @@ start_waiting(ReaderView *view, const char *name)
     return future;
 }
 
-/* Everything in the buffer, whose memory is kept for others where it is large. */
+/* The first `size` bytes of the buffer. A large memory that gets empty is kept for others. */
 static PyObject *
-take_all(ReaderView *view)
+take_bytes(ReaderView *view, Py_ssize_t size)
 {
-    Py_ssize_t size = PyByteArray_GET_SIZE(view->buffer);
-    if (!HAVE_BYTEARRAY_MEMORY || bytearray_allocated(view->buffer) <= SPARE_SIZE ||
-        !bytearray_may_resize(view->buffer)) {
-        return bytearray_take(view->buffer, size);
+    /* Garbage may be collected on the way, and some finaliser may give the reader another buffer. */
+    PyObject *buffer = Py_NewRef(view->buffer);
+    PyObject *bytes;
+    if (HAVE_BYTEARRAY_MEMORY && size == PyByteArray_GET_SIZE(buffer) && bytearray_allocated(buffer) > SPARE_SIZE &&
+        bytearray_may_resize(buffer)) {
+        bytes = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(buffer), size);
+        if (bytes != NULL) {
+            spare_take_back(view->state->streams, buffer);
+        }
+    } else {
+        bytes = bytearray_take(buffer, size);
     }
-    PyObject *bytes = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(view->buffer), size);
-    if (bytes != NULL) {
-        spare_take_back(view->state->streams, view->buffer);
-    }
+    Py_DECREF(buffer);
     return bytes;
 }
 
@@ -175,11 +180,16 @@ take_all(ReaderView *view)
 static PyObject *
 take(ReaderView *view, Py_ssize_t size)
 {
+    if (LIKELY(!view->paused)) {
+        return take_bytes(view, size);
+    }
+    PyObject *transport = Py_NewRef(view->held[FIELD_TRANSPORT]);
     Py_ssize_t rest = PyByteArray_GET_SIZE(view->buffer) - size;
-    PyObject *bytes = rest == 0 ? take_all(view) : bytearray_take(view->buffer, size);
-    if (bytes != NULL && UNLIKELY(view->paused) && rest <= view->limit && resume_transport(view) < 0) {
+    PyObject *bytes = take_bytes(view, size);
+    if (bytes != NULL && rest <= view->limit && resume_transport(view, transport) < 0) {
         Py_CLEAR(bytes);
     }
+    Py_DECREF(transport);
     return bytes;
 }
 
@@ -188,7 +198,7 @@ static PyObject *
 raise_incomplete(ReaderView *view, PyObject *expected)
 {
     PyObject *type = view->state->streams->IncompleteReadError;
-    PyObject *partial = bytearray_take(view->buffer, PyByteArray_GET_SIZE(view->buffer));
+    PyObject *partial = take_bytes(view, PyByteArray_GET_SIZE(view->buffer));
     PyObject *exc = partial == NULL ? NULL : PyObject_CallFunctionObjArgs(type, partial, expected, NULL);
     if (exc != NULL) {
         PyErr_SetObject(type, exc);

@@ -14,7 +14,7 @@
    too (see streamreader.c). Cannot fail: where it does not work, the protocol is called as any other. */
 bool sink_attach(LoopObject *loop, PyObject *protocol);
 
-/* protocol.data_received(data), for a protocol that sink_attach() has accepted; `size` is above 0. The
+/* protocol.data_received(data), for a protocol that sink_attach() has accepted and the caller keeps; `size` is above 0. The
    `owner` of the data is NULL or what came from sink_buffer(), with the data at its start. Returns 1 when the
    bytes were taken, 0 when the protocol must be called after all, -1 with the exception that data_received() raises. */
 int sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size, PyObject *owner);

@@ -12,6 +12,7 @@ import random
 import socket
 import subprocess
 import sys
+import unittest.mock
 import weakref
 
 import pytest
@@ -463,6 +464,26 @@ def test_megabytes_in_pieces(run):
     run(main())
 
 
+def test_large_messages_leave_no_memory_behind(run):
+    """Large reads go into memory that the reader takes over, and gives back; each must see its own bytes alone."""
+
+    async def main():
+        async with connected(limit=2**17) as first, connected(limit=2**17) as second:
+            for turn in range(1, 20):
+                sizes = 100_000 - turn * 4000, 20_000 + turn * 4000
+                messages = [bytes([turn + i]) * size for i, size in enumerate(sizes)]
+                await first.feed(messages[0])
+                await second.feed(messages[1])
+                assert bytes(first.reader._buffer) == messages[0]
+                part = await second.reader.read(1000)
+                second.reader._buffer.extend(b"end")
+                assert part + await second.reader.readexactly(sizes[1] - 997) == messages[1] + b"end"
+                assert await first.reader.read(2**20) == messages[0]
+                assert max(sys.getsizeof(each.reader._buffer) for each in (first, second)) < 8192
+
+    run(main())
+
+
 def test_a_buffer_that_is_shown_elsewhere(run, contexts):
     async def main():
         async with connected() as connection:
@@ -563,6 +584,23 @@ def test_a_method_replaced_before_the_connection(run, monkeypatch):
             await connection.feed(b"data")
             assert await connection.reader.read(4) == b"data"
             assert calls == [4]
+
+    run(main())
+
+
+def test_a_mock_in_the_class(run, monkeypatch):
+    async def main():
+        async with connected() as connection:
+            mock = unittest.mock.AsyncMock(return_value=b"mocked")
+            for name in METHODS:
+                monkeypatch.setattr(asyncio.StreamReader, name, mock)
+            assert await connection.reader.read(7) == b"mocked"
+            assert mock.await_args == ((7,), {})
+            assert await connection.reader.readexactly(8) == b"mocked"
+            assert mock.await_args == ((8,), {})
+            assert await connection.reader.readuntil(b"x") == b"mocked"
+            assert mock.await_args == ((b"x",), {})
+            assert await connection.reader.readline() == b"mocked"
 
     run(main())
 
