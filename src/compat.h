@@ -55,6 +55,9 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* create_task() shows **kwargs, not the names of its keywords. */
+#define HAVE_FREE_TASK_KEYWORDS (PY_VERSION_HEX >= 0x030E0000)
+
 /* A handle of call_soon_threadsafe() answers other threads only when its callback does not run (since 3.14). */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_BLOCKING_HANDLES 1
