@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import sys
 from asyncio import transports
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar, final
@@ -69,14 +70,17 @@ class Loop:
     def is_closed(self) -> bool: ...
     def get_debug(self) -> bool: ...
     def create_future(self) -> asyncio.Future[Any]: ...
-    def create_task(
-        self,
-        coro: Coroutine[Any, Any, _T],
-        *,
-        name: str | None = None,
-        context: contextvars.Context | None = None,
-        **kwargs: Any,
-    ) -> asyncio.Task[_T]: ...
+    if sys.version_info >= (3, 14):
+        def create_task(self, coro: Coroutine[Any, Any, _T], **kwargs: Any) -> asyncio.Task[_T]: ...
+    else:
+        def create_task(
+            self,
+            coro: Coroutine[Any, Any, _T],
+            *,
+            name: str | None = None,
+            context: contextvars.Context | None = None,
+        ) -> asyncio.Task[_T]: ...
+
     def add_reader(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None: ...
     def add_writer(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None: ...
     def remove_reader(self, fd: FileDescriptorLike) -> bool: ...

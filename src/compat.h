@@ -71,6 +71,8 @@
 #else
 #define HAVE_UNLOCKED_FUTURES 0
 #endif
+/* create_task() shows **kwargs, not the names of its keywords. */
+#define HAVE_FREE_TASK_KEYWORDS (PY_VERSION_HEX >= 0x030E0000)
 
 /* A handle of call_soon_threadsafe() answers other threads only when its callback does not run (since 3.14). */
 #if PY_VERSION_HEX >= 0x030E0000

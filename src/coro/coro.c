@@ -184,8 +184,13 @@ new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
     return task;
 }
 
-PyDoc_STRVAR(Loop_create_task_doc,
-             "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
+#if HAVE_FREE_TASK_KEYWORDS
+#define CREATE_TASK_SIGNATURE "create_task($self, coro, **kwargs)\n--\n\n"
+#else
+#define CREATE_TASK_SIGNATURE "create_task($self, coro, *, name=None, context=None)\n--\n\n"
+#endif
+
+PyDoc_STRVAR(Loop_create_task_doc, CREATE_TASK_SIGNATURE
              "Schedule a coroutine and return its asyncio.Task, or what the task factory returns.\n\n"
              "Raises TypeError when coro is no coroutine, RuntimeError when the loop is closed. See\n"
              "asyncio.loop.create_task().");

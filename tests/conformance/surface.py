@@ -39,7 +39,6 @@ COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 
 #: (regular expression over "question: difference", heading in docs/compatibility.md)
 EXPLAINED = [
-    (r"^loop: create_task signature:", "Signature of create_task"),
     (r"^loop: sock_\w+: stock coroutine function, fastloop method$", "The sock_ methods"),
     (r"max_size: stock attribute, fastloop missing$", "Size of a read"),
     (r"call_later\(1j, f\)|sleep\(float\(\"nan\"\)\)", "Times that are no numbers"),
