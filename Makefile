@@ -23,8 +23,8 @@ SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test test-debug gc asan stress tsan valgrind checked-debug checked-asan demo conformance ecosystem \
-	bench bench-smoke docs lint format sdist wheel check-wheel clean
+.PHONY: help build debug test switches test-debug gc asan stress tsan traces valgrind checked-debug checked-asan demo \
+	conformance ecosystem bench bench-smoke docs lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -38,6 +38,13 @@ debug: ## build it in place with -O0, assertions and full debug information
 
 test: build ## run the tests
 	$(PY) $(PYTEST) $(TESTS)
+
+# Each fast path switched off (fastloop/switches.py), and the tests of what then serves in its place.
+SWITCHES = tasks:coro,sched pool:pool,executor spin:pool,executor sockets:io connect:io streams:io tls:io
+switches: build ## run the tests with one fast path after the other switched off
+	set -e; for switch in $(SWITCHES); do \
+		FASTLOOP_DISABLE=$${switch%:*} $(PY) $(PYTEST) -q --loop fastloop $$(echo ",$${switch#*:}" | sed 's#,# tests/#g'); \
+	done
 
 # A build for a check stays out of the source tree, next to a copy of the package: what was built in place stays as it
 # is. The tests run in its folder, and it stands in PYTHONPATH, so that every child process imports it too.
@@ -55,7 +62,7 @@ checked-debug checked-asan:
 # $(call checked,SECONDS,ENVIRONMENT,COMMAND THAT RUNS PYTHON): the tests on the build for the check VARIANT
 checked = cd $(CHECKED)/lib && PYTHONPATH=$(CURDIR)/$(CHECKED)/lib:$(CURDIR)/tools/checks $(2) \
 	timeout --verbose --kill-after=30 $(1) $(3) $(CURDIR)/$(PY) $(PYTEST) --capture=sys -p patience --patience $(PATIENCE) \
-	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(TESTS))
+	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(filter-out tests/docs,$(TESTS)))
 PATIENCE = 3
 
 test-debug: VARIANT = debug
@@ -117,14 +124,18 @@ valgrind: checked-debug ## run some tests on fastloop under valgrind memcheck
 setup-%:
 	@$(SETUP) $*
 
+traces: build ## run a million tasks of random programs on both loops, and compare their histories
+	PYTHONPATH=. $(PY) tests/coro/trace_many.py
+
 demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo
 	$(PY) tools/demo.py
 
-conformance: ## run CPython's own tests of asyncio on fastloop
+conformance: ## run CPython's own tests of asyncio on fastloop, and compare the public surface with asyncio's
 	@$(SETUP) conformance
 	@mkdir -p build
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json
+	$(PY) tests/conformance/surface.py
 
 ecosystem: ## install the libraries and servers that tests/ecosystem, stress and docs use, and run these
 	@$(SETUP) ecosystem
@@ -149,6 +160,7 @@ lint: ## check the layout of the code and the rules of tests/rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	$(VENV)/bin/shellcheck tools/*.sh .ci/run
+	$(VENV)/bin/stubtest fastloop --ignore-missing-stub --mypy-config-file pyproject.toml --allowlist tools/checks/stubtest.allowed --ignore-unused-allowlist
 	$(PY) $(PYTEST) -q tests/rules
 
 format: ## lay the code out

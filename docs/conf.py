@@ -1,5 +1,6 @@
 """How Sphinx builds this site: ``make docs``, warnings are errors."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -19,3 +20,12 @@ html_theme = "furo"
 html_title = f"fastloop {version}"
 html_show_sphinx = False
 html_copy_source = False
+
+
+def setup(app):
+    app.connect("source-read", name_files)
+
+
+def name_files(app, page, source):
+    """Links to files of the repository that are no pages of this site become plain text."""
+    source[0] = re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", source[0])

@@ -7,7 +7,7 @@ import threading
 from asyncio import base_events, events, format_helpers, selector_events
 from asyncio.log import logger
 
-from fastloop import _compat, _core, switches
+from fastloop import _compat, _core, _nested, switches
 from fastloop.unix import UnixMixin
 
 
@@ -33,6 +33,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if "sockets" in disabled:
             self._set_native_sockets(False)
             self._datagram_transport_class = selector_events._SelectorDatagramTransport
+        self._connects_natively = type(self) is Loop and "connect" not in disabled
         if "streams" in disabled:
             self._use_native_streams = False
         self._use_native_tls = "tls" not in disabled
@@ -43,11 +44,31 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         Raises RuntimeError when the loop is closed, when it runs already, or when another loop runs in this thread.
         See asyncio.loop.run_forever().
         """
+        if _nested.allowed():
+            self._check_closed()
+            _nested.run_forever(self)
+            return
         self._run_forever_setup()
         try:
             self._run_turns()
         finally:
             self._run_forever_cleanup()
+
+    def run_until_complete(self, future):
+        """Run until the future, or the task that is made of a coroutine, is done; return its result.
+
+        Raises as run_forever() does. See asyncio.loop.run_until_complete().
+        """
+        if _nested.allowed():
+            return _nested.run_until_complete(self, future)
+        return super().run_until_complete(future)
+
+    #: nest_asyncio then leaves the methods of this class alone, and nested runs are ours.
+    _nest_patched = True
+
+    def _check_running(self):
+        if not _nested.allowed():
+            super()._check_running()
 
     def _run_forever_setup(self):
         self._check_closed()

@@ -13,6 +13,7 @@ PARTS = {
     "pool": "concurrent.futures.ThreadPoolExecutor",
     "spin": "waits for short jobs that block at once",
     "sockets": "asyncio's own datagram transport and sock_*() coroutines",
+    "connect": "connecting to numeric addresses through a Python socket",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
     "tls": "asyncio's own SSLProtocol",
 }

@@ -64,6 +64,9 @@ def problem():
     """Return why TLS cannot be native in this Python, None if it can."""
     if ssl is None:
         return "this Python has no ssl"
+    # Others answer to the same names, with "OpenSSL 1.1.1 (compatible; ...)" among them, but not in the same way.
+    if not ssl.OPENSSL_VERSION.startswith("OpenSSL ") or "compatible" in ssl.OPENSSL_VERSION:
+        return f"it is made for OpenSSL, not for {ssl.OPENSSL_VERSION}"
 
     def make():
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -75,6 +78,27 @@ def problem():
     except Exception as exc:
         return str(exc) or repr(exc)
     return None
+
+
+#: What the native data path stands in for. A program that has replaced any of it has its own called.
+_ORIGINALS = [
+    (kind, name, vars(kind).get(name))
+    for kind, names in (
+        (sslproto, ("SSLProtocol", "_SSLProtocolTransport")),
+        (sslproto._SSLProtocolTransport, ("write", "writelines")),
+        (
+            sslproto.SSLProtocol,
+            ("buffer_updated", "_do_read", "_do_read__copied", "_do_read__buffered", "_write_appdata", "_do_write")
+            + ("_process_outgoing", "_control_app_writing", "_control_ssl_reading"),
+        ),
+    )
+    for name in names
+]
+
+
+def _is_original():
+    """Whether asyncio's own classes are as they were when this module was imported."""
+    return all(vars(kind).get(name) is value for kind, name, value in _ORIGINALS)
 
 
 def _is_plain(context):
@@ -89,7 +113,7 @@ def _is_plain(context):
 
 def make_protocol(loop, app_protocol, sslcontext, *args, **kwargs):
     """Return an SSLProtocol, native where that is possible and not switched off."""
-    native = loop._use_native_tls and problem() is None and _is_plain(sslcontext)
+    native = loop._use_native_tls and problem() is None and _is_plain(sslcontext) and _is_original()
     kind = SSLProtocol if native else sslproto.SSLProtocol
     return kind(loop, app_protocol, sslcontext, *args, **kwargs)
 

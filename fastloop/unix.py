@@ -10,16 +10,31 @@ import functools
 import os
 import selectors
 import signal
+import socket
 import sys
 import threading
 import warnings
-from asyncio import base_events, constants, coroutines, selector_events, tasks, unix_events
+from asyncio import base_events, constants, coroutines, selector_events, tasks, transports, unix_events
 from asyncio.log import logger
 
 from fastloop import _compat, _core, tls
 
 _Selector = selector_events.BaseSelectorEventLoop
 _Unix = unix_events._UnixSelectorEventLoop
+_Socket = socket.socket
+
+# What the standard create_connection() calls: replaced on a loop, each must go on being called.
+_CONNECT_HOOKS = frozenset(
+    {
+        "_connect_sock",
+        "_create_connection_transport",
+        "_ensure_resolved",
+        "_make_socket_transport",
+        "_sock_connect",
+        "getaddrinfo",
+        "sock_connect",
+    }
+)
 
 
 def _ignore_signal(signum, frame):
@@ -60,7 +75,7 @@ class SelectorView:
         raise AttributeError(f"fastloop polls with libuv and has no selector: loop._selector.{name} does not exist")
 
 
-class DatagramTransport(_core.Datagram, selector_events._SelectorDatagramTransport):
+class DatagramTransport(_core.Datagram, selector_events._SelectorDatagramTransport, transports.DatagramTransport):
     """A transport of datagrams: the standard library's, with native sending and receiving.
 
     See asyncio.DatagramTransport for the methods.
@@ -109,6 +124,44 @@ class UnixMixin:
     _sock_add_cancellation_callback = _Unix._sock_add_cancellation_callback
 
     # -- connections -----------------------------------------------------------------------------------------------
+
+    async def create_connection(self, protocol_factory, host=None, port=None, **options):
+        """Connect to a TCP server; return (transport, protocol).
+
+        Raises OSError, or ExceptionGroup with all_errors. See asyncio.loop.create_connection().
+        """
+        waiter = connector = None
+        if not options and self._connects_natively and not self._debug and not self._hooks_are_replaced():
+            waiter = self.create_future()
+            connector = self._start_connecting(waiter, host, port)
+        if connector is None:
+            return await super().create_connection(protocol_factory, host, port, **options)
+        try:
+            await waiter
+            protocol = protocol_factory()
+            waiter = self.create_future()
+            transport = connector.make_transport(protocol, waiter)
+        except BaseException:
+            connector.close()
+            raise
+        finally:
+            # An exception in the future refers to this frame.
+            connector = None
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    def _hooks_are_replaced(self):
+        """Whether somebody wants to see how a connection is made: on this loop, or in the socket module."""
+        return (
+            not _CONNECT_HOOKS.isdisjoint(self.__dict__)
+            or socket.socket is not _Socket
+            or "connect" in _Socket.__dict__
+            or "setblocking" in _Socket.__dict__
+        )
 
     create_unix_connection = _Unix.create_unix_connection
     create_unix_server = _Unix.create_unix_server

@@ -79,6 +79,14 @@
 #define HAVE_BLOCKING_HANDLES 0
 #endif
 
+/* A bytearray is a block of memory of its own, that its fields describe; since 3.15 it is that of a bytes object, which
+   bytearray.take_bytes() hands over. */
+#if PY_VERSION_HEX >= 0x030F0000
+#define HAVE_BYTEARRAY_MEMORY 0
+#else
+#define HAVE_BYTEARRAY_MEMORY 1
+#endif
+
 #ifdef Py_GIL_DISABLED
 #define HAVE_FREE_THREADING 1
 #else
@@ -225,6 +233,20 @@ compat_take_exception(void)
     }
     Py_DECREF(type);
     return value;
+#endif
+}
+
+/* New reference to what a weak reference refers to; NULL without an exception when that is gone. */
+static inline PyObject *
+compat_weakref_get(PyObject *ref)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *object;
+    (void)PyWeakref_GetRef(ref, &object);
+    return object;
+#else
+    PyObject *object = PyWeakref_GET_OBJECT(ref);
+    return object == Py_None ? NULL : Py_NewRef(object);
 #endif
 }
 

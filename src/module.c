@@ -1,10 +1,12 @@
 /* The module `fastloop._core`: the only file that knows every type and layer. */
 
 #include "coro/coro.h"
+#include "io/connect.h"
 #include "io/datagram.h"
 #include "io/io.h"
 #include "io/server.h"
 #include "io/sockops.h"
+#include "io/streamsink.h"
 #include "io/tls.h"
 #include "io/transport.h"
 #include "pool/pool.h"
@@ -97,6 +99,7 @@ static const TypeEntry TYPES[] = {
     {&SockOp_spec, AT(SockOpType), NO_BASE, 0},
     {&Listener_spec, AT(ListenerType), NO_BASE, 0},
     {&TLSConnection_spec, AT(TLSConnectionType), NO_BASE, 0},
+    {&Connector_spec, AT(ConnectorType), NO_BASE, 0},
     {&JobQueue_spec, AT(JobQueueType), NO_BASE, 0},
 };
 
@@ -142,7 +145,8 @@ core_exec(PyObject *module)
         return -1;
     }
     if (coro_exec(module, state) < 0 || loop_add_methods(state->LoopType, coro_loop_methods) < 0 ||
-        loop_add_methods(state->LoopType, io_loop_methods) < 0 || pool_exec(state) < 0) {
+        loop_add_methods(state->LoopType, io_loop_methods) < 0 || pool_exec(state) < 0 ||
+        streams_exec(module, state) < 0) {
         return -1;
     }
     state->coro_hooks = &coro_hooks;
@@ -165,6 +169,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     STATE_IMPORTS(X)
 #undef X
     int err = openssl_traverse(state, visit, arg);
+    err = err != 0 ? err : streams_traverse(state, visit, arg);
     return err != 0 ? err : coro_traverse(state, visit, arg);
 }
 
@@ -178,6 +183,7 @@ core_free(void *op)
     if (state == NULL) {
         return;
     }
+    streams_clear(state);
     coro_clear(state);
     openssl_free(state);
 #define X(name) Py_CLEAR(state->name##Type);

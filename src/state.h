@@ -20,6 +20,7 @@
     X(SockOp)          \
     X(Listener)        \
     X(TLSConnection)   \
+    X(Connector)       \
     X(JobQueue)
 
 /* Interned strings, as `PyObject *str_name`. */
@@ -79,7 +80,20 @@
     X(_submit_job)               \
     X(_default_executor)         \
     X(_executor_shutdown_called) \
-    X(_use_native_pool)
+    X(_use_native_pool)          \
+    X(_use_native_streams)       \
+    X(__class__)                 \
+    X(_buffer)                   \
+    X(_eof)                      \
+    X(_exception)                \
+    X(_limit)                    \
+    X(_loop)                     \
+    X(_paused)                   \
+    X(_stream_reader_wr)         \
+    X(_transport)                \
+    X(_waiter)                   \
+    X(pause_reading)             \
+    X(resume_reading)
 
 /* Attributes of other modules, as `PyObject *name`: X(field, module, attribute). */
 #define STATE_IMPORTS(X)                                                              \
@@ -129,6 +143,7 @@ typedef struct State {
     PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
     struct CoroState *coro;           /* coro/'s part of the module state */
     struct OpenSSL *openssl;          /* what _ssl uses, see io/openssl.h; NULL until it is asked for and found */
+    struct StreamState *streams;      /* what the native streams need, NULL before the first */
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);

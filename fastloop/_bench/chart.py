@@ -37,7 +37,7 @@ def draw(document, baseline):
     for i, loop in enumerate(others):
         # The first metric of a case, by rows, and then by their places on the vertical axis.
         bars = {row: ratios(result, loop, result["metrics"][0], base) for row, result in enumerate(results)}
-        bars = {row - 0.4 + thickness * (i + 0.5): by for row, by in bars.items() if by}
+        bars = {row - 0.4 + thickness * (i + 0.5): by for row, by in bars.items() if by and min(by) > 0}
         draw_bars(axes, bars, thickness, loop, COLOURS[i % len(COLOURS)])
         ends += [end for by in bars.values() for end in by]
     axes.axvline(1, color=BASE_COLOUR, linewidth=1, label=f"{base} = 1")

@@ -201,13 +201,15 @@ def summary(results, baseline):
     for loop in loops_of(results):
         found = [ratios(result, loop, result["metrics"][0], baseline) for result in results]
         found = [by for by in found if by]
-        if loop == baseline or not found:
+        # A ratio to nothing, such as to a timer that was not late at all, has no place in a mean of this kind.
+        middles = [median(by) for by in found if median(by) > 0]
+        if loop == baseline or not middles:
             continue
         better, worse = sum(min(by) > 1 for by in found), sum(max(by) < 1 for by in found)
         yield (
             f"{loop} against {baseline}, first metric of {len(found)} cases: better in every round of {better}, "
             f"worse in every round of {worse}, undecided in {len(found) - better - worse}; geometric mean "
-            f"{geometric_mean(map(median, found)):.2f}x"
+            f"{geometric_mean(middles):.2f}x"
         )
 
 

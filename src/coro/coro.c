@@ -2,6 +2,7 @@
 
 #include "coro/coro.h"
 
+#include "base/functions.h"
 #include "coro/awaiter.h"
 #include "coro/future.h"
 #include "coro/registry.h"
@@ -146,6 +147,28 @@ create_task_by_base(LoopObject *loop, PyObject *const *args, Py_ssize_t nargs, P
     return task;
 }
 
+/* Is create_task() of the base the standard library's? It is what ddtrace wraps to see every task. */
+static bool
+keeps_base_create_task(State *state)
+{
+    CoroState *coro = state->coro;
+    unsigned version = (unsigned)((PyTypeObject *)coro->base_loop)->tp_version_tag;
+    if (LIKELY(version != 0 && version == coro->base_loop_version && coro->create_task_code != NULL &&
+               PyFunction_GET_CODE(coro->base_create_task) == coro->create_task_code)) {
+        return true;
+    }
+    PyObject *method = PyObject_GetAttr(coro->base_loop, coro->str_create_task);
+    bool same = function_is_original(method, state->base_events_globals);
+    if (same) {
+        coro->base_loop_version = (unsigned)((PyTypeObject *)coro->base_loop)->tp_version_tag;
+        Py_XSETREF(coro->create_task_code, Py_NewRef(PyFunction_GET_CODE(method)));
+        Py_XSETREF(coro->base_create_task, Py_NewRef(method));
+    }
+    Py_XDECREF(method);
+    PyErr_Clear();
+    return same;
+}
+
 /* Before create_task() passed all keywords on, it named what the factory had made: after the first step. */
 static PyObject *
 new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
@@ -179,7 +202,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
     PyObject *factory = loop->coro->task_factory;
     TaskArguments given;
     bool eager = factory != NULL && factory == coro->eager_task_factory;
-    if (UNLIKELY(!loop->coro->use_native || (factory != NULL && !eager) ||
+    if (UNLIKELY(!loop->coro->use_native || (factory != NULL && !eager) || !keeps_base_create_task(loop->state) ||
                  !coro_is_unpatched(coro->tasks_dict, &coro->tasks_version, coro->str_Task, coro->base_task) ||
                  !read_task_arguments(coro, args, nargs, kwnames, &given))) {
         return create_task_by_base(loop, args, nargs, kwnames);
@@ -423,6 +446,7 @@ coro_traverse(State *state, visitproc visit, void *arg)
     Py_VISIT(coro->base_task);
     Py_VISIT(coro->loop_type);
     Py_VISIT(coro->helpers);
+    Py_VISIT(coro->base_create_task);
     Py_VISIT(coro->future_result);
     Py_VISIT(coro->future_set_exception);
     return 0;
@@ -449,6 +473,8 @@ coro_clear(State *state)
     Py_CLEAR(coro->base_task);
     Py_CLEAR(coro->loop_type);
     Py_CLEAR(coro->helpers);
+    Py_CLEAR(coro->base_create_task);
+    Py_CLEAR(coro->create_task_code);
     Py_CLEAR(coro->future_result);
     Py_CLEAR(coro->future_set_exception);
     Py_CLEAR(coro->kw_context);

@@ -70,8 +70,11 @@ typedef struct CoroState {
     TaskNames names;
     uint64_t tasks_version; /* of the namespaces of asyncio's modules, when they held the original types */
     uint64_t futures_version;
-    uint32_t fresh_values; /* see layout_values_header() */
-    TaskNode tasks;        /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
+    unsigned base_loop_version; /* of the type BaseEventLoop, when its create_task() was the original */
+    PyObject *create_task_code; /* of that method */
+    PyObject *base_create_task; /* that method */
+    uint32_t fresh_values;      /* see layout_values_header() */
+    TaskNode tasks;             /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
 
     /* Ours; NULL unless native. */
 #define X(name) PyTypeObject *name##Type;

@@ -268,15 +268,13 @@ take_item(PyObject *dict, PyObject *key)
 static int
 enter_empty(CoroState *coro, PyObject *loop, PyObject *task)
 {
-    Py_ssize_t before = PyDict_GET_SIZE(coro->current_tasks);
-    PyObject *current = PyDict_SetDefault(coro->current_tasks, loop, task);
-    if (LIKELY(current != NULL && PyDict_GET_SIZE(coro->current_tasks) > before)) {
-        return 0;
+    /* Not PyDict_SetDefault(): that of 3.13 counts an item that it had no memory for. */
+    PyObject *current = PyDict_GetItemWithError(coro->current_tasks, loop);
+    if (LIKELY(current == NULL)) {
+        return PyErr_Occurred() ? -1 : PyDict_SetItem(coro->current_tasks, loop, task);
     }
-    if (current != NULL) {
-        PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task,
-                     current);
-    }
+    PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task,
+                 current);
     return -1;
 }
 

@@ -351,7 +351,9 @@ static PySendResult
 resume(CoroState *coro, PyObject *coroutine, PyObject *exc, PyObject **result)
 {
     if (LIKELY(exc == NULL)) {
-        return PyIter_Send(coroutine, Py_None, result);
+        /* PyIter_Send() without its questions. */
+        return LIKELY(PyCoro_CheckExact(coroutine)) ? PyCoro_Type.tp_as_async->am_send(coroutine, Py_None, result)
+                                                    : PyIter_Send(coroutine, Py_None, result);
     }
     *result = PyObject_CallMethodOneArg(coroutine, coro->str_throw, exc);
     return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;
@@ -564,8 +566,7 @@ is_simple(PyObject *value)
 static inline bool
 is_unwatched(PyObject *coroutine)
 {
-    return PyCoro_CheckExact(coroutine) &&
-           *(PyObject **)((char *)coroutine + PyCoro_Type.tp_weaklistoffset) == NULL;
+    return PyCoro_CheckExact(coroutine) && *(PyObject **)((char *)coroutine + PyCoro_Type.tp_weaklistoffset) == NULL;
 }
 
 /* Can the last reference to a future of ours be dropped without anybody noticing? */
@@ -575,8 +576,8 @@ dies_silently(CoroState *coro, PyObject *op)
     BaseFuture *fut = BaseFuture_CAST(op);
     bool is_task = Py_IS_TYPE(op, coro->TaskType);
     if ((!is_task && !Py_IS_TYPE(op, coro->FutureType)) || fut->state != FUTURE_FINISHED || fut->exception != NULL ||
-        !is_simple(fut->result) || !is_simple(fut->cancel_msg) || fut->cancelled_exc != NULL || fut->callback0 != NULL ||
-        fut->callbacks != NULL || fut->source_tb != NULL || !future_is_recyclable(coro, op)) {
+        !is_simple(fut->result) || !is_simple(fut->cancel_msg) || fut->cancelled_exc != NULL ||
+        fut->callback0 != NULL || fut->callbacks != NULL || fut->source_tb != NULL || !future_is_recyclable(coro, op)) {
         return false;
     }
     if (!is_task) {

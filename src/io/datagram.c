@@ -79,9 +79,11 @@ report_error(DatagramObject *self, int error)
     Py_DECREF(protocol);
     if (result == NULL) {
         PyObject *raised = compat_take_exception();
-        if (raised != exc && PyExceptionInstance_Check(raised)) {
+        PyObject *context = PyException_GetContext(raised);
+        if (context == NULL && raised != exc) {
             PyException_SetContext(raised, Py_NewRef(exc));
         }
+        Py_XDECREF(context);
         compat_restore_exception(raised);
     }
     Py_XDECREF(result);
@@ -175,9 +177,13 @@ static bool
 may_read_again(DatagramObject *self, LoopObject *loop, Work before)
 {
     Work now = work_of(loop);
-    return now.ready == before.ready && now.timers == before.timers && self->loop == (PyObject *)loop &&
-           !loop->stopping && loop->pending == NULL && is_false(self->closing) && is_false(self->conn_lost) &&
-           loop_if_plain(self) == loop;
+    if (now.ready != before.ready || now.timers != before.timers || loop->stopping || loop->pending != NULL ||
+        !is_false(self->conn_lost) || loop_if_plain(self) != loop) {
+        return false;
+    }
+    /* close() and pause_reading() take the reader away. */
+    const PollerEntry *entry = poller_get_entry(loop, SocketObject_CAST(self->sock)->fd);
+    return entry != NULL && entry->reader.run != NULL;
 }
 
 static bool
@@ -213,6 +219,18 @@ Datagram_read_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* ---- sending ---- */
 
+/* 0 for the address of a socket that is not connected, as it stands in the extra information; -1 for what no socket
+   module put there. */
+static Py_ssize_t
+address_length(PyObject *address)
+{
+    return address == Py_None              ? 0
+           : PyTuple_CheckExact(address)   ? PyTuple_GET_SIZE(address)
+           : PyUnicode_CheckExact(address) ? PyUnicode_GET_LENGTH(address)
+           : PyBytes_CheckExact(address)   ? PyBytes_GET_SIZE(address)
+                                           : -1;
+}
+
 /* Where to: the kernel's form of `address`, or nothing for a connected socket. False where Python has to find out. */
 static bool
 find_target(DatagramObject *self, PyObject *address, struct sockaddr_storage *target, socklen_t *size)
@@ -232,8 +250,9 @@ find_target(DatagramObject *self, PyObject *address, struct sockaddr_storage *ta
         PyErr_Clear();
         return false;
     }
-    if (PyTuple_CheckExact(peer) ? PyTuple_GET_SIZE(peer) > 0 : !is_false(peer)) {
-        return PyTuple_CheckExact(peer);
+    Py_ssize_t length = address_length(peer);
+    if (length != 0) {
+        return length > 0;
     }
     if (address == self->last_sender && PyTuple_CheckExact(address)) {
         memcpy(target, &self->last_address, self->last_size);

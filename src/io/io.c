@@ -2,6 +2,7 @@
 
 #include "io/io.h"
 
+#include "io/connect.h"
 #include "io/server.h"
 #include "io/sockops.h"
 #include "io/transport.h"
@@ -69,6 +70,8 @@ io_flush(LoopObject *loop)
     if (io->flush_head != NULL) {
         loop_leave_task(loop);
         transport_flush_all(loop);
+        /* The other end may be ours: programs count on an answer within two turns. */
+        loop_poll_soon(loop);
     }
 }
 
@@ -263,6 +266,7 @@ PyMethodDef io_loop_methods[] = {
      "(events, reader, writer) of a descriptor that add_reader() or add_writer() watches, or None; `events` as in the\n"
      "selectors module."},
     {"_make_socket_transport", VARARGS_KEYWORDS(Loop_make_socket_transport), NULL},
+    {"_start_connecting", (PyCFunction)(void (*)(void))Loop_start_connecting, METH_FASTCALL, NULL},
     {"_start_serving", VARARGS_KEYWORDS(Loop_start_serving), NULL},
     {"sock_recv", FASTCALL_KEYWORDS(Loop_sock_recv),
      "sock_recv($self, sock, n)\n--\n\nReceive at most `n` bytes from a socket; b\"\" when the other side has "

@@ -41,7 +41,7 @@ struct IoPart {
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
 
-    char *plain_buffer;   /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
+    char *plain_buffer; /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
     PySockets sockets;
     Sender *senders;        /* see senders.h; NULL until the first datagram */
     char *receive_buffer;   /* see io_receive_buffer() */

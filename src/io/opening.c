@@ -55,7 +55,7 @@ inspect_socket(SocketTransport *self, PyObject *sock)
         uverror_raise(-errno);
         return -1;
     }
-    self->family = address.ss_family;
+    self->family = (short)address.ss_family;
     self->local = address_new((struct sockaddr *)&address, size);
     size = sizeof(address);
     if (getpeername(self->fd, (struct sockaddr *)&address, &size) == 0) {
@@ -67,9 +67,9 @@ inspect_socket(SocketTransport *self, PyObject *sock)
         uverror_raise(-errno);
         return -1;
     }
-    self->type = type;
+    self->type = (short)type;
     /* Not the kernel's number: the standard loop sets TCP_NODELAY by what the socket was made with. */
-    self->proto = int_attribute(sock, "proto", 0);
+    self->proto = (short)int_attribute(sock, "proto", 0);
     return 0;
 }
 
@@ -135,9 +135,9 @@ open_stream(SocketTransport *self, const TransportSpec *spec)
         }
     } else {
         self->fd = spec->fd;
-        self->family = spec->family;
-        self->type = spec->type;
-        self->proto = spec->proto;
+        self->family = (short)spec->family;
+        self->type = (short)spec->type;
+        self->proto = (short)spec->proto;
         self->peer = address_new(spec->peer, spec->peer_size);
     }
     bool is_tcp = self->family == AF_INET || self->family == AF_INET6;

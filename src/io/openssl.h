@@ -17,21 +17,21 @@ typedef void (*ExNew)(void *parent, void *ptr, void *ad, int index, long argl, v
 enum { TLS_ERROR_WANT_READ = 2, TLS_ERROR_ZERO_RETURN = 6 };
 
 /* X(result, name, arguments) */
-#define OPENSSL_FUNCTIONS(X)                                                                                    \
-    X(int, SSL_read_ex, (SSL * ssl, void *data, size_t size, size_t *count))                                    \
-    X(int, SSL_write_ex, (SSL * ssl, const void *data, size_t size, size_t *count))                             \
-    X(int, SSL_get_error, (const SSL *ssl, int result))                                                         \
-    X(int, SSL_has_pending, (const SSL *ssl))                                                                   \
-    X(int, SSL_pending, (const SSL *ssl))                                                                       \
-    X(BIO *, SSL_get_rbio, (const SSL *ssl))                                                                    \
-    X(BIO *, SSL_get_wbio, (const SSL *ssl))                                                                    \
-    X(int, BIO_read, (BIO * bio, void *data, int size))                                                         \
-    X(int, BIO_write, (BIO * bio, const void *data, int size))                                                  \
-    X(size_t, BIO_ctrl_pending, (BIO * bio))                                                                    \
-    X(unsigned long, ERR_peek_error, (void))                                                                    \
-    X(void, ERR_clear_error, (void))                                                                            \
-    X(int, CRYPTO_get_ex_new_index,                                                                             \
-      (int class_index, long argl, void *argp, ExNew on_new, void *on_dup, void *on_free))                      \
+#define OPENSSL_FUNCTIONS(X)                                                               \
+    X(int, SSL_read_ex, (SSL * ssl, void *data, size_t size, size_t *count))               \
+    X(int, SSL_write_ex, (SSL * ssl, const void *data, size_t size, size_t *count))        \
+    X(int, SSL_get_error, (const SSL *ssl, int result))                                    \
+    X(int, SSL_has_pending, (const SSL *ssl))                                              \
+    X(int, SSL_pending, (const SSL *ssl))                                                  \
+    X(BIO *, SSL_get_rbio, (const SSL *ssl))                                               \
+    X(BIO *, SSL_get_wbio, (const SSL *ssl))                                               \
+    X(int, BIO_read, (BIO * bio, void *data, int size))                                    \
+    X(int, BIO_write, (BIO * bio, const void *data, int size))                             \
+    X(size_t, BIO_ctrl_pending, (BIO * bio))                                               \
+    X(unsigned long, ERR_peek_error, (void))                                               \
+    X(void, ERR_clear_error, (void))                                                       \
+    X(int, CRYPTO_get_ex_new_index,                                                        \
+      (int class_index, long argl, void *argp, ExNew on_new, void *on_dup, void *on_free)) \
     X(int, CRYPTO_free_ex_index, (int class_index, int index))
 
 typedef struct OpenSSL {

@@ -400,21 +400,36 @@ poller_watch_internal(LoopObject *loop, int fd, poller_internal function)
 SocketTransport *
 poller_get_transport(LoopObject *loop, int fd)
 {
-    PollerEntry *entry = get_entry(loop, fd);
-    return entry == NULL ? NULL : entry->transport;
+    struct IoPart *io = loop->io;
+    return io == NULL || fd < 0 || (size_t)fd >= io->poller.owners_size ? NULL : io->poller.owners[fd];
 }
 
 int
 poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport)
 {
-    PollerEntry *entry = transport == NULL ? get_entry(loop, fd) : make_entry(loop, fd);
-    if (entry == NULL) {
-        return transport == NULL ? 0 : -1;
+    Poller *poller = &loop->io->poller;
+    if ((size_t)fd >= poller->owners_size) {
+        if (transport == NULL) {
+            return 0;
+        }
+        size_t size = poller->owners_size == 0 ? FIRST_SIZE : poller->owners_size;
+        while (size <= (size_t)fd) {
+            size *= 2;
+        }
+        SocketTransport **owners = PyMem_Resize(poller->owners, SocketTransport *, size);
+        if (owners == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memset(owners + poller->owners_size, 0, (size - poller->owners_size) * sizeof(SocketTransport *));
+        poller->owners = owners;
+        poller->owners_size = size;
     }
-    if (transport != NULL) {
+    PollerEntry *entry = get_entry(loop, fd);
+    if (transport != NULL && entry != NULL) {
         end_edge(loop, fd, entry);
     }
-    entry->transport = transport;
+    poller->owners[fd] = transport;
     return 0;
 }
 
@@ -536,6 +551,13 @@ poller_has_reader(LoopObject *loop, int fd, PyObject *owner)
     return entry != NULL && entry->reader.owner == owner;
 }
 
+bool
+poller_has_writer(LoopObject *loop, int fd, PyObject *owner)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    return entry != NULL && entry->writer.owner == owner;
+}
+
 void
 poller_drop_internal(LoopObject *loop, int fd)
 {
@@ -580,6 +602,9 @@ poller_close(LoopObject *loop)
     PyMem_Free(poller->entries);
     poller->entries = NULL;
     poller->size = 0;
+    PyMem_Free(poller->owners);
+    poller->owners = NULL;
+    poller->owners_size = 0;
 }
 
 int

@@ -18,11 +18,10 @@ typedef void (*poller_internal)(LoopObject *loop);
 typedef struct {
     ReadyEntry reader; /* `run` is NULL when there is none; the record is queued when the descriptor is ready */
     ReadyEntry writer;
-    poller_internal internal;   /* instead of a reader */
-    PyObject *fileobj;          /* what was registered, when it was no int: strong or NULL */
-    SocketTransport *transport; /* the transport that owns the descriptor: borrowed or NULL */
-    PyObject *sock_ref;         /* weak reference to the socket that poller_wait() registered; strong or NULL */
-    unsigned watched;           /* what the set watches; with POLLSET_EDGE it was poller_wait() */
+    poller_internal internal; /* instead of a reader */
+    PyObject *fileobj;        /* what was registered, when it was no int: strong or NULL */
+    PyObject *sock_ref;       /* weak reference to the socket that poller_wait() registered; strong or NULL */
+    unsigned watched;         /* what the set watches; with POLLSET_EDGE it was poller_wait() */
 } PollerEntry;
 
 typedef struct {
@@ -30,6 +29,9 @@ typedef struct {
     int set;         /* -1 until it is used */
     PollerEntry *entries;
     size_t size;
+    SocketTransport **owners; /* by descriptor, the transport that owns it: borrowed or NULL. A table of its own, for
+                                 there are many, and few other descriptors */
+    size_t owners_size;
     bool polled; /* in this turn already: libuv may call more than once in one poll */
 } Poller;
 
@@ -57,6 +59,7 @@ const PollerEntry *poller_get_entry(LoopObject *loop, int fd);
 int poller_find_fileobj(LoopObject *loop, PyObject *fileobj);
 /* Is `owner` the reader of a descriptor? */
 bool poller_has_reader(LoopObject *loop, int fd, PyObject *owner);
+bool poller_has_writer(LoopObject *loop, int fd, PyObject *owner);
 
 /* The transport that owns a descriptor: borrowed, or NULL. */
 SocketTransport *poller_get_transport(LoopObject *loop, int fd);

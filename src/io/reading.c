@@ -10,6 +10,7 @@
 #include "io/transport.h"
 
 #include "base/uverror.h"
+#include "io/streamsink.h"
 #include "io/tls.h"
 
 enum {
@@ -81,7 +82,12 @@ take_user_buffer(SocketTransport *self, LoopObject *loop)
 static uv_buf_t
 take_own_buffer(SocketTransport *self, struct IoPart *io)
 {
-    if (self->bulk) {
+    if (self->bulk && self->sinks) {
+        io->read_bytes = sink_buffer(self->state);
+        if (io->read_bytes != NULL) {
+            return uv_buf_init(PyByteArray_AS_STRING(io->read_bytes), (unsigned)PyByteArray_GET_SIZE(io->read_bytes));
+        }
+    } else if (self->bulk) {
         io->read_bytes = PyBytes_FromStringAndSize(NULL, READ_SIZE);
         if (io->read_bytes != NULL) {
             return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), READ_SIZE);
@@ -189,6 +195,21 @@ deliver_secured(SocketTransport *self, const char *data, size_t size)
     return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
 }
 
+/* Has the reader of a standard stream take what was read; false when the protocol must be called. */
+static bool
+deliver_to_reader(SocketTransport *self, const char *data, Py_ssize_t size, PyObject *spare, int *err)
+{
+    if (!self->sinks || self->conn_lost) {
+        return false;
+    }
+    self->bulk = size >= SINK_BULK;
+    PyObject *protocol = Py_NewRef(self->protocol);
+    int taken = sink_feed(self->state, protocol, data, size, spare);
+    Py_DECREF(protocol);
+    *err = taken < 0 ? transport_fail(self, "Fatal error: protocol.data_received() call failed.") : 0;
+    return taken != 0;
+}
+
 static int
 deliver_buffered(SocketTransport *self, Py_ssize_t size)
 {
@@ -272,15 +293,23 @@ deliver_error(SocketTransport *self, int code)
     return transport_fail(self, "Fatal read error on socket transport");
 }
 
-/* `asked`: the protocol's get_buffer() was called for this read. */
+/* `asked`: the protocol's get_buffer() was called for this read. `direct`: the bytes (stolen) or the spare bytearray
+   (borrowed) that was read into, or NULL. */
 static int
 deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct, bool asked)
 {
+    bool is_spare = direct != NULL && PyByteArray_CheckExact(direct);
+    PyObject *spare = is_spare ? direct : NULL;
+    direct = is_spare ? NULL : direct;
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
+        int err;
         if (self->secured && !asked) {
-            int err = deliver_secured(self, data, (size_t)size);
+            err = deliver_secured(self, data, (size_t)size);
             Py_XDECREF(direct);
+            return err;
+        }
+        if (!asked && direct == NULL && deliver_to_reader(self, data, size, spare, &err)) {
             return err;
         }
         return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));
@@ -343,8 +372,12 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
     PyBuffer_Release(&view);
     uint64_t start = UNLIKELY(loop->debug) ? uv_hrtime() : 0;
     PyObject *entered = transport_enter_context(self->context);
+    PyObject *spare = direct != NULL && PyByteArray_CheckExact(direct) ? direct : NULL;
     if (deliver(self, size, buffer->base, direct, asked) < 0) {
         loop_raise_later(loop);
+    }
+    if (spare != NULL) {
+        sink_buffer_done(loop->state, spare);
     }
     transport_leave_context(entered);
     if (UNLIKELY(loop->debug)) {

@@ -14,6 +14,9 @@
 #include "io/pysocket.h"
 #include "io/senders.h"
 
+/* Parts of one sock_sendall() that are sent in succession, to a peer that takes them at once. */
+enum { SENDS_MAX = 8 };
+
 typedef struct SockOpObject SockOpObject;
 
 /* Tries the system call: 1 with a result, 0 where it would block, -1 with an exception. */
@@ -38,7 +41,8 @@ struct SockOpObject {
     Py_buffer view;     /* the data that sock_sendall() is in the middle of; obj is NULL when there is none */
     Py_ssize_t size;    /* bytes wanted */
     Py_ssize_t sent;
-    int fd; /* that it waits for; -1 before */
+    int fd;     /* that it waits for; -1 before */
+    bool again; /* it gave way to others: no event will tell that it can go on */
     bool started;
     bool running;
     bool finished;
@@ -217,7 +221,12 @@ try_sendall(SockOpObject *self, PyObject **result)
     if (self->view.obj == NULL && PyObject_GetBuffer(self->argument, &self->view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
+    int sends = 0;
     do {
+        if (sends++ == SENDS_MAX) {
+            self->again = true;
+            return 0;
+        }
         const char *rest = (const char *)self->view.buf + self->sent;
         ssize_t count = send(fd_of(self), rest, (size_t)(self->view.len - self->sent), 0);
         if (count < 0) {
@@ -385,6 +394,15 @@ set_exception(State *state, PyObject *future)
     return set == NULL ? -1 : 0;
 }
 
+/* ready_run: the descriptor is ready. */
+static int run_ready(LoopObject *loop, PyObject *owner, PyObject *arg);
+
+static int
+push_again(SockOpObject *self)
+{
+    return self->again ? loop_push(self->loop, run_ready, (PyObject *)self, NULL) : 0;
+}
+
 /* Tries again, and hands the outcome to the future. -1 with an exception. */
 static int
 try_again(SockOpObject *self, State *state, PyObject *future)
@@ -395,9 +413,13 @@ try_again(SockOpObject *self, State *state, PyObject *future)
         /* Cancelled: what came is for the next one. */
         return outcome < 0 ? -1 : 0;
     }
+    self->again = false;
     outcome = self->kind->attempt(self, &result);
-    if (outcome == 0 || (outcome < 0 && loop_must_propagate())) {
-        return outcome;
+    if (outcome == 0) {
+        return push_again(self);
+    }
+    if (outcome < 0 && loop_must_propagate()) {
+        return -1;
     }
     int err = outcome > 0 ? set_result(state, future, result) : set_exception(state, future);
     Py_XDECREF(result);
@@ -405,7 +427,6 @@ try_again(SockOpObject *self, State *state, PyObject *future)
     return err;
 }
 
-/* ready_run: the descriptor is ready. */
 static int
 run_ready(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
@@ -427,6 +448,23 @@ run_ready(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
     return 0;
 }
 
+/* A call that still waits at this number for a socket that has been closed since: nothing else would ever end it. -1
+   with an exception. */
+static int
+end_stale_wait(LoopObject *loop, int fd, unsigned event)
+{
+    const PollerEntry *entry = poller_get_entry(loop, fd);
+    if (LIKELY(entry == NULL)) {
+        return 0;
+    }
+    const ReadyEntry *record = event == POLLSET_READ ? &entry->reader : &entry->writer;
+    if (LIKELY(record->run != run_ready)) {
+        return 0;
+    }
+    SockOpObject *stale = SockOpObject_CAST(record->owner);
+    return stale->sock == NULL || fd_of(stale) == fd ? 0 : loop_push(loop, run_ready, (PyObject *)stale, NULL);
+}
+
 /* Makes the future and has the poller watch the descriptor. -1 with an exception. */
 static int
 start_waiting(SockOpObject *self)
@@ -438,7 +476,7 @@ start_waiting(SockOpObject *self)
     int err = number == NULL ? -1 : poller_check_no_transport(self->loop, number, &fd);
     Py_XDECREF(number);
     /* Python code ran, which may have closed things. */
-    if (err < 0 || loop_check_open(self->loop) < 0 ||
+    if (err < 0 || loop_check_open(self->loop) < 0 || end_stale_wait(self->loop, fd, self->kind->event) < 0 ||
         poller_wait(self->loop, fd, self->kind->event, run_ready, (PyObject *)self, self->sock) < 0) {
         return -1;
     }
@@ -450,7 +488,7 @@ start_waiting(SockOpObject *self)
         return -1;
     }
     self->awaiter = methods->am_await(self->future);
-    return self->awaiter == NULL ? -1 : 0;
+    return self->awaiter == NULL ? -1 : push_again(self);
 }
 
 /* ---- what a coroutine does ---- */
@@ -500,6 +538,16 @@ SockOp_am_send(PyObject *op, PyObject *value, PyObject **result)
         finish(self);
     }
     return sent;
+}
+
+static PyObject *
+SockOp_await(PyObject *op)
+{
+    if (UNLIKELY(SockOpObject_CAST(op)->awaiter != NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
+        return NULL;
+    }
+    return Py_NewRef(op);
 }
 
 /* Raises StopIteration(value); steals it. */
@@ -695,7 +743,7 @@ static PyGetSetDef SockOp_getset[] = {
 
 static PyType_Slot SockOp_slots[] = {
     {Py_tp_doc, "What loop.sock_recv() and its kin return: an awaitable that behaves as their coroutine does."},
-    {Py_am_await, PyObject_SelfIter},
+    {Py_am_await, SockOp_await},
     {Py_am_send, SockOp_am_send},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, SockOp_iternext},
@@ -763,7 +811,7 @@ make(LoopObject *loop, const SockKind *kind, PyObject *sock, PyObject *argument,
     self->size = size;
     self->sent = 0;
     self->fd = -1;
-    self->started = self->running = self->finished = false;
+    self->again = self->started = self->running = self->finished = false;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }

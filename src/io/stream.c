@@ -26,8 +26,7 @@ typedef struct {
 static void
 on_closed(uv_handle_t *handle)
 {
-    /* The address of the union is the address of the allocation. */
-    PyMem_RawFree(handle);
+    PyMem_RawFree(stream_of((uv_stream_t *)handle));
 }
 
 static void
@@ -133,7 +132,8 @@ UvStream *
 stream_open(LoopObject *loop, int fd, bool is_tcp, SocketTransport *owner)
 {
     transport_check_number(loop, fd);
-    UvStream *stream = PyMem_RawCalloc(1, sizeof(UvStream));
+    size_t size = is_tcp ? sizeof(uv_tcp_t) : sizeof(uv_pipe_t);
+    UvStream *stream = PyMem_RawCalloc(1, offsetof(UvStream, uv) + size);
     if (stream == NULL) {
         PyErr_NoMemory();
         return NULL;

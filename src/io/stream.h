@@ -13,21 +13,22 @@ typedef struct SocketTransport SocketTransport;
 typedef struct UvStream UvStream;
 
 struct UvStream {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } uv;
     LoopObject *loop;       /* borrowed: a loop waits for the close callback before it goes */
     SocketTransport *owner; /* borrowed; NULL once nobody is interested any more */
     UvStream *previous;     /* in loop->io->streams */
     UvStream *next;
     UvStream *next_changed; /* in loop->io->changed, while `changed` */
     UvStream *previous_changed;
-    uint64_t inode;         /* of the socket: tells whether its number is still its own */
+    uint64_t inode; /* of the socket: tells whether its number is still its own */
     int fd;
     bool changed;
+    /* Last, since no more is allocated than the handle needs. */
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } uv;
 };
 
 /* Is the number still that of our socket? Anybody may close() or dup2() any number. */

@@ -1,10 +1,12 @@
 /* The data path of TLS: ciphertext from the transport to the application's protocol, and back.
 
-   Everything happens with the GIL held, so no other thread is in the SSL. OpenSSL's queue of errors is emptied before
+   The SSL is used in the loop's thread and with the GIL held, so nobody else is in it. OpenSSL's queue of errors is emptied before
    each call. After a failure it is left as it is and Python's method tries the same again: OpenSSL answers as before,
    and _ssl makes the exception of it that it always makes. */
 
 #include "io/tls.h"
+
+#include "io/streamsink.h"
 
 enum {
     /* Plaintext of one record. Feeding OpenSSL in such pieces also keeps its buffers small, which never shrink. */
@@ -37,8 +39,7 @@ report(TlsConnection *self)
         return -1;
     }
     PyObject *exc = compat_take_exception();
-    PyObject *result =
-        PyObject_CallMethod((PyObject *)self, "_fatal_error", "Os", exc, "Fatal error on SSL protocol");
+    PyObject *result = PyObject_CallMethod((PyObject *)self, "_fatal_error", "Os", exc, "Fatal error on SSL protocol");
     Py_DECREF(exc);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -62,8 +63,8 @@ static int
 control_writing(TlsConnection *self)
 {
     double size = (double)self->state->openssl->BIO_ctrl_pending(self->outgoing) + (double)self->write_buffer_size;
-    bool crossed = self->app_writing_paused ? size <= self->levels[TLS_OUTGOING_LOW]
-                                            : size >= self->levels[TLS_OUTGOING_HIGH];
+    bool crossed =
+        self->app_writing_paused ? size <= self->levels[TLS_OUTGOING_LOW] : size >= self->levels[TLS_OUTGOING_HIGH];
     return UNLIKELY(crossed) ? call_stock(self, "_control_app_writing", NULL) : 0;
 }
 
@@ -71,8 +72,8 @@ static int
 control_reading(TlsConnection *self)
 {
     double size = (double)self->state->openssl->BIO_ctrl_pending(self->incoming);
-    bool crossed = self->ssl_reading_paused ? size <= self->levels[TLS_INCOMING_LOW]
-                                            : size >= self->levels[TLS_INCOMING_HIGH];
+    bool crossed =
+        self->ssl_reading_paused ? size <= self->levels[TLS_INCOMING_LOW] : size >= self->levels[TLS_INCOMING_HIGH];
     return UNLIKELY(crossed) ? call_stock(self, "_control_ssl_reading", NULL) : 0;
 }
 
@@ -202,12 +203,9 @@ tls_send(TlsConnection *self)
 static int
 send_soon(TlsConnection *self)
 {
-    if (self->plain.size_bytes < ENCRYPT_AT && !self->ssl_writing_paused &&
-        self->levels[TLS_OUTGOING_HIGH] > ENCRYPT_AT &&
-        transport_flushes_later(SocketTransport_CAST(self->transport))) {
-        return 0;
-    }
-    return tls_send(self);
+    bool may_wait = self->plain.size_bytes < ENCRYPT_AT && !self->ssl_writing_paused &&
+                    self->levels[TLS_OUTGOING_HIGH] > ENCRYPT_AT;
+    return transport_flushes_later(SocketTransport_CAST(self->transport), may_wait) ? 0 : tls_send(self);
 }
 
 /* Python's way, after what is still to be encrypted. */
@@ -343,11 +341,51 @@ decrypt(TlsConnection *self, const char *data, size_t size, char *memory, size_t
     return code;
 }
 
+/* Has the reader of a standard stream take plaintext: 1 when that is done, 0 when the protocol must be called, -1 with an
+   exception. */
+static int
+deliver_to_reader(TlsConnection *self, const char *data, size_t size)
+{
+    PyObject *protocol = self->app_protocol;
+    LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
+    if (protocol == NULL || loop == NULL) {
+        return 0;
+    }
+    if (UNLIKELY(protocol != self->sink_protocol)) {
+        self->sink_protocol = protocol;
+        self->sinks = sink_attach(loop, protocol);
+    }
+    if (!self->sinks) {
+        return 0;
+    }
+    /* `data` may stand in the loop's buffer: whoever reads while the sink calls Python code gets another one. */
+    char *lent = loop->io == NULL ? NULL : loop->io->plain_buffer;
+    if (lent != NULL) {
+        loop->io->plain_buffer = NULL;
+    }
+    Py_INCREF(loop);
+    Py_INCREF(protocol);
+    int taken = sink_feed(self->state, protocol, data, (Py_ssize_t)size, NULL);
+    if (loop->io == NULL || loop->io->plain_buffer != NULL) {
+        PyMem_RawFree(lent);
+    } else {
+        loop->io->plain_buffer = lent;
+    }
+    Py_DECREF(protocol);
+    Py_DECREF(loop);
+    return taken;
+}
+
 /* Hands plaintext to the application's protocol: every byte that is read natively for a plain Protocol comes through
    here. `bytes` (stolen) is an object whose front is `data`, or NULL. -1 with an exception. */
 static int
 deliver(TlsConnection *self, const char *data, size_t size, PyObject *bytes)
 {
+    int taken = deliver_to_reader(self, data, size);
+    if (taken != 0) {
+        Py_XDECREF(bytes);
+        return taken < 0 ? -1 : 0;
+    }
     if (bytes != NULL) {
         /* On failure the object is gone and NULL comes back. */
         (void)_PyBytes_Resize(&bytes, (Py_ssize_t)size);

@@ -25,6 +25,7 @@ typedef struct TlsConnection {
     PyObject *transport;
     PyObject *sslobj;
     PyObject *app_protocol;
+    PyObject *sink_protocol; /* the one that `sinks` is about; only to be compared */
     PyObject *app_protocol_get_buffer;
     PyObject *app_protocol_buffer_updated;
     PyObject *write_backlog;
@@ -35,9 +36,10 @@ typedef struct TlsConnection {
     char app_writing_paused;
     char ssl_reading_paused;
     char ssl_writing_paused;
+    bool sinks; /* the reader of a standard stream may be fed directly, see io/streamsink.h */
 
     double levels[TLS_MARKS]; /* `marks` in bytes */
-    PyObject *socket; /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */
+    PyObject *socket;         /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */
     SSL *ssl;
     BIO *incoming;
     BIO *outgoing;

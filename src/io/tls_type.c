@@ -12,6 +12,18 @@ unbind(TlsConnection *self)
     Py_CLEAR(self->socket);
 }
 
+/* Has SSLProtocol set every field that tls.c reads? One of another Python might have other names. */
+static bool
+is_complete(TlsConnection *self)
+{
+    bool complete = self->ssl_state != NULL && self->transport != NULL && self->sslobj != NULL &&
+                    self->app_protocol != NULL && self->write_backlog != NULL;
+    for (int i = 0; i < TLS_MARKS; i++) {
+        complete = complete && self->marks[i] != NULL;
+    }
+    return complete;
+}
+
 PyDoc_STRVAR(TLSConnection_bind_doc,
              "_bind($self, sslsocket, incoming, outgoing, /)\n--\n\n"
              "Drive the SSL of an _ssl._SSLSocket, whose BIOs those two are; True if they are what they should be.");
@@ -26,7 +38,7 @@ TLSConnection_bind(PyObject *op, PyObject *args)
         return NULL;
     }
     unbind(self);
-    SSL *ssl = openssl == NULL ? NULL : openssl_ssl_of(openssl, socket);
+    SSL *ssl = openssl == NULL || !is_complete(self) ? NULL : openssl_ssl_of(openssl, socket);
     BIO *rbio = ssl == NULL ? NULL : openssl_bio_of(openssl, incoming);
     BIO *wbio = ssl == NULL ? NULL : openssl_bio_of(openssl, outgoing);
     if (rbio == NULL || wbio == NULL || openssl->SSL_get_rbio(ssl) != rbio || openssl->SSL_get_wbio(ssl) != wbio) {
@@ -205,8 +217,16 @@ TLSConnection_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
+static PyObject *
+TLSConnection_is_native(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(tls_is_native(TlsConnection_CAST(op)));
+}
+
 static PyMethodDef TLSConnection_methods[] = {
     {"_bind", TLSConnection_bind, METH_VARARGS, TLSConnection_bind_doc},
+    {"_is_native", TLSConnection_is_native, METH_NOARGS,
+     "_is_native($self, /)\n--\n\nFor tests: the way of the next bytes."},
     {"_find_openssl", TLSConnection_find_openssl, METH_VARARGS | METH_CLASS, TLSConnection_find_openssl_doc},
     {"_write", TLSConnection_write, METH_O,
      "_write($self, data, /)\n--\n\nThe write() of the transport. See asyncio.WriteTransport.write()."},
@@ -245,10 +265,14 @@ static PyMemberDef TLSConnection_members[] = {
 PyDoc_STRVAR(TLSConnection_doc, "The native part of a TLS connection; see fastloop.tls.");
 
 static PyType_Slot TLSConnection_slots[] = {
-    {Py_tp_doc, (void *)TLSConnection_doc},   {Py_tp_new, TLSConnection_new},
-    {Py_tp_traverse, TLSConnection_traverse}, {Py_tp_clear, TLSConnection_clear},
-    {Py_tp_dealloc, TLSConnection_dealloc},   {Py_tp_methods, TLSConnection_methods},
-    {Py_tp_getset, TLSConnection_getset},     {Py_tp_members, TLSConnection_members},
+    {Py_tp_doc, (void *)TLSConnection_doc},
+    {Py_tp_new, TLSConnection_new},
+    {Py_tp_traverse, TLSConnection_traverse},
+    {Py_tp_clear, TLSConnection_clear},
+    {Py_tp_dealloc, TLSConnection_dealloc},
+    {Py_tp_methods, TLSConnection_methods},
+    {Py_tp_getset, TLSConnection_getset},
+    {Py_tp_members, TLSConnection_members},
     {0, NULL},
 };
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "io/streamsink.h"
 
 /* ---- the loop's list ---- */
 
@@ -138,11 +139,12 @@ int
 transport_set_protocol(SocketTransport *self, PyObject *protocol)
 {
     int buffered = PyObject_IsInstance(protocol, self->state->asyncio_BufferedProtocol);
-    if (buffered < 0) {
+    if (buffered < 0 || (self->secured && transport_encrypt(self) < 0)) {
         return -1;
     }
     self->buffered = buffered;
     self->secured = PyObject_TypeCheck(protocol, self->state->TLSConnectionType);
+    self->sinks = self->loop != NULL && sink_attach(self->loop, protocol);
     Py_XSETREF(self->protocol, Py_NewRef(protocol));
     return 0;
 }

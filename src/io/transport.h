@@ -14,7 +14,7 @@
 #include "io/io.h"
 
 /* Room for the slots of asyncio.transports._FlowControlMixin (five words on 3.11 to 3.15); module.c checks it. */
-enum { TRANSPORT_BASE_SLOTS = 8 };
+enum { TRANSPORT_BASE_SLOTS = 6 };
 
 /* Why the loop holds the transport: it is linked into io->active while there is a reason. */
 enum { HOLD_READING = 1, HOLD_WRITING = 2, HOLD_FLUSH = 4 };
@@ -58,9 +58,9 @@ struct SocketTransport {
     Address *peer; /* NULL: unknown, or in `extra` */
     Address *local;
     int fd;
-    int family;
-    int type;
-    int proto;
+    short family;
+    short type;
+    short proto;
     unsigned read_turn; /* io->turn at the last read that brought data */
     unsigned conn_lost; /* counts, as the standard's `_conn_lost`, the writes after the end too */
     uint8_t hold;
@@ -78,6 +78,7 @@ struct SocketTransport {
     bool writing;      /* a write is in flight */
     bool buffered;     /* the protocol is a BufferedProtocol */
     bool secured;      /* the protocol is a TLSConnection, see io/tls.h */
+    bool sinks;        /* it is a standard stream's, and its reader may be fed directly */
     bool bulk;         /* the last read filled the buffer */
     bool protocol_paused;
     IoTraits traits;
@@ -228,8 +229,11 @@ void transport_written(SocketTransport *self, int status);
    exception. Then sends them, soon. 0, or -1 with an exception for the caller of write(). */
 int transport_push(SocketTransport *self, PyObject *bytes);
 int transport_send(SocketTransport *self);
-/* True when the transport will be flushed at the end of this turn. */
-bool transport_flushes_later(SocketTransport *self);
+/* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
+int transport_encrypt(SocketTransport *self);
+/* True when the transport will be flushed: at the end of this turn if the caller may wait for that, and by the loop's
+   own thread when this is another one. */
+bool transport_flushes_later(SocketTransport *self, bool may_wait);
 /* Exact bytes for any bytes-like object: itself, or a copy, since the user may change his. NULL with BufferError. */
 PyObject *transport_exact_bytes(PyObject *data);
 

@@ -197,6 +197,24 @@ transport_written(SocketTransport *self, int status)
 
 /* ---- the end of the turn ---- */
 
+int
+transport_encrypt(SocketTransport *self)
+{
+    TlsConnection *tls = tls_of(self->state, self->protocol);
+    if (tls == NULL) {
+        return 0;
+    }
+    Py_INCREF(tls);
+    PyObject *entered = transport_enter_context(self->context);
+    int err = tls_encrypt(tls);
+    if (err < 0) {
+        err = transport_fail(self, "Fatal write error on socket transport");
+    }
+    transport_leave_context(entered);
+    Py_DECREF(tls);
+    return err;
+}
+
 static void
 link_flush(SocketTransport *self)
 {
@@ -214,30 +232,11 @@ link_flush(SocketTransport *self)
     transport_hold(self, HOLD_FLUSH);
 }
 
-/* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
-static int
-encrypt(SocketTransport *self)
-{
-    TlsConnection *tls = tls_of(self->state, self->protocol);
-    if (tls == NULL) {
-        return 0;
-    }
-    Py_INCREF(tls);
-    PyObject *entered = transport_enter_context(self->context);
-    int err = tls_encrypt(tls);
-    if (err < 0) {
-        err = transport_fail(self, "Fatal write error on socket transport");
-    }
-    transport_leave_context(entered);
-    Py_DECREF(tls);
-    return err;
-}
-
 /* A flush with nobody above it to do the rest. 0, or -1 with SystemExit or KeyboardInterrupt. */
 static int
 flush_and_pause(SocketTransport *self, LoopObject *loop)
 {
-    int err = self->secured ? encrypt(self) : 0;
+    int err = self->secured ? transport_encrypt(self) : 0;
     if (err == 0) {
         err = transport_flush(self);
     }
@@ -390,9 +389,19 @@ transport_send(SocketTransport *self)
 }
 
 bool
-transport_flushes_later(SocketTransport *self)
+transport_flushes_later(SocketTransport *self, bool may_wait)
 {
-    if (self->stream == NULL || self->conn_lost || !self->loop->in_turn || !io_may_touch(self->loop)) {
+    if (self->stream == NULL || self->conn_lost) {
+        return false;
+    }
+    if (UNLIKELY(!io_may_touch(self->loop))) {
+        if (loop_push(self->loop, run_flush, (PyObject *)self, NULL) == 0) {
+            return true;
+        }
+        PyErr_Clear();
+        return false;
+    }
+    if (!may_wait || !self->loop->in_turn) {
         return false;
     }
     link_flush(self);

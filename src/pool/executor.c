@@ -7,15 +7,9 @@
 
 #include "pool/pool.h"
 
-/* ---- what must be as it was ---- */
+#include "base/functions.h"
 
-/* Is `function` a plain function of the module whose globals these are? A wrapper lives elsewhere or is no function. */
-static bool
-is_function_of(PyObject *function, PyObject *globals)
-{
-    return function != NULL && PyFunction_Check(function) && PyFunction_GetGlobals(function) == globals &&
-           PyFunction_GetClosure(function) == NULL;
-}
+/* ---- what must be as it was ---- */
 
 /* An attribute, or NULL without an exception. */
 static PyObject *
@@ -33,7 +27,7 @@ static bool
 class_keeps(PyObject *type, PyObject *name, PyObject *globals)
 {
     PyObject *function = look_up(type, name);
-    bool same = is_function_of(function, globals);
+    bool same = function_is_original(function, globals);
     Py_XDECREF(function);
     return same;
 }
@@ -43,7 +37,8 @@ static bool
 instance_keeps(PyObject *op, PyObject *name, PyObject *globals)
 {
     PyObject *method = look_up(op, name);
-    bool same = method != NULL && PyMethod_Check(method) && is_function_of(PyMethod_GET_FUNCTION(method), globals);
+    bool same =
+        method != NULL && PyMethod_Check(method) && function_is_original(PyMethod_GET_FUNCTION(method), globals);
     Py_XDECREF(method);
     return same;
 }

@@ -619,7 +619,8 @@ static int
 run_turns_held(LoopObject *loop, bool once)
 {
     if (loop->polling) {
-        PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run a turn inside a callback of its poll");
+        PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run inside data_received() and the like, which its poll "
+                                            "calls: start a task there");
         return -1;
     }
     if (loop->closing) {

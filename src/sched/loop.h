@@ -171,6 +171,13 @@ loop_enter(LoopObject *loop)
     loop_leave_task(loop);
 }
 
+/* Has the next turn poll, however short ago the last poll was. */
+static inline void
+loop_poll_soon(LoopObject *loop)
+{
+    loop->turns_since_poll = UINT_MAX;
+}
+
 /* uv_run() in the given mode, with a note that it is under way. */
 static inline void
 loop_poll(LoopObject *loop, uv_run_mode mode)

@@ -12,6 +12,47 @@
 
 /* ---- one uv_loop ---- */
 
+static void
+on_closed(uv_handle_t *handle)
+{
+    PyMem_RawFree(handle);
+}
+
+/* libuv opens a spare descriptor with the first stream of a loop: let that be now, when it gets no low number. The
+   stream goes in the next poll. */
+static int
+open_spare(uv_loop_t *uv)
+{
+    uv_tcp_t *first = PyMem_RawMalloc(sizeof(uv_tcp_t));
+    int err = first == NULL ? UV_ENOMEM : uv_tcp_init(uv, first);
+    if (err < 0) {
+        PyMem_RawFree(first);
+        return err;
+    }
+    uv_close((uv_handle_t *)first, on_closed);
+    return 0;
+}
+
+/* uv_loop_init() with everything that libuv opens for a loop. */
+static int
+init(uv_loop_t *uv)
+{
+    HeldLowFds held;
+    int err = lowfds_hold(&held);
+    if (err < 0) {
+        return err;
+    }
+    err = uv_loop_init(uv);
+    if (err == 0) {
+        err = open_spare(uv);
+        if (err < 0) {
+            uv_loop_close(uv);
+        }
+    }
+    lowfds_release(&held);
+    return err;
+}
+
 static uv_loop_t *
 make(int *err)
 {
@@ -20,12 +61,7 @@ make(int *err)
         *err = UV_ENOMEM;
         return NULL;
     }
-    HeldLowFds held;
-    *err = lowfds_hold(&held);
-    if (*err == 0) {
-        *err = uv_loop_init(uv);
-        lowfds_release(&held);
-    }
+    *err = init(uv);
     if (*err < 0) {
         PyMem_RawFree(uv);
         return NULL;

@@ -58,18 +58,22 @@ def test_input_and_samples(programs, tmp_path):
     assert {loop: len(outcome["samples"]) for loop, outcome in result["loops"].items()} == {"asyncio": 2, "fastloop": 2}
 
 
-def test_memory_is_the_program_s(programs):
-    """Neither that of the command nor that of the process between."""
-    programs.write("program.py", "import asyncio; data = b'x' * 300_000_000")
+def peak_memory(programs, source):
+    """The peak memory of a program, by loop."""
+    programs.write("program.py", source)
     samples = programs.folder / "samples.json"
     assert compare(programs, "--json", samples, "program.py").status == 0
     (result,) = json.loads(samples.read_text())["results"]
-    for outcome in result["loops"].values():
-        assert all(300e6 < sample["bytes"] < 400e6 for sample in outcome["samples"])
-    programs.write("small.py", "")
-    assert compare(programs, "--json", samples, "small.py").status == 0
-    (result,) = json.loads(samples.read_text())["results"]
-    assert all(sample["bytes"] < 40e6 for sample in result["loops"]["asyncio"]["samples"])
+    return {loop: min(sample["bytes"] for sample in outcome["samples"]) for loop, outcome in result["loops"].items()}
+
+
+def test_memory_is_the_program_s(programs):
+    """Neither that of the command nor that of the process between."""
+    small, big = peak_memory(programs, ""), peak_memory(programs, "data = b'x' * 300_000_000")
+    for loop in small:
+        assert big[loop] - small[loop] == pytest.approx(300e6, rel=0.05)
+    # The command has imported all that fastloop has, and more; a program that imports nothing stays below that.
+    assert small["asyncio"] < small["fastloop"]
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ status is 1 when one does not, or when that page and EXPLAINED do not have the s
 import argparse
 import asyncio
 import contextlib
-import contextvars
+import contextvars  # noqa: F401 (for the questions)
 import functools
 import inspect
-import io
+import io  # noqa: F401 (for the questions)
 import logging
 import os
 import pathlib
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
+import time  # noqa: F401 (for the questions)
 import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -40,23 +40,28 @@ COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 #: (regular expression over "question: difference", heading in docs/compatibility.md)
 EXPLAINED = [
     (r"^loop: create_task signature:", "Signature of create_task"),
+    (r"^loop: sock_\w+: stock coroutine function, fastloop method$", "The sock_ methods"),
     (r"max_size: stock attribute, fastloop missing$", "Size of a read"),
-    (r"call_later\(1j, f\)", "Times that are no numbers"),
+    (r"call_later\(1j, f\)|sleep\(float\(\"nan\"\)\)", "Times that are no numbers"),
     (r"set_debug\(5\)", "Debug flag"),
+    (r"andle: only fastloop has get_context|handle\.get_context\(\): stock .*no attribute", "Context of a handle"),
+    (r"^Handle: repr\(threadsafe\): stock .*<_ThreadSafeHandle", "Names of classes"),
+    (r"t\.writelines\(\[b\"x\", None\]\): .*fastloop \(\('raised', 'TypeError'", "None in writelines"),
     (r"context=5\).*TaskStepMethWrapper.*Task\.task_step", "Names of classes"),
     (r"has no attribute '\w+'\"\).*fastloop \(\('raised', 'AttributeError', \"'fastloop\.", "Names of classes"),
     (r"not supported between.*fastloop \(\('raised', 'TypeError', .*not supported between", "Names of classes"),
     (r"dumps\(loop\)|: iter\(future\)", "Names of classes"),
     (
-        r"stock \(\('raised', 'TypeError', .*(missing|takes|unexpected).*fastloop \(\('raised', 'TypeError', .*"
-        r"(missing|takes|unexpected)",
+        r"stock \(\('raised', 'TypeError', .*(missing|takes|unexpected|invalid keyword).*"
+        r"fastloop \(\('raised', 'TypeError', .*(missing|takes|unexpected|invalid keyword)",
         "Wrong number of arguments",
     ),
     (r"loop\.__class__\(|_internal_fds", "The selector"),
     (r"(_ready|_scheduled|t\._buffer|loop\._run_once|loop\._add_callback): stock", "Views of the queues"),
+    (r"loop\.add_reader\(a, seen\.append, 1\)", "Polls beside ready callbacks"),
     (r"type\(handle\)\(\)", "Handles are made by the loop"),
     (r"copy\(t\)", "Objects that cannot be copied"),
-    (r"in debug mode: .*(_source_traceback|create_future|created at)", "Source tracebacks"),
+    (r"in debug mode: .*(_source_traceback|create_future|created at)", "Messages of debug mode"),
     (r"t\.writelines\(\[b\"x\"\]\): stock .*'NoneType' object is not callable", "Writing to a closed transport"),
 ]
 
@@ -107,7 +112,17 @@ def surface_of(thing):
     """What a live object offers, as {aspect: answer}."""
     cls = type(thing)
     found = {"bases": [base for base in public_bases(cls) if not re.search(r"\.(Base)?SelectorEventLoop$", base)]}
-    for name in ("__iter__", "__await__", "__enter__", "__aenter__", "__del__", "__eq__", "__hash__", "__lt__", "__call__"):
+    for name in (
+        "__iter__",
+        "__await__",
+        "__enter__",
+        "__aenter__",
+        "__del__",
+        "__eq__",
+        "__hash__",
+        "__lt__",
+        "__call__",
+    ):
         found[name] = getattr(cls, name, None) is not None
     found["weak references"] = bool(cls.__weakrefoffset__)
     for name in public_names(thing):
@@ -125,7 +140,9 @@ def certificates(folder):
     """A key and a self-signed certificate for localhost, made once."""
     path = pathlib.Path(folder) / "certificate.pem"
     if not path.exists():
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        )
         name = ["-addext", "subjectAltName=DNS:localhost", "-keyout", path, "-out", str(path) + ".crt"]
         subprocess.run([*command.split(), *name], check=True, capture_output=True)
         path.write_bytes(path.read_bytes() + pathlib.Path(str(path) + ".crt").read_bytes())
@@ -252,6 +269,7 @@ def normalised(text):
         (r"\('(127\.0\.0\.1|::1)', \d+(, 0, 0)?\)", "ADDRESS"),
         (r"127\.0\.0\.1:\d+|\('127\.0\.0\.1', \d+\)", "ADDRESS"),
         (r"/tmp/tmp\w+", "FOLDER"),
+        (r"_add_reader\(\d+, .*", "_add_reader(...)"),
         (r"took \d\.\d+ seconds", "took N seconds"),
         (r"\b(fd=|fd |pid |pid=|File descriptor |Task-|when=)[\d.]+", r"\1N"),
         (r"\b(_core|_asyncio|fastloop|asyncio)\.(?=[A-Z])", ""),
@@ -286,11 +304,15 @@ class Heard:
         self.loop = loop
         self.contexts = []
         self.handler = logging.Handler(logging.WARNING)
-        self.handler.emit = lambda record: self.contexts.append(("logged", normalised(record.getMessage().split("\n")[0])))
+        self.handler.emit = lambda record: self.contexts.append(
+            ("logged", normalised(record.getMessage().split("\n")[0]))
+        )
 
     def on_exception(self, loop, context):
         keys = sorted(key for key in context if key != "source_traceback")
-        self.contexts.append(("handler", keys, normalised(context.get("message")), normalised(repr(context.get("exception")))))
+        self.contexts.append(
+            ("handler", keys, normalised(context.get("message")), normalised(repr(context.get("exception"))))
+        )
 
     def __enter__(self):
         logging.getLogger("asyncio").addHandler(self.handler)
@@ -309,7 +331,8 @@ class Heard:
             for warning in self.warnings
             # These come when the garbage collector finds something, maybe of another question.
             if not re.search(
-                "^unclosed|was never awaited|is still running$|no current event loop", str(warning.message)
+                "^unclosed|was never awaited|is still running$|no current event loop|^loop is closed",
+                str(warning.message),
             )
         ]
 
@@ -589,8 +612,8 @@ OBJECTS = {
 }
 
 EXTRA_INFO = [
-    "socket", "sockname", "peername", "ssl_object", "sslcontext", "peercert", "cipher", "compression", "pipe", "subprocess",
-    "nonsense",
+    "socket", "sockname", "peername", "ssl_object", "sslcontext", "peercert", "cipher", "compression", "pipe",
+    "subprocess", "nonsense",
 ]  # fmt: skip
 
 

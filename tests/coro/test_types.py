@@ -9,6 +9,7 @@ import itertools
 import pickle
 import subprocess
 import sys
+import types
 import weakref
 
 import pytest
@@ -479,3 +480,45 @@ def test_signature_errors(kind):
     with pytest.raises(TypeError):
         kind.Future(kind.loop)
     coro.close()
+
+
+def wrap_as_attribute(monkeypatch, wrapper):
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_task", wrapper)
+
+
+def wrap_in_the_code(monkeypatch, wrapper):
+    """As ddtrace does: the function stays, and its code calls the wrapper, a constant of the code."""
+
+    def template(self, coro, **kwargs):
+        call = "the wrapper"
+        return call(self, coro, **kwargs)
+
+    code = template.__code__
+    constants = tuple(wrapper if constant == "the wrapper" else constant for constant in code.co_consts)
+    monkeypatch.setattr(asyncio.BaseEventLoop.create_task, "__code__", code.replace(co_consts=constants))
+
+
+@pytest.mark.parametrize("wrap", [wrap_as_attribute, wrap_in_the_code])
+def test_wrapped_create_task_of_the_base(monkeypatch, wrap):
+    """Tracers wrap BaseEventLoop.create_task(): they see each task, as on the standard loop."""
+    method = asyncio.BaseEventLoop.create_task
+    original = types.FunctionType(method.__code__, method.__globals__)
+    original.__kwdefaults__ = method.__kwdefaults__
+    seen = []
+
+    def wrapper(self, coro, **kwargs):
+        seen.append(coro.__name__)
+        return original(self, coro, **kwargs)
+
+    loop = fastloop.new_event_loop()
+    try:
+        for wrapped in (False, True, False):
+            with monkeypatch.context() as patch:
+                if wrapped:
+                    wrap(patch, wrapper)
+                loop.run_until_complete(nothing())
+        assert seen == ["nothing"]
+        assert type(loop.create_task(nothing())) is fastloop.Task
+        loop.run_until_complete(nothing())
+    finally:
+        loop.close()

@@ -31,6 +31,7 @@ import pytest
 
 import fastloop
 import helpers
+from fastloop import switches
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -221,6 +222,18 @@ def test_blocks_are_marked(page):
     outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     indented = re.findall(r"^    (?:python|pip|make|uvicorn|gunicorn)\b.*", outside, re.MULTILINE)
     assert indented == []
+
+
+@pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: page.name)
+def test_links_of_the_front_pages(page):
+    """Those of the other pages are checked by `make docs`."""
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_every_switch_is_told():
+    text = (ROOT / "docs" / "going-back.md").read_text()
+    assert [part for part in switches.PARTS if f"| `{part}` |" not in text] == []
 
 
 def test_pages_are_there():

@@ -136,6 +136,27 @@ def install_findings(root):
     ]
 
 
+def promise_findings(root):
+    """Tests and folders that docs/promises.md names and that are not there."""
+    findings = []
+    for number, line in enumerate((root / "docs" / "promises.md").read_text().splitlines(), 1):
+        if not line.startswith("| ") or line.startswith(("| Promise", "| ---")):
+            continue
+        for part in line.split("|")[2].split(";"):
+            place, _, names = part.strip().partition(":")
+            path = root / "tests" / place
+            if "/" not in place:
+                continue
+            if not path.exists():
+                findings.append(f"{number}: no tests/{place}")
+                continue
+            known = set(re.findall(r"def test_(\w+)", path.read_text())) if path.is_file() else set()
+            findings += [
+                f"{number}: no test_{name} in {place}" for name in names.replace(",", " ").split() if name not in known
+            ]
+    return findings
+
+
 def symbols(library, *options):
     """(name, binding, section) of each object and function that a shared library defines."""
     listing = subprocess.run(["readelf", "--wide", "--section-headers", library], capture_output=True, text=True)
@@ -205,6 +226,10 @@ def test_python_versions_are_told_apart_in_one_file():
 
 def test_documents_install_from_source_or_wheel():
     assert install_findings(ROOT) == []
+
+
+def test_the_tests_behind_the_promises_exist():
+    assert promise_findings(ROOT) == []
 
 
 @needs_readelf
@@ -309,6 +334,14 @@ def test_planted_version_check(plant):
 def test_planted_document(plant, line, found):
     tree = plant("docs/install.md", f"# Install\n{line}\n")
     assert install_findings(tree) == ([f"docs/install.md:2: {line}"] if found else [])
+
+
+def test_planted_promise(plant):
+    plant("tests/io/test_some.py", "def test_kept():\n    pass\n")
+    tree = plant(
+        "docs/promises.md", "| Promise | Tests |\n| --- | --- |\n| A | io/test_some.py: kept, broken; io/gone.py |\n"
+    )
+    assert promise_findings(tree) == ["3: no test_broken in io/test_some.py", "3: no tests/io/gone.py"]
 
 
 @needs_readelf

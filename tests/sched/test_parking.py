@@ -95,7 +95,8 @@ use()
 def test_an_exception_left_the_loop(one_after_the_other):
     """uv_stop() was called in a run that an exception ended."""
     assert (
-        one_after_the_other("""
+        one_after_the_other(
+            """
 import socket
 loop = new_event_loop()
 near, far = socket.socketpair()
@@ -115,7 +116,9 @@ except SystemExit as exc:
     print(exc)
 loop.close()
 use()
-""", stderr=None)
+""",
+            stderr=None,
+        )
         == "3\n"
     )
 
