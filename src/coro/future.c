@@ -368,8 +368,7 @@ Future_set_result(PyObject *op, PyObject *result)
     X(cancelled)            \
     X(done)                 \
     X(exception)            \
-    X(result)               \
-    X(set_exception)
+    X(result)
 
 /* Calls the base's method with the object locked. */
 static PyObject *
@@ -382,16 +381,16 @@ call_base_locked(PyObject *op, const char *name, PyObject *const *args, Py_ssize
     CoroState *coro = state->coro;
     bool is_task = PyObject_TypeCheck(op, coro->base_task);
     PyObject *method = PyObject_GetAttrString((PyObject *)(is_task ? coro->base_task : coro->base_future), name);
-    PyObject *get = method == NULL ? NULL : PyObject_CallMethod(method, "__get__", "O", op);
+    PyObject *bound = method == NULL ? NULL : PyObject_CallMethod(method, "__get__", "O", op);
     Py_XDECREF(method);
-    if (get == NULL) {
+    if (bound == NULL) {
         return NULL;
     }
     PyObject *result;
     FL_BEGIN_CRITICAL_SECTION(op);
-    result = PyObject_Vectorcall(get, args, (size_t)nargs, kwnames);
+    result = PyObject_Vectorcall(bound, args, (size_t)nargs, kwnames);
     FL_END_CRITICAL_SECTION();
-    Py_DECREF(get);
+    Py_DECREF(bound);
     return result;
 }
 
