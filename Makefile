@@ -13,6 +13,7 @@ ASAN_SECONDS ?= 1800
 VALGRIND_SECONDS ?= 600
 DEBUG_SECONDS ?= 1200
 GC_SECONDS ?= 1200
+TSAN_SECONDS ?= 1800
 
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2], sys.abiflags))')
 VENV := .venv-$(TAG)
@@ -22,8 +23,8 @@ SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test test-debug gc asan valgrind checked-debug checked-asan traces demo conformance ecosystem \
-	bench bench-smoke lint format sdist wheel check-wheel clean
+.PHONY: help build debug test switches test-debug gc asan stress tsan valgrind checked-debug checked-asan traces demo \
+	conformance ecosystem bench bench-smoke docs lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -37,6 +38,13 @@ debug: ## build it in place with -O0, assertions and full debug information
 
 test: build ## run the tests
 	$(PY) $(PYTEST) $(TESTS)
+
+# Each fast path switched off (fastloop/switches.py), and the tests of what then serves in its place.
+SWITCHES = tasks:coro,sched pool:pool,executor spin:pool,executor sockets:io connect:io streams:io tls:io
+switches: build ## run the tests with one fast path after the other switched off
+	set -e; for switch in $(SWITCHES); do \
+		FASTLOOP_DISABLE=$${switch%:*} $(PY) $(PYTEST) -q --loop fastloop $$(echo ",$${switch#*:}" | sed 's#,# tests/#g'); \
+	done
 
 # A build for a check stays out of the source tree, next to a copy of the package: what was built in place stays as it
 # is. The tests run in its folder, and it stands in PYTHONPATH, so that every child process imports it too.
@@ -54,7 +62,7 @@ checked-debug checked-asan:
 # $(call checked,SECONDS,ENVIRONMENT,COMMAND THAT RUNS PYTHON): the tests on the build for the check VARIANT
 checked = cd $(CHECKED)/lib && PYTHONPATH=$(CURDIR)/$(CHECKED)/lib:$(CURDIR)/tools/checks $(2) \
 	timeout --verbose --kill-after=30 $(1) $(3) $(CURDIR)/$(PY) $(PYTEST) --capture=sys -p patience --patience $(PATIENCE) \
-	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(TESTS))
+	-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(patsubst tests%,$(CURDIR)/tests%,$(filter-out tests/docs,$(TESTS)))
 PATIENCE = 3
 
 test-debug: VARIANT = debug
@@ -76,6 +84,28 @@ asan: checked-asan ## run the tests under AddressSanitizer and UndefinedBehavior
 ASAN_ENVIRONMENT = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/$(CHECKED)/report \
 	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/$(CHECKED)/report
+
+# What threads do to each other, ten times as much of it as the suite has: a million hops to the pool and back, wake-ups
+# by the hundred thousand. FASTLOOP_STRESS=100 makes it ten million.
+STRESS_TESTS = tests/sched/test_wakeups.py tests/sched/test_foreign_threads.py tests/executor/test_stress.py
+stress: build ## run the stress of threads: every job and wake-up arrives, once
+	FASTLOOP_STRESS=$${FASTLOOP_STRESS:-10} $(PY) $(PYTEST) --loop fastloop $(STRESS_TESTS)
+
+# Only a free-threaded Python that was itself configured with --with-thread-sanitizer sees what the interpreter orders.
+# The build stays out of the source tree, and the virtual environment is one of its own.
+tsan: VARIANT = tsan
+tsan: VENV = .venv-$(TAG)-tsan
+tsan: PATIENCE = 20
+tsan: TESTS = $(STRESS_TESTS)
+tsan: ## run the stress of threads under ThreadSanitizer (PYTHON built with --disable-gil --with-thread-sanitizer)
+	@$(PYTHON) -c 'import sys, sysconfig; sys.exit("--with-thread-sanitizer" not in sysconfig.get_config_var("CONFIG_ARGS"))' \
+		|| { echo "make tsan needs a PYTHON that was configured with --with-thread-sanitizer"; exit 1; }
+	@PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV) tsan
+	@rm -rf $(CHECKED)/lib $(CHECKED)/report.*
+	FASTLOOP_SANITIZE=thread $(PY) setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
+	$(call checked,$(TSAN_SECONDS),$(TSAN_ENVIRONMENT)) --loop fastloop; \
+	status=$$?; ! cat ../report.* 2>/dev/null && exit $$status
+TSAN_ENVIRONMENT = TSAN_OPTIONS=suppressions=$(CURDIR)/tools/tsan.supp:history_size=4:exitcode=0:log_path=$(CURDIR)/$(CHECKED)/report
 
 # What fits ten minutes: each way through the C code, few of the tests that only wait or start processes. All of them:
 #     make valgrind TESTS=tests VALGRIND_SECONDS=36000
@@ -101,14 +131,15 @@ demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo
 	$(PY) tools/demo.py
 
-conformance: ## run CPython's own tests of asyncio on fastloop
+conformance: ## run CPython's own tests of asyncio on fastloop, and compare the public surface with asyncio's
 	@$(SETUP) conformance
 	@mkdir -p build
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json
+	$(PY) tests/conformance/surface.py
 
-ecosystem: ## install the libraries and servers that tests/ecosystem and tests/stress use, and run these
+ecosystem: ## install the libraries and servers that tests/ecosystem, stress and docs use, and run these
 	@$(SETUP) ecosystem
-	FASTLOOP_REQUIRE_ALL=1 $(PY) $(PYTEST) tests/ecosystem tests/stress
+	FASTLOOP_REQUIRE_ALL=1 $(PY) $(PYTEST) tests/ecosystem tests/stress tests/docs
 
 bench: ## compare the loops that are installed by the benchmarks
 	@$(SETUP) bench
@@ -117,6 +148,11 @@ bench: ## compare the loops that are installed by the benchmarks
 bench-smoke: ## run each default benchmark once and short: whether it works, not how fast
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
+
+docs: ## build the site of docs/ into build/docs; a warning is an error
+	@$(SETUP) docs
+	$(PY) -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
+	@echo build/docs/index.html
 
 lint: ## check the layout of the code and the rules of tests/rules
 	@$(SETUP) lint

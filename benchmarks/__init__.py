@@ -1,8 +1,8 @@
-"""Workloads for asyncio event loops, and commands that run them on several loops side by side.
+"""Workloads with another side in C, and commands that run these and those of fastloop._bench on several loops.
 
-    python -m benchmarks                 time, CPU and memory, interleaved (compare.py)
-    python -m benchmarks.instructions    instructions per operation, by callgrind
-    python -m benchmarks.report FILE     the tables of an earlier run
+    python -m benchmarks                      time, CPU and memory, interleaved (suite.py)
+    python -m benchmarks.instructions         instructions per operation, by callgrind
+    python -m fastloop._bench.report FILE     the tables of an earlier run
 
 README.md tells how to read the results and how to add a case.
 """

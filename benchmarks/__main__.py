@@ -1,3 +1,4 @@
-from benchmarks.compare import main
+from benchmarks.suite import Suite
+from fastloop._bench.compare import main
 
-main()
+main(suite=Suite())

@@ -10,15 +10,22 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import loops as loops_module
-from benchmarks import machine, native, process
-from benchmarks.compare import Progress, chosen_cases, chosen_loops, entry, finish, parser_of
+from benchmarks import process, suite
+from fastloop._bench import compare
+from fastloop._bench import loops as loops_module
+from fastloop._bench.progress import Progress
 
 GROUPS = ["scheduling", "tasks", "sync"]
 # Callgrind runs a program fifty times slower.
 SLOWDOWN = "50"
 DEFAULT_PART = 0.02
 TIMEOUT_S = 1800
+
+
+class Suite(suite.Suite):
+    prog = "python -m benchmarks.instructions"
+    about = __doc__
+    kind = "instructions"
 
 
 def count(case, loop, n):
@@ -37,9 +44,9 @@ def per_operation(case, loop, n):
     return {"instructions": (count(case, loop, 5 * n) - count(case, loop, n)) / (4 * n)}
 
 
-def measure(case, n, loops, progress):
-    record = entry(case, n, loops, ["instructions"])
-    progress.case(case.name)
+def measure(case, n, names, progress):
+    record = compare.entry(Suite(), case, n, names, ["instructions"])
+    progress.show(case.name)
     for loop, outcome in record["loops"].items():
         try:
             outcome["samples"].append(per_operation(case, loop, n))
@@ -50,25 +57,24 @@ def measure(case, n, loops, progress):
 
 
 def main(arguments=None):
-    args = parser_of("python -m benchmarks.instructions", __doc__).parse_args(arguments)
+    chosen = Suite()
+    args = compare.parser_of(chosen).parse_args(arguments)
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is needed (Debian: apt-get install valgrind)")
     if not args.case and not args.group:
         args.group = GROUPS
     # Only what all of its operations make alike can be differenced.
-    cases = [case for case in chosen_cases(args) if "cpu" in case.metrics and not case.fresh]
-    loops = chosen_loops(args.loops)
-    native.build()
+    cases = [case for case in compare.chosen_cases(chosen, args) if "cpu" in case.metrics and not case.fresh]
+    names = compare.chosen_loops(chosen, args)
+    document = compare.document_of(chosen, names, [])
+    compare.check_outputs(args)
+    chosen.prepare()
     os.environ[loops_module.SLOWDOWN] = SLOWDOWN
-    document = {"kind": "instructions", "machine": machine.describe(loops), "results": []}
-    progress = Progress(len(cases) * len(loops))
-    try:
+    with Progress(len(cases) * len(names)) as progress:
         for case in cases:
             n = max(100, int(case.n * (args.part or DEFAULT_PART)))
-            document["results"].append(measure(case, n, loops, progress))
-    finally:
-        progress.stop()
-    finish(document, args)
+            document["results"].append(measure(case, n, names, progress))
+    compare.finish(document, args)
 
 
 if __name__ == "__main__":

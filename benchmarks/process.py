@@ -2,71 +2,32 @@
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import threading
 
 from benchmarks import native
-from benchmarks.loops import LIBUV
-from benchmarks.measures import memory_bytes
-
-TIMEOUT_S = 120
-
-
-class CannotError(Exception):
-    """The loop cannot do this case; the text says why."""
+from benchmarks.registry import ClientCase, ServerCase
+from fastloop._bench import process
+from fastloop._bench.loops import LIBUV
+from fastloop._bench.machine import cores
+from fastloop._bench.measures import memory_bytes
+from fastloop._bench.process import CannotError, read_line
 
 
 def pin(core):
     """Start of a command line that keeps a process on our first (0) or last (-1) core; empty where there is one."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2 or shutil.which("taskset") is None:
+    if len(cores()) < 2 or shutil.which("taskset") is None:
         return []
-    return ["taskset", "-c", str(cores[core])]
-
-
-def environment():
-    """For the measured process: the tree's packages after what PYTHONPATH has, and hashes that repeat."""
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(native.ROOT)]))
-    return os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+    return ["taskset", "-c", str(cores()[core])]
 
 
 def worker(loop, case, *arguments):
-    return [sys.executable, "-P", "-m", "benchmarks.worker", loop, case.name, *map(str, arguments)]
+    return process.command("benchmarks.worker", loop, case, *arguments)
 
 
-def read_line(process):
-    """The line of JSON that a worker prints, as a dict. Raises CannotError for what it could not do."""
-    line = process.stdout.readline()
-    if not line:
-        process.wait()
-        raise CannotError(f"ended with status {process.returncode}")
-    answer = json.loads(line)
-    if "cannot" in answer:
-        raise CannotError(answer["cannot"])
-    return answer
-
-
-@contextlib.contextmanager
-def started(command, timeout_s=TIMEOUT_S, **options):
-    """A child process, its standard output a pipe of text, that is gone at the end; killed when it takes too long."""
-    # What a loop writes about its own failure would run through the table: the reason comes on standard output.
-    options = {"stderr": subprocess.DEVNULL} | options
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), **options) as process:
-        guard = threading.Timer(timeout_s, process.kill)
-        guard.start()
-        try:
-            yield process
-        finally:
-            guard.cancel()
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
+def started(words, **options):
+    return process.started(words, **{"env": process.environment(native.ROOT)} | options)
 
 
 @contextlib.contextmanager
@@ -82,24 +43,22 @@ def listening(kind):
 def echo_server(mode, listener, prefix, closes=False, **options):
     """The C server, ready, on the listener; closes: it closes each connection as soon as it is made."""
     command = [*prefix, native.ECHO, mode, str(listener.fileno()), native.certificate(), *["close"] * closes]
-    with started(command, pass_fds=[listener.fileno()], **options) as process:
-        if process.stdout.readline() != "ready\n":
-            raise CannotError(f"the C server ended with status {process.wait()}")
-        yield process
+    with started(command, pass_fds=[listener.fileno()], **options) as server:
+        if server.stdout.readline() != "ready\n":
+            raise CannotError(f"the C server ended with status {server.wait()}")
+        yield server
 
 
 def run_inside(case, loop, n, prefix, is_warmed, **options):
     arguments = [n, "--warm-up"] if case.warm and is_warmed else [n]
     with contextlib.ExitStack() as stack:
-        if case.peer is not None:
+        if isinstance(case, ClientCase):
             listener, address = stack.enter_context(listening("unix" if case.peer == "unix" else "tcp"))
             stack.enter_context(echo_server(case.peer, listener, pin(-1)))
             prefix = [*pin(0), *prefix]
             arguments += ["--address", json.dumps(address)]
-        process = stack.enter_context(started([*prefix, *worker(loop, case, *arguments)], **options))
-        metrics = read_line(process)
-        process.wait()
-        return metrics
+        environment = {"env": process.environment(native.ROOT)}
+        return process.run_worker([*prefix, *worker(loop, case, *arguments)], **environment | options)
 
 
 @contextlib.contextmanager
@@ -109,13 +68,13 @@ def serving(case, loop, listener, prefix, **options):
     if loop == LIBUV:
         mode = case.load.get("mode")
         serves = "http" if mode == "http" else case.kind
-        with echo_server(serves, listener, prefix, closes=mode == "churn", **options) as process:
-            yield process
+        with echo_server(serves, listener, prefix, closes=mode == "churn", **options) as server:
+            yield server
         return
     command = [*prefix, *worker(loop, case, case.n, "--fd", listener.fileno())]
-    with started(command, pass_fds=[listener.fileno()], **options) as process:
-        read_line(process)
-        yield process
+    with started(command, pass_fds=[listener.fileno()], **options) as server:
+        read_line(server)
+        yield server
 
 
 def put_under_load(case, address, pid, n, is_warmed):
@@ -141,8 +100,8 @@ def run(case, loop, n, prefix=(), is_warmed=True, **options):
 
     prefix is a command that runs the measured process, such as valgrind; options are those of started().
     """
-    if case.kind is None:
+    if not isinstance(case, ServerCase):
         return run_inside(case, loop, n, prefix, is_warmed, **options)
-    with listening(case.kind) as (listener, address), serving(case, loop, listener, prefix, **options) as process:
+    with listening(case.kind) as (listener, address), serving(case, loop, listener, prefix, **options) as server:
         listener.close()
-        return put_under_load(case, address, process.pid, n, is_warmed)
+        return put_under_load(case, address, server.pid, n, is_warmed)

@@ -1,76 +1,37 @@
-"""The list of workloads: what a case is, how one is declared, and how cases are chosen.
+"""Cases that have another side in C, beside those of fastloop._bench.registry."""
 
-A case says what is done n times. Everything else (fresh processes, rounds, pinning, clocks, tables) is done by whoever
-runs it, equally for each loop.
-"""
-
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
-from benchmarks import workloads
+from fastloop._bench.registry import DEFAULT, FULL, QUICK, Case, case, register
 
-# Raised when an existing case measures something else than before: results of two versions are not compared. A new
-# case leaves it as it is.
-WORKLOADS = 1
-
-QUICK, DEFAULT, FULL = range(3)
-
-CASES = {}
+__all__ = ("DEFAULT", "FULL", "QUICK", "ClientCase", "ServerCase", "case", "client", "server")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One workload.
+class ClientCase(Case):
+    """A client of the C server. peer is the kind of server; its address is the last argument of run()."""
 
-    name      group-independent name, parts separated by "/", unique
-    group     heading of the table in which it stands
-    unit      what one of the n operations is
-    n         operations in one run, chosen for a few tenths of a second on the slower loops
-    run       the function; see case() and server()
-    metrics   what is shown, the main one first; less is better for all of them. "wall" and "cpu" are nanoseconds of one
-              operation and are measured for each case; others are what run() returns, or what the load measured
-    tier      QUICK, DEFAULT or FULL: the smallest selection that has it
-    warm      whether a tenth of n runs unmeasured first
-    fresh     run() gets the loops.Loop instead of a running loop, and makes its own
-    peer      kind of C server that run() is a client of; its address is given to run()
-    kind      "tcp", "unix", "udp" or "tls" for a server that is put under load, otherwise None
-    load      options of native/load for a server
+    peer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerCase(Case):
+    """A server that is put under load from outside.
+
+    kind      "tcp", "unix", "udp" or "tls"
+    load      options of native/load
     """
 
-    name: str
-    group: str
-    unit: str
-    n: int
-    run: Callable
-    metrics: tuple = ("wall", "cpu")
-    tier: int = DEFAULT
-    warm: bool = True
-    fresh: bool = False
-    peer: str | None = None
-    kind: str | None = None
+    kind: str
     load: dict = field(default_factory=dict)
 
 
-def register(case):
-    if case.name in CASES:
-        raise ValueError(f"two cases are named {case.name}")
-    CASES[case.name] = case
-
-
-def case(name, *, group, unit, n, **options):
-    """Declare a function as a workload that runs inside the measured process; options are fields of Case.
-
-    async def run(n)      is run by loop.run_until_complete
-    def run(loop, n)      runs the loop itself
-    With peer=, the last argument is the address of a C server: (host, port), or a path for "unix".
-
-    It may return a dict of further metrics. An exception means that the loop cannot do it.
-    """
+def client(name, *, peer, group, unit, n, **options):
+    """Declare a function as case() does, which is also given the address of a C server: (host, port), or a path for
+    "unix"."""
 
     def declare(run):
-        register(Case(name=name, group=group, unit=unit, n=n, run=run, **options))
+        register(ClientCase(name=name, peer=peer, group=group, unit=unit, n=n, run=run, **options))
         return run
 
     return declare
@@ -85,27 +46,7 @@ def server(name, *, group, kind, n, unit="message", metrics=("cpu", "wall"), tie
 
     def declare(run):
         about = {"name": name, "group": group, "unit": unit, "metrics": metrics, "tier": tier}
-        register(Case(**about, n=n, run=run, kind=kind, load=load))
+        register(ServerCase(**about, n=n, run=run, kind=kind, load=load))
         return run
 
     return declare
-
-
-def load_workloads():
-    """Import the modules of benchmarks.workloads; returns the cases by name, in the order of their declaration."""
-    for module in workloads.MODULES:
-        importlib.import_module(f"benchmarks.workloads.{module}")
-    return CASES
-
-
-def select(names=(), groups=(), tier=DEFAULT):
-    """The cases of the tier and the smaller ones, all or those that a pattern of their group matches; and any case
-    that a pattern of its name matches. Patterns are a shell's: *, ? and []."""
-    cases = load_workloads().values()
-    if not names and not groups:
-        return [case for case in cases if case.tier <= tier]
-
-    def matches(text, patterns):
-        return any(fnmatchcase(text, pattern) for pattern in patterns)
-
-    return [case for case in cases if matches(case.name, names) or (matches(case.group, groups) and case.tier <= tier)]

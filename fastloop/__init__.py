@@ -7,7 +7,12 @@
 Importing it changes nothing; only choosing the loop does.
 """
 
-from fastloop._core import Future, Task, __version__, libuv_version
+try:
+    from fastloop._core import Future, Task, __version__, libuv_version
+except ImportError as error:
+    from fastloop._unsupported import explain
+
+    raise ImportError(explain(error), name=error.name, path=error.path) from error
 from fastloop.loop import Loop, new_event_loop
 from fastloop.policy import EventLoopPolicy, install, uninstall
 from fastloop.runner import run

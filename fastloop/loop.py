@@ -1,12 +1,13 @@
 """The event loop: the native core, joined with what asyncio.BaseEventLoop does once per connection or per loop."""
 
 import asyncio
+import socket
 import sys
 import threading
-from asyncio import base_events, events, format_helpers
+from asyncio import base_events, events, format_helpers, selector_events
 from asyncio.log import logger
 
-from fastloop import _compat, _core, switches
+from fastloop import _compat, _core, _nested, switches
 from fastloop.unix import UnixMixin
 
 
@@ -27,8 +28,15 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._use_native_tasks = False
         if "pool" in disabled:
             self._use_native_pool = False
+        if "spin" in disabled:
+            self._may_spin = False
+        if "sockets" in disabled:
+            self._set_native_sockets(False)
+            self._datagram_transport_class = selector_events._SelectorDatagramTransport
+        self._connects_natively = type(self) is Loop and "connect" not in disabled
         if "streams" in disabled:
             self._use_native_streams = False
+        self._use_native_tls = "tls" not in disabled
 
     def run_forever(self):
         """Run until stop() is called.
@@ -36,11 +44,31 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         Raises RuntimeError when the loop is closed, when it runs already, or when another loop runs in this thread.
         See asyncio.loop.run_forever().
         """
+        if _nested.allowed():
+            self._check_closed()
+            _nested.run_forever(self)
+            return
         self._run_forever_setup()
         try:
             self._run_turns()
         finally:
             self._run_forever_cleanup()
+
+    def run_until_complete(self, future):
+        """Run until the future, or the task that is made of a coroutine, is done; return its result.
+
+        Raises as run_forever() does. See asyncio.loop.run_until_complete().
+        """
+        if _nested.allowed():
+            return _nested.run_until_complete(self, future)
+        return super().run_until_complete(future)
+
+    #: nest_asyncio then leaves the methods of this class alone, and nested runs are ours.
+    _nest_patched = True
+
+    def _check_running(self):
+        if not _nested.allowed():
+            super()._check_running()
 
     def _run_forever_setup(self):
         self._check_closed()
@@ -82,11 +110,50 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._default_executor = None
             executor.shutdown(wait=False)
 
+    # -- names -----------------------------------------------------------------------------------------------------
+
+    async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
+        """socket.getaddrinfo() in a thread of the default executor; a numeric address needs none.
+
+        See asyncio.loop.getaddrinfo().
+        """
+        if _looks_numeric(host, port, flags) and self._resolves_by_default():
+            try:
+                # The system's own answer to the same question; so it never asks anybody.
+                return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+            except socket.gaierror:
+                # Not numeric, or an error of whose text only the question itself can be sure.
+                pass
+        return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
+    def _resolves_by_default(self):
+        """Whether getaddrinfo() would come to socket.getaddrinfo(), and nobody could tell in which thread."""
+        return (
+            self._use_native_pool
+            and not self._debug
+            and not self.is_closed()
+            and not self._executor_shutdown_called
+            and getattr(socket.getaddrinfo, "__globals__", None) is vars(socket)
+        )
+
     # -- called by the native core ---------------------------------------------------------------------------------
 
     def _extract_stack(self):
         """Where the Python code stands that called into the core: the source traceback of debug mode."""
         return format_helpers.extract_stack(sys._getframe(1))
+
+    def _call_soon(self, callback, args, context):
+        """Queue a handle without the checks of call_soon(); for subclasses that call it."""
+        handle = self._make_handle(callback, args, context)
+        self._add_callback(handle)
+        return handle
+
+    def _call_replaced_call_at(self, when, callback_and_args, context):
+        """call_later() where call_at() is no longer the native one: what the standard call_later() does."""
+        timer = self.call_at(when, *callback_and_args, context=context)
+        if timer._source_traceback:
+            del timer._source_traceback[-1]
+        return timer
 
     def _report_handle_error(self, handle, exc):
         """Report what a callback raised, with the context that asyncio.Handle gives."""
@@ -105,6 +172,15 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if seconds >= self.slow_callback_duration:
             text = base_events._format_handle(ran) if isinstance(ran, events.Handle) else repr(ran)
             logger.warning("Executing %s took %.3f seconds", text, seconds)
+
+
+def _looks_numeric(host, port, flags):
+    """Whether getaddrinfo() may find that the host is an address, and need not look the port up."""
+    if not (port is None or isinstance(port, int)) or not isinstance(flags, int):
+        return False
+    if isinstance(host, str):
+        return host[:1].isdigit() or ":" in host
+    return isinstance(host, bytes) and (host[:1].isdigit() or b":" in host)
 
 
 def new_event_loop():

@@ -11,7 +11,11 @@ import warnings
 PARTS = {
     "tasks": "asyncio's own Task and Future",
     "pool": "concurrent.futures.ThreadPoolExecutor",
+    "spin": "waits for short jobs that block at once",
+    "sockets": "asyncio's own datagram transport and sock_*() coroutines",
+    "connect": "connecting to numeric addresses through a Python socket",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
+    "tls": "asyncio's own SSLProtocol",
 }
 
 

@@ -10,16 +10,31 @@ import functools
 import os
 import selectors
 import signal
+import socket
 import sys
 import threading
 import warnings
-from asyncio import constants, coroutines, selector_events, sslproto, tasks, unix_events
+from asyncio import base_events, constants, coroutines, selector_events, tasks, transports, unix_events
 from asyncio.log import logger
 
-from fastloop import _compat
+from fastloop import _compat, _core, tls
 
 _Selector = selector_events.BaseSelectorEventLoop
 _Unix = unix_events._UnixSelectorEventLoop
+_Socket = socket.socket
+
+# What the standard create_connection() calls: replaced on a loop, each must go on being called.
+_CONNECT_HOOKS = frozenset(
+    {
+        "_connect_sock",
+        "_create_connection_transport",
+        "_ensure_resolved",
+        "_make_socket_transport",
+        "_sock_connect",
+        "getaddrinfo",
+        "sock_connect",
+    }
+)
 
 
 def _ignore_signal(signum, frame):
@@ -60,6 +75,13 @@ class SelectorView:
         raise AttributeError(f"fastloop polls with libuv and has no selector: loop._selector.{name} does not exist")
 
 
+class DatagramTransport(_core.Datagram, selector_events._SelectorDatagramTransport, transports.DatagramTransport):
+    """A transport of datagrams: the standard library's, with native sending and receiving.
+
+    See asyncio.DatagramTransport for the methods.
+    """
+
+
 class UnixMixin:
     """The part of Loop that only Unix systems have."""
 
@@ -81,26 +103,18 @@ class UnixMixin:
         """The standard library's own transports (datagram, pipes) by descriptor; ours are known to the core."""
         return self._foreign_transports()
 
-    # -- sockets: the standard methods, which try at once and then wait as a reader or writer ------------------------
+    # -- sockets: the core has the methods; where it does not know how, the standard ones serve, which call these ------
 
-    sock_recv = _Selector.sock_recv
     _sock_recv = _Selector._sock_recv
-    sock_recv_into = _Selector.sock_recv_into
     _sock_recv_into = _Selector._sock_recv_into
-    sock_recvfrom = _Selector.sock_recvfrom
     _sock_recvfrom = _Selector._sock_recvfrom
-    sock_recvfrom_into = _Selector.sock_recvfrom_into
     _sock_recvfrom_into = _Selector._sock_recvfrom_into
     _sock_read_done = _Selector._sock_read_done
-    sock_sendall = _Selector.sock_sendall
     _sock_sendall = _Selector._sock_sendall
-    sock_sendto = _Selector.sock_sendto
     _sock_sendto = _Selector._sock_sendto
-    sock_connect = _Selector.sock_connect
     _sock_connect = _Selector._sock_connect
     _sock_connect_cb = _Selector._sock_connect_cb
     _sock_write_done = _Selector._sock_write_done
-    sock_accept = _Selector.sock_accept
     _sock_accept = _Selector._sock_accept
 
     # sock_sendfile() of the base class ends up in these.
@@ -111,11 +125,54 @@ class UnixMixin:
 
     # -- connections -----------------------------------------------------------------------------------------------
 
+    async def create_connection(self, protocol_factory, host=None, port=None, **options):
+        """Connect to a TCP server; return (transport, protocol).
+
+        Raises OSError, or ExceptionGroup with all_errors. See asyncio.loop.create_connection().
+        """
+        waiter = connector = None
+        if not options and self._connects_natively and not self._debug and not self._hooks_are_replaced():
+            waiter = self.create_future()
+            connector = self._start_connecting(waiter, host, port)
+        if connector is None:
+            return await super().create_connection(protocol_factory, host, port, **options)
+        try:
+            await waiter
+            protocol = protocol_factory()
+            waiter = self.create_future()
+            transport = connector.make_transport(protocol, waiter)
+        except BaseException:
+            connector.close()
+            raise
+        finally:
+            # An exception in the future refers to this frame.
+            connector = None
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    def _hooks_are_replaced(self):
+        """Whether somebody wants to see how a connection is made: on this loop, or in the socket module."""
+        return (
+            not _CONNECT_HOOKS.isdisjoint(self.__dict__)
+            or socket.socket is not _Socket
+            or "connect" in _Socket.__dict__
+            or "setblocking" in _Socket.__dict__
+        )
+
     create_unix_connection = _Unix.create_unix_connection
     create_unix_server = _Unix.create_unix_server
 
-    # Datagrams and pipes are the standard library's transports, on the poller.
-    _make_datagram_transport = _Selector._make_datagram_transport
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        self._ensure_fd_no_transport(sock)
+        return self._datagram_transport_class(self, sock, protocol, address, waiter, extra)
+
+    _datagram_transport_class = DatagramTransport
+
+    # Pipes are the standard library's transports, on the poller.
     _make_read_pipe_transport = _Unix._make_read_pipe_transport
     _make_write_pipe_transport = _Unix._make_write_pipe_transport
 
@@ -135,7 +192,7 @@ class UnixMixin:
         context=None,
     ):
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = tls.make_protocol(
             self,
             protocol,
             sslcontext,
@@ -147,6 +204,8 @@ class UnixMixin:
         )
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport
+
+    start_tls = tls.with_our_protocol(base_events.BaseEventLoop.start_tls)
 
     async def _sendfile_native(self, transport, file, offset, count):
         # Lent to sock_sendfile(), the descriptor may be given to add_writer().

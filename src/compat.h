@@ -16,8 +16,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
+#include <unistd.h>
 #include <uv.h>
 
 #if UV_VERSION_HEX < ((1 << 16) | (44 << 8))
@@ -62,11 +65,26 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* asyncio's own futures and tasks are safe for threads without a GIL since 3.14. */
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
+#define HAVE_UNLOCKED_FUTURES 1
+#else
+#define HAVE_UNLOCKED_FUTURES 0
+#endif
+
 /* A handle of call_soon_threadsafe() answers other threads only when its callback does not run (since 3.14). */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_BLOCKING_HANDLES 1
 #else
 #define HAVE_BLOCKING_HANDLES 0
+#endif
+
+/* A bytearray is a block of memory of its own, that its fields describe; since 3.15 it is that of a bytes object, which
+   bytearray.take_bytes() hands over. */
+#if PY_VERSION_HEX >= 0x030F0000
+#define HAVE_BYTEARRAY_MEMORY 0
+#else
+#define HAVE_BYTEARRAY_MEMORY 1
 #endif
 
 #ifdef Py_GIL_DISABLED
@@ -84,16 +102,38 @@
 #define FL_END_CRITICAL_SECTION() }
 #endif
 
-/* PyUnstable_Module_SetGIL and friends are not needed: the slot says it all. */
+/* A lock for what the GIL protects where there is one: then it is nothing at all. Nothing under it may call Python. */
+#if HAVE_FREE_THREADING
+typedef PyMutex CompatMutex;
+#define compat_mutex_lock(mutex) PyMutex_Lock(mutex)
+#define compat_mutex_unlock(mutex) PyMutex_Unlock(mutex)
+#else
+typedef struct {
+    char unused;
+} CompatMutex;
+#define compat_mutex_lock(mutex) (void)(mutex)
+#define compat_mutex_unlock(mutex) (void)(mutex)
+#endif
 
 #if defined(__linux__)
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
 #define HAVE_ACCEPT4 1
+#define HAVE_SOCKET_FLAGS 1
+#define HAVE_SCHED_GETAFFINITY 1
 #else
 #define HAVE_EPOLL 0
 #define HAVE_TIMERFD 0
 #define HAVE_ACCEPT4 0
+#define HAVE_SOCKET_FLAGS 0
+#define HAVE_SCHED_GETAFFINITY 0
+#endif
+
+/* A write to a closed connection must not raise SIGPIPE; Python ignores that signal where this flag is missing. */
+#if defined(__APPLE__)
+#define COMPAT_MSG_NOSIGNAL 0
+#else
+#define COMPAT_MSG_NOSIGNAL MSG_NOSIGNAL
 #endif
 
 #if defined(__APPLE__) || defined(__FreeBSD__)
@@ -150,6 +190,30 @@ compat_monotonic_ns(void)
 #endif
 }
 
+/* On how many CPUs may this thread run? */
+static inline int
+compat_usable_cpus(void)
+{
+#if HAVE_SCHED_GETAFFINITY
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Tells the CPU that this is a loop that waits for another one. */
+static inline void
+compat_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
 /* New reference to the exception that is set, which is cleared; NULL if none is. */
 static inline PyObject *
 compat_take_exception(void)
@@ -169,6 +233,20 @@ compat_take_exception(void)
     }
     Py_DECREF(type);
     return value;
+#endif
+}
+
+/* New reference to what a weak reference refers to; NULL without an exception when that is gone. */
+static inline PyObject *
+compat_weakref_get(PyObject *ref)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *object;
+    (void)PyWeakref_GetRef(ref, &object);
+    return object;
+#else
+    PyObject *object = PyWeakref_GET_OBJECT(ref);
+    return object == Py_None ? NULL : Py_NewRef(object);
 #endif
 }
 

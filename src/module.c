@@ -1,11 +1,17 @@
 /* The module `fastloop._core`: the only file that knows every type and layer. */
 
 #include "coro/coro.h"
+#include "io/connect.h"
+#include "io/datagram.h"
 #include "io/io.h"
 #include "io/server.h"
+#include "io/sockops.h"
+#include "io/streamsink.h"
+#include "io/tls.h"
 #include "io/transport.h"
 #include "pool/pool.h"
 #include "sched/loop.h"
+#include "sched/park.h"
 #include "state.h"
 
 /* A subclass's fields start behind the base's slots: is the room that we left for them large enough? */
@@ -89,7 +95,11 @@ static const TypeEntry TYPES[] = {
     {&Handle_spec, AT(HandleType), AT(asyncio_Handle), offsetof(HandleObject, loop)},
     {&TimerHandle_spec, AT(TimerHandleType), AT(asyncio_TimerHandle), offsetof(HandleObject, loop)},
     {&SocketTransport_spec, AT(SocketTransportType), AT(asyncio_FlowControlMixin), offsetof(SocketTransport, state)},
+    {&Datagram_spec, AT(DatagramType), AT(asyncio_FlowControlMixin), offsetof(DatagramObject, state)},
+    {&SockOp_spec, AT(SockOpType), NO_BASE, 0},
     {&Listener_spec, AT(ListenerType), NO_BASE, 0},
+    {&TLSConnection_spec, AT(TLSConnectionType), NO_BASE, 0},
+    {&Connector_spec, AT(ConnectorType), NO_BASE, 0},
     {&JobQueue_spec, AT(JobQueueType), NO_BASE, 0},
 };
 
@@ -135,7 +145,8 @@ core_exec(PyObject *module)
         return -1;
     }
     if (coro_exec(module, state) < 0 || loop_add_methods(state->LoopType, coro_loop_methods) < 0 ||
-        loop_add_methods(state->LoopType, io_loop_methods) < 0 || pool_exec(state) < 0) {
+        loop_add_methods(state->LoopType, io_loop_methods) < 0 || pool_exec(state) < 0 ||
+        streams_exec(module, state) < 0) {
         return -1;
     }
     state->coro_hooks = &coro_hooks;
@@ -157,7 +168,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 #define X(name, module_, attribute) Py_VISIT(state->name);
     STATE_IMPORTS(X)
 #undef X
-    return coro_traverse(state, visit, arg);
+    int err = openssl_traverse(state, visit, arg);
+    err = err != 0 ? err : streams_traverse(state, visit, arg);
+    return err != 0 ? err : coro_traverse(state, visit, arg);
 }
 
 /* There is no m_clear: loops, handles and tasks that the collector clears after the module still need its types and
@@ -170,7 +183,9 @@ core_free(void *op)
     if (state == NULL) {
         return;
     }
+    streams_clear(state);
     coro_clear(state);
+    openssl_free(state);
 #define X(name) Py_CLEAR(state->name##Type);
     STATE_TYPES(X)
 #undef X
@@ -181,6 +196,7 @@ core_free(void *op)
     STATE_IMPORTS(X)
 #undef X
     coro_free(state);
+    park_clear(state);
 }
 
 static PyModuleDef_Slot core_slots[] = {

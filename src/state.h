@@ -6,6 +6,8 @@
 #ifndef FASTLOOP_STATE_H
 #define FASTLOOP_STATE_H
 
+#include <stdatomic.h>
+
 #include "compat.h"
 
 /* Heap types made by module.c, as `PyTypeObject *NameType`. */
@@ -14,12 +16,18 @@
     X(Handle)          \
     X(TimerHandle)     \
     X(SocketTransport) \
+    X(Datagram)        \
+    X(SockOp)          \
     X(Listener)        \
+    X(TLSConnection)   \
+    X(Connector)       \
     X(JobQueue)
 
 /* Interned strings, as `PyObject *str_name`. */
 #define STATE_NAMES(X)           \
     X(call_soon)                 \
+    X(call_at)                   \
+    X(_call_replaced_call_at)    \
     X(time)                      \
     X(context)                   \
     X(message)                   \
@@ -39,6 +47,14 @@
     X(connection_lost)           \
     X(data_received)             \
     X(eof_received)              \
+    X(datagram_received)         \
+    X(error_received)            \
+    X(accept)                    \
+    X(setblocking)               \
+    X(connect)                   \
+    X(sendto)                    \
+    X(throw)                     \
+    X(done)                      \
     X(get_buffer)                \
     X(buffer_updated)            \
     X(pause_writing)             \
@@ -64,7 +80,20 @@
     X(_submit_job)               \
     X(_default_executor)         \
     X(_executor_shutdown_called) \
-    X(_use_native_pool)
+    X(_use_native_pool)          \
+    X(_use_native_streams)       \
+    X(__class__)                 \
+    X(_buffer)                   \
+    X(_eof)                      \
+    X(_exception)                \
+    X(_limit)                    \
+    X(_loop)                     \
+    X(_paused)                   \
+    X(_stream_reader_wr)         \
+    X(_transport)                \
+    X(_waiter)                   \
+    X(pause_reading)             \
+    X(resume_reading)
 
 /* Attributes of other modules, as `PyObject *name`: X(field, module, attribute). */
 #define STATE_IMPORTS(X)                                                              \
@@ -78,12 +107,16 @@
     X(asyncio_constants, "asyncio", "constants")                                      \
     X(asyncio_logger, "asyncio.log", "logger")                                        \
     X(stock_SocketTransport, "asyncio.selector_events", "_SelectorSocketTransport")   \
+    X(stock_Datagram, "asyncio.selector_events", "_SelectorDatagramTransport")        \
+    X(stock_SelectorLoop, "asyncio.selector_events", "BaseSelectorEventLoop")         \
     X(socket_socket, "socket", "socket")                                              \
     X(signal_set_wakeup_fd, "_signal", "set_wakeup_fd")                               \
     X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")                  \
     X(asyncio_BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                  \
     X(base_events_globals, "asyncio.base_events", "__dict__")                         \
     X(convert_future_exc, "asyncio.futures", "_convert_future_exc")                   \
+    X(asyncio_SSLProtocol, "asyncio.sslproto", "SSLProtocol")                         \
+    X(asyncio_SSLProtocolState, "asyncio.sslproto", "SSLProtocolState")               \
     X(queue_Empty, "_queue", "Empty")                                                 \
     X(threading_Thread, "threading", "Thread")                                        \
     X(threading_globals, "threading", "__dict__")
@@ -105,11 +138,16 @@ typedef struct State {
     const LoopHooks *io_hooks;
     const LoopHooks *coro_hooks;
     const LoopHooks *pool_hooks;
+    /* Threads of loops and workers that are likely to hold the GIL now: a hint for those that spin. */
+    _Atomic int attached;
     PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
     struct CoroState *coro;           /* coro/'s part of the module state */
+    struct OpenSSL *openssl;          /* what _ssl uses, see io/openssl.h; NULL until it is asked for and found */
+    struct StreamState *streams;      /* what the native streams need, NULL before the first */
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
+    _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
     /* See loop_leave_task() in sched/loop.h: has asyncio.current_task() forget `loop->left_task`. */
     void (*leave_task)(struct LoopObject *loop);
     /* The functions of the records before which that need not be done (ready_run). */

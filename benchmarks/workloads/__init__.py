@@ -1,15 +1,6 @@
-"""The cases: one module for each kind of work. README.md tells how to add one."""
+"""The cases: those of fastloop._bench, and here those that need a C program. README.md tells how to add one."""
 
-# In the order of the tables.
-MODULES = (
-    "scheduling",
-    "threads",
-    "tasks",
-    "sync",
-    "echo",
-    "connections",
-    "http",
-    "processes",
-    "startup",
-    "memory",
-)
+from fastloop._bench import workloads
+
+OWN = ("echo", "connections", "http")
+MODULES = (*workloads.MODULES, *(f"{__name__}.{module}" for module in OWN))

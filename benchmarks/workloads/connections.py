@@ -5,7 +5,7 @@ import socket
 import ssl
 import tempfile
 
-from benchmarks.registry import DEFAULT, FULL, QUICK, case, server
+from benchmarks.registry import DEFAULT, FULL, QUICK, case, client, server
 from benchmarks.workloads.echo import Echo, echo_chunks, serve_protocol, serve_streams
 
 CONNECT = {"group": "connections", "unit": "connection"}
@@ -34,7 +34,7 @@ for kind, n, tier in (("tcp", 9000, DEFAULT), ("tls", 2000, DEFAULT)):
     server(f"idle/{kind}/streams", tier=FULL, **idle)(serve_streams(echo_chunks))
 
 
-@case("connect/tcp/protocol", n=3000, peer="tcp", tier=QUICK, **CONNECT)
+@client("connect/tcp/protocol", n=3000, peer="tcp", tier=QUICK, **CONNECT)
 async def connect(n, address):
     """Connect and close, one after the other."""
     loop = asyncio.get_running_loop()
@@ -43,7 +43,7 @@ async def connect(n, address):
         transport.close()
 
 
-@case("connect/unix/protocol", n=3000, peer="unix", **CONNECT)
+@client("connect/unix/protocol", n=3000, peer="unix", **CONNECT)
 async def connect_unix(n, path):
     loop = asyncio.get_running_loop()
     for _ in range(n):
@@ -51,7 +51,7 @@ async def connect_unix(n, path):
         transport.close()
 
 
-@case("connect/tcp/streams", n=3000, peer="tcp", **CONNECT)
+@client("connect/tcp/streams", n=3000, peer="tcp", **CONNECT)
 async def open_connection(n, address):
     for _ in range(n):
         _, writer = await asyncio.open_connection(*address)
@@ -59,7 +59,7 @@ async def open_connection(n, address):
         await writer.wait_closed()
 
 
-@case("connect/tls/protocol", n=500, peer="tls", **CONNECT)
+@client("connect/tls/protocol", n=500, peer="tls", **CONNECT)
 async def connect_tls(n, address):
     """A whole handshake each time."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -71,7 +71,7 @@ async def connect_tls(n, address):
         transport.close()
 
 
-@case("connect/tcp/sock_connect", n=3000, peer="tcp", **CONNECT)
+@client("connect/tcp/sock_connect", n=3000, peer="tcp", **CONNECT)
 async def sock_connect(n, address):
     loop = asyncio.get_running_loop()
     for _ in range(n):
@@ -87,7 +87,7 @@ async def getaddrinfo(n):
         await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
 
 
-@case("sendfile/1m", group="connections", unit="file", n=100, peer="discard")
+@client("sendfile/1m", group="connections", unit="file", n=100, peer="discard")
 async def sendfile(n, address):
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(asyncio.Protocol, *address)
@@ -98,7 +98,7 @@ async def sendfile(n, address):
     transport.close()
 
 
-@case("sock_sendfile/1m", group="connections", unit="file", n=100, peer="discard")
+@client("sock_sendfile/1m", group="connections", unit="file", n=100, peer="discard")
 async def sock_sendfile(n, address):
     loop = asyncio.get_running_loop()
     with socket.create_connection(address) as connection, tempfile.TemporaryFile() as file:

@@ -7,12 +7,18 @@ and a line in ``_COMMANDS`` and in ``_HELP``.
 
 import sys
 
-_COMMANDS = {"info": "fastloop._cli.info"}
+_COMMANDS = {
+    "bench": "fastloop._cli.bench",
+    "compare": "fastloop._cli.compare",
+    "info": "fastloop._cli.info",
+}
 
 _USAGE = """\
 usage: python -m fastloop SCRIPT [ARGUMENTS]      run a file, or a folder or zip file with a __main__.py
        python -m fastloop -m MODULE [ARGUMENTS]   run a module, as python -m does
        python -m fastloop - [ARGUMENTS]           run the program that is read from standard input
+       python -m fastloop bench [OPTIONS]         compare it with the standard loop, on this machine
+       python -m fastloop compare SCRIPT [...]    compare a program's runs on the standard loop and on fastloop
        python -m fastloop info                    print versions and what is enabled
        python -m fastloop --help | --version
 """

@@ -4,7 +4,7 @@ import platform
 import sys
 
 import fastloop
-from fastloop import _core, switches
+from fastloop import _core, switches, tls
 
 
 def main(arguments):
@@ -23,6 +23,7 @@ def facts():
         ("Python", f"{platform.python_version()} ({platform.python_implementation()}, {_threading()})"),
         ("libuv", f"{fastloop.libuv_version} (built with {_core.libuv_compiled})"),
         ("platform", platform.platform()),
+        ("TLS", _tls()),
         *_parts(switches.disabled()),
     ]
 
@@ -36,6 +37,13 @@ def _parts(disabled):
     for part in instead:
         if part in disabled:
             yield "disabled", f"{part} (FASTLOOP_DISABLE), instead: {instead[part]}"
+
+
+def _tls():
+    """Tell which OpenSSL there is, and why not if TLS cannot be native with it."""
+    reason = tls.problem()
+    version = "none" if tls.ssl is None else tls.ssl.OPENSSL_VERSION
+    return version if reason is None else f"{version} (not native: {reason})"
 
 
 def _threading():

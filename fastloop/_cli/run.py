@@ -12,6 +12,7 @@ import io
 import os
 import runpy
 import sys
+import types
 
 import fastloop
 
@@ -122,7 +123,7 @@ def _start(path_entry, file=None, even_if_safe=False):
         sys.path[0] = path_entry
     elif even_if_safe:
         sys.path.insert(0, path_entry)
-    namespace = vars(sys.modules["__main__"])
+    namespace = vars(_main_module())
     initial = {name: namespace[name] for name in _INITIAL_NAMES if name in namespace}
     has_cached = "__cached__" in namespace  # Not since Python 3.15.
     namespace.clear()
@@ -133,6 +134,14 @@ def _start(path_entry, file=None, even_if_safe=False):
         if has_cached:
             namespace["__cached__"] = None
     return namespace
+
+
+def _main_module():
+    """The module that becomes the program's: ours, or a new one where a profiler ran us, which goes on in its own."""
+    main = sys.modules["__main__"]
+    if getattr(main.__spec__, "name", None) != "fastloop.__main__":
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+    return main
 
 
 def _outermost(function, *arguments):

@@ -72,3 +72,58 @@ address_to_python(const void *address, socklen_t size)
         Py_RETURN_NONE;
     }
 }
+
+/* An int between 0 and `limit`; -1 for anything else. */
+static long
+small_int(PyObject *value, long limit)
+{
+    int overflow;
+    if (!PyLong_CheckExact(value)) {
+        return -1;
+    }
+    long number = PyLong_AsLongAndOverflow(value, &overflow);
+    return overflow != 0 || number > limit ? -1 : number;
+}
+
+/* A numeric address of a host; false for anything else. */
+static bool
+host_number(int family, PyObject *value, void *number)
+{
+    if (!PyUnicode_CheckExact(value) || !PyUnicode_IS_COMPACT_ASCII(value)) {
+        return false;
+    }
+    const char *text = (const char *)PyUnicode_1BYTE_DATA(value);
+    return strlen(text) == (size_t)PyUnicode_GET_LENGTH(value) && inet_pton(family, text, number) == 1;
+}
+
+socklen_t
+address_from_python(int family, PyObject *value, struct sockaddr_storage *address)
+{
+    bool is_inet6 = family == AF_INET6;
+    if ((!is_inet6 && family != AF_INET) || !PyTuple_CheckExact(value) ||
+        PyTuple_GET_SIZE(value) != (is_inet6 ? 4 : 2)) {
+        return 0;
+    }
+    long port = small_int(PyTuple_GET_ITEM(value, 1), UINT16_MAX);
+    if (port < 0) {
+        return 0;
+    }
+    if (!is_inet6) {
+        struct sockaddr_in *in = (struct sockaddr_in *)address;
+        *in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+        return host_number(AF_INET, PyTuple_GET_ITEM(value, 0), &in->sin_addr) ? sizeof(*in) : 0;
+    }
+    long flow = small_int(PyTuple_GET_ITEM(value, 2), 0xfffff);
+    long scope = small_int(PyTuple_GET_ITEM(value, 3), UINT32_MAX);
+    if (flow < 0 || scope < 0) {
+        return 0;
+    }
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)address;
+    *in6 = (struct sockaddr_in6){
+        .sin6_family = AF_INET6,
+        .sin6_port = htons((uint16_t)port),
+        .sin6_flowinfo = htonl((uint32_t)flow),
+        .sin6_scope_id = (uint32_t)scope,
+    };
+    return host_number(AF_INET6, PyTuple_GET_ITEM(value, 0), &in6->sin6_addr) ? sizeof(*in6) : 0;
+}

@@ -15,6 +15,10 @@ typedef struct {
 /* New copy of an address, for PyMem_Free(); NULL without memory or without an address. */
 Address *address_new(const struct sockaddr *address, socklen_t size);
 
+/* Reads an address as the socket module takes it, where it says no more than numbers: (host, port) for AF_INET, and
+   (host, port, flow, scope) for AF_INET6, of exact types. 0 where Python has to do it; never an exception. */
+socklen_t address_from_python(int family, PyObject *value, struct sockaddr_storage *address);
+
 /* An address as the socket module gives it; None for a family that only the socket module knows. */
 PyObject *address_to_python(const void *address, socklen_t size);
 

@@ -5,9 +5,42 @@
 
 #include "state.h"
 
-/* For methods of the shape f(a, b, *args, context=None): at least `required` positional arguments and no keyword but
-   `context`, which comes back borrowed (NULL when absent or None). -1 with the TypeError of a Python function. */
-int args_context_only(State *state, const char *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                      Py_ssize_t required, PyObject **context);
+typedef PyObject *(*args_function)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* For methods of the shape f(a, b, *args, context=None): can the arguments be taken as they stand? With at least
+   `required` positional ones and no keyword but `context`, which comes back borrowed (NULL when absent or None). */
+static inline bool
+args_are_plain(State *state, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, Py_ssize_t required,
+               PyObject **context)
+{
+    *context = NULL;
+    if (UNLIKELY(nargs < required)) {
+        return false;
+    }
+    if (LIKELY(kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)) {
+        return true;
+    }
+    if (PyTuple_GET_SIZE(kwnames) > 1 || PyTuple_GET_ITEM(kwnames, 0) != state->str_context) {
+        return false;
+    }
+    *context = args[nargs] == Py_None ? NULL : args[nargs];
+    return true;
+}
+
+/* The argument of a method f(name): args[0], or the one keyword `name`. NULL with the TypeError of a Python function called
+   `method`. */
+PyObject *args_by_keyword(const char *method, const char *name, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames);
+
+static inline PyObject *
+args_only(const char *method, const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return LIKELY(nargs == 1 && kwnames == NULL) ? args[0] : args_by_keyword(method, name, args, nargs, kwnames);
+}
+
+/* Any other call: calls `function` again with arguments that are plain, sorted by the function `name` of
+   fastloop._arguments, which raises the TypeErrors of the standard method. */
+PyObject *args_call_sorted(State *state, const char *name, args_function function, PyObject *self,
+                           PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
 #endif

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { FIRST_CAPACITY = 4, KEPT_CAPACITY = 64 };
+enum { FIRST_CAPACITY = 1, KEPT_CAPACITY = 64 };
 
 /* Makes room for one more piece at the end; -1 without memory. */
 static int

@@ -60,36 +60,79 @@ Future_await(PyObject *op)
     return (PyObject *)it;
 }
 
+/* One step, as far as it needs the future's lock: `*done` says whether the future is, and then the result is set unless
+   result() has to say it. -1 with an exception. */
+static int
+step_lock_held(BaseFuture *fut, bool *done, PyObject **result)
+{
+    *done = fut->state != FUTURE_PENDING;
+    if (*done) {
+        if (LIKELY(fut->state == FUTURE_FINISHED && fut->exception == NULL)) {
+            fut->log_tb = 0;
+            *result = Py_NewRef(fut->result);
+        }
+        return 0;
+    }
+    if (fut->blocking) {
+        PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
+        return -1;
+    }
+    fut->blocking = 1;
+    *result = Py_NewRef((PyObject *)fut);
+    return 0;
+}
+
+/* New reference to the future of an iterator, NULL when it is exhausted. */
+static BaseFuture *
+future_of(AwaiterObject *it)
+{
+    PyObject *fut;
+    FL_BEGIN_CRITICAL_SECTION(it);
+    fut = Py_XNewRef((PyObject *)it->fut);
+    FL_END_CRITICAL_SECTION();
+    return (BaseFuture *)fut;
+}
+
+/* Ends the iteration. */
+static void
+exhaust(AwaiterObject *it)
+{
+    BaseFuture *fut;
+    FL_BEGIN_CRITICAL_SECTION(it);
+    fut = it->fut;
+    it->fut = NULL;
+    FL_END_CRITICAL_SECTION();
+    Py_XDECREF((PyObject *)fut);
+}
+
 /* One step of the iteration. An exhausted iterator fails without an exception, as the standard one does. */
 static PySendResult
 Awaiter_am_send(PyObject *op, PyObject *Py_UNUSED(value), PyObject **result)
 {
     AwaiterObject *it = AwaiterObject_CAST(op);
-    BaseFuture *fut = it->fut;
+    BaseFuture *fut = future_of(it);
     *result = NULL;
     if (fut == NULL) {
         return PYGEN_ERROR;
     }
-    if (fut->state == FUTURE_PENDING) {
-        if (fut->blocking) {
-            PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
-            return PYGEN_ERROR;
+    int err;
+    bool done;
+    FL_BEGIN_CRITICAL_SECTION(fut);
+    err = step_lock_held(fut, &done, result);
+    FL_END_CRITICAL_SECTION();
+    if (err == 0 && done) {
+        exhaust(it);
+        if (UNLIKELY(*result == NULL)) {
+            /* result() raises as the running version does. */
+            CoroState *coro = coro_of_exact(op);
+            *result = coro == NULL ? NULL : PyObject_CallOneArg(coro->future_result, (PyObject *)fut);
         }
-        fut->blocking = 1;
-        *result = Py_NewRef((PyObject *)fut);
-        return PYGEN_NEXT;
-    }
-    it->fut = NULL;
-    if (LIKELY(fut->state == FUTURE_FINISHED && fut->exception == NULL)) {
-        fut->log_tb = 0;
-        *result = Py_NewRef(fut->result);
-    } else {
-        /* result() raises as the running version does. */
-        CoroState *coro = coro_of_exact(op);
-        *result = coro == NULL ? NULL : PyObject_CallOneArg(coro->future_result, (PyObject *)fut);
     }
     Py_DECREF((PyObject *)fut);
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    if (*result == NULL) {
+        return PYGEN_ERROR;
+    }
+    return done ? PYGEN_RETURN : PYGEN_NEXT;
 }
 
 /* May this StopIteration, which only the cache holds, be raised again? Its arguments are filled in place. */
@@ -219,12 +262,13 @@ Awaiter_throw(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_RuntimeError, "the module fastloop._core is gone");
         return NULL;
     }
-    PyObject *standard = it->fut == NULL ? PyObject_CallMethod(coro->helpers, "fresh_generator", NULL)
-                                         : coro->base_future->tp_as_async->am_await((PyObject *)it->fut);
+    BaseFuture *fut = future_of(it);
+    PyObject *standard = fut == NULL ? PyObject_CallMethod(coro->helpers, "fresh_generator", NULL)
+                                     : coro->base_future->tp_as_async->am_await((PyObject *)fut);
     PyObject *method = standard == NULL ? NULL : PyObject_GetAttr(standard, coro->str_throw);
     PyObject *result = method == NULL ? NULL : PyObject_Call(method, args, NULL);
     Py_XDECREF(method);
-    if (standard != NULL && PyErr_Occurred() && it->fut != NULL) {
+    if (standard != NULL && PyErr_Occurred() && fut != NULL) {
         /* The future is given up only if the arguments were right: then the standard one gave it up, too. */
         PyObject *exc = compat_take_exception();
         PyObject *left = PyObject_CallMethod(coro->helpers, "is_exhausted", "O", standard);
@@ -232,10 +276,11 @@ Awaiter_throw(PyObject *op, PyObject *args)
         Py_XDECREF(left);
         PyErr_Clear();
         if (exhausted) {
-            Py_CLEAR(it->fut);
+            exhaust(it);
         }
         compat_restore_exception(exc);
     }
+    Py_XDECREF((PyObject *)fut);
     Py_XDECREF(standard);
     return result;
 }
@@ -245,7 +290,7 @@ PyDoc_STRVAR(Awaiter_close_doc, "close($self, /)\n--\n\nEnd the iteration.");
 static PyObject *
 Awaiter_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    Py_CLEAR(AwaiterObject_CAST(op)->fut);
+    exhaust(AwaiterObject_CAST(op));
     Py_RETURN_NONE;
 }
 

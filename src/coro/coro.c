@@ -56,15 +56,21 @@ abandon_part(LoopObject *loop)
         return;
     }
     clear_part(loop);
-    /* Objects that die from now on are freed, not parked. */
-    loop->coro = NULL;
+    /* Without a GIL, another thread may be looking at the part of a loop that is closed; it goes with the loop. */
+    bool keep = HAVE_FREE_THREADING && loop->holder != 0;
+    if (!keep) {
+        /* Objects that die from now on are freed, not parked. */
+        loop->coro = NULL;
+    }
     coro_free_list_clear(part->free_futures, &part->free_future_count);
     task_free_list_clear(part);
     coro_free_list_clear(part->free_awaiters, &part->free_awaiter_count);
     while (part->free_wakeup_count > 0) {
         Py_DECREF(part->free_wakeups[--part->free_wakeup_count]);
     }
-    PyMem_Free(part);
+    if (!keep) {
+        PyMem_Free(part);
+    }
 }
 
 const LoopHooks coro_hooks = {
@@ -179,7 +185,7 @@ new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 }
 
 PyDoc_STRVAR(Loop_create_task_doc,
-             "create_task($self, coro, /, *, name=None, context=None, **kwargs)\n--\n\n"
+             "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
              "Schedule a coroutine and return its asyncio.Task, or what the task factory returns.\n\n"
              "Raises TypeError when coro is no coroutine, RuntimeError when the loop is closed. See\n"
              "asyncio.loop.create_task().");

@@ -358,7 +358,59 @@ Future_set_result(PyObject *op, PyObject *result)
     Py_RETURN_NONE;
 }
 
+#if HAVE_UNLOCKED_FUTURES
+
+/* Methods of asyncio's own types that change, or look at, what another thread may be completing. */
+#define UNLOCKED_METHODS(X) \
+    X(add_done_callback)    \
+    X(remove_done_callback) \
+    X(cancel)               \
+    X(cancelled)            \
+    X(done)                 \
+    X(exception)            \
+    X(result)               \
+    X(set_exception)
+
+/* Calls the base's method with the object locked. */
+static PyObject *
+call_base_locked(PyObject *op, const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    CoroState *coro = state->coro;
+    bool is_task = PyObject_TypeCheck(op, coro->base_task);
+    PyObject *method = PyObject_GetAttrString((PyObject *)(is_task ? coro->base_task : coro->base_future), name);
+    PyObject *get = method == NULL ? NULL : PyObject_CallMethod(method, "__get__", "O", op);
+    Py_XDECREF(method);
+    if (get == NULL) {
+        return NULL;
+    }
+    PyObject *result;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    result = PyObject_Vectorcall(get, args, (size_t)nargs, kwnames);
+    FL_END_CRITICAL_SECTION();
+    Py_DECREF(get);
+    return result;
+}
+
+#define X(name)                                                                                       \
+    static PyObject *Future_##name(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
+    {                                                                                                 \
+        return call_base_locked(op, #name, args, nargs, kwnames);                                     \
+    }
+UNLOCKED_METHODS(X)
+#undef X
+
+#endif
+
 static PyMethodDef Future_methods[] = {
+#if HAVE_UNLOCKED_FUTURES
+#define X(name) {#name, (PyCFunction)(void (*)(void))Future_##name, METH_FASTCALL | METH_KEYWORDS, NULL},
+    UNLOCKED_METHODS(X)
+#undef X
+#endif
     {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {NULL},
 };

@@ -115,12 +115,7 @@ bool future_is_recyclable(CoroState *coro, PyObject *op);
 static inline CoroPart *
 coro_part_here(LoopObject *loop)
 {
-#if HAVE_FREE_THREADING
-    if (loop->thread_id != PyThread_get_thread_ident()) {
-        return NULL;
-    }
-#endif
-    return loop->coro;
+    return loop_is_held_here(loop) ? loop->coro : NULL;
 }
 /* The same for any object that is given as a loop. */
 CoroPart *future_free_lists(State *state, PyObject *loop);

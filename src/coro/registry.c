@@ -30,11 +30,18 @@ unlink_node(TaskNode *node)
 
 #if HAVE_OWN_TASK_LIST
 
+/* asyncio keeps this function for good: it must not keep the module, which a subinterpreter would then never free. */
 static PyObject *
-list_for_helper(PyObject *module, PyObject *Py_UNUSED(ignored))
+list_for_helper(PyObject *reference, PyObject *Py_UNUSED(ignored))
 {
-    CoroState *coro = state_of_module(module)->coro;
-    return coro == NULL ? PyList_New(0) : registry_list(coro);
+    PyObject *module = PyObject_CallNoArgs(reference);
+    if (module == NULL) {
+        return NULL;
+    }
+    CoroState *coro = module == Py_None ? NULL : state_of_module(module)->coro;
+    PyObject *list = coro == NULL ? PyList_New(0) : registry_list(coro);
+    Py_DECREF(module);
+    return list;
 }
 
 static PyMethodDef list_methods[] = {{"native_tasks", list_for_helper, METH_NOARGS, NULL}, {NULL}};
@@ -44,7 +51,9 @@ static int
 install(CoroState *coro)
 {
     PyObject *module = PyType_GetModule(coro->TaskType);
-    PyObject *lister = module == NULL ? NULL : PyCFunction_New(list_methods, module);
+    PyObject *reference = module == NULL ? NULL : PyWeakref_NewRef(module, NULL);
+    PyObject *lister = reference == NULL ? NULL : PyCFunction_New(list_methods, reference);
+    Py_XDECREF(reference);
     PyObject *result = lister == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "O", lister);
     coro->installed = result != NULL;
     coro->standard_registry = result == Py_False;

@@ -2,7 +2,9 @@
 
 #include "io/io.h"
 
+#include "io/connect.h"
 #include "io/server.h"
+#include "io/sockops.h"
 #include "io/transport.h"
 
 /* ---- hooks ---- */
@@ -110,6 +112,9 @@ io_abandon(LoopObject *loop)
     poller_close(loop);
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
+    PyMem_RawFree(io->plain_buffer);
+    PyMem_RawFree(io->receive_buffer);
+    senders_clear(loop);
     loop->io = NULL;
     PyMem_Free(io);
 }
@@ -119,6 +124,10 @@ io_fork(LoopObject *loop)
 {
     if (loop->io == NULL) {
         return 0;
+    }
+    /* The new set of the child is told of everything. */
+    for (UvStream *stream = loop->io->streams; stream != NULL; stream = stream->next) {
+        stream_mark_changed(stream);
     }
     int err = poller_fork(loop);
     return err < 0 ? err : signals_fork(loop);
@@ -146,6 +155,7 @@ io_clear(LoopObject *loop)
         return;
     }
     poller_clear(loop);
+    senders_clear(loop);
     io->flush_head = io->flush_tail = NULL;
     while (io->active != NULL) {
         transport_release(io->active, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);
@@ -158,10 +168,24 @@ const LoopHooks io_hooks = {
     .flush = io_flush,
     .close = io_close,
     .abandon = io_abandon,
+    .check_watchers = streams_check_changed,
     .fork = io_fork,
     .traverse = io_traverse,
     .clear = io_clear,
 };
+
+char *
+io_receive_buffer(LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    if (UNLIKELY(io->receive_buffer == NULL)) {
+        io->receive_buffer = PyMem_RawMalloc(IO_RECEIVE_SIZE);
+        if (io->receive_buffer == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return io->receive_buffer;
+}
 
 /* ---- methods of the loop ---- */
 
@@ -222,11 +246,11 @@ PyMethodDef io_loop_methods[] = {
      "add_writer($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) in every turn in which `fd` can be written; otherwise as add_reader().\n\n"
      "See asyncio.loop.add_writer()."},
-    {"remove_reader", Loop_remove_reader, METH_O,
-     "remove_reader($self, fd, /)\n--\n\n"
+    {"remove_reader", FASTCALL_KEYWORDS(Loop_remove_reader),
+     "remove_reader($self, fd)\n--\n\n"
      "Stop watching `fd` for reading; True if a reader was there. See asyncio.loop.remove_reader()."},
-    {"remove_writer", Loop_remove_writer, METH_O,
-     "remove_writer($self, fd, /)\n--\n\n"
+    {"remove_writer", FASTCALL_KEYWORDS(Loop_remove_writer),
+     "remove_writer($self, fd)\n--\n\n"
      "Stop watching `fd` for writing; True if a writer was there. See asyncio.loop.remove_writer()."},
     /* What the standard library's own transports and sock_* methods call: no check for transports, and the handle is
        returned. */
@@ -240,7 +264,32 @@ PyMethodDef io_loop_methods[] = {
      "(events, reader, writer) of a descriptor that add_reader() or add_writer() watches, or None; `events` as in the\n"
      "selectors module."},
     {"_make_socket_transport", VARARGS_KEYWORDS(Loop_make_socket_transport), NULL},
+    {"_start_connecting", (PyCFunction)(void (*)(void))Loop_start_connecting, METH_FASTCALL, NULL},
     {"_start_serving", VARARGS_KEYWORDS(Loop_start_serving), NULL},
+    {"sock_recv", FASTCALL_KEYWORDS(Loop_sock_recv),
+     "sock_recv($self, sock, n)\n--\n\nReceive at most `n` bytes from a socket; b\"\" when the other side has "
+     "closed.\n\nSee asyncio.loop.sock_recv()."},
+    {"sock_recv_into", FASTCALL_KEYWORDS(Loop_sock_recv_into),
+     "sock_recv_into($self, sock, buf)\n--\n\nReceive into a buffer; how many bytes.\n\n"
+     "See asyncio.loop.sock_recv_into()."},
+    {"sock_recvfrom", FASTCALL_KEYWORDS(Loop_sock_recvfrom),
+     "sock_recvfrom($self, sock, bufsize)\n--\n\nReceive a datagram and its sender.\n\n"
+     "See asyncio.loop.sock_recvfrom()."},
+    {"sock_recvfrom_into", FASTCALL_KEYWORDS(Loop_sock_recvfrom_into),
+     "sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\nReceive a datagram into a buffer; how many bytes, and "
+     "the sender.\n\nSee asyncio.loop.sock_recvfrom_into()."},
+    {"sock_sendall", FASTCALL_KEYWORDS(Loop_sock_sendall),
+     "sock_sendall($self, sock, data)\n--\n\nSend all of `data`.\n\nSee asyncio.loop.sock_sendall()."},
+    {"sock_sendto", FASTCALL_KEYWORDS(Loop_sock_sendto),
+     "sock_sendto($self, sock, data, address)\n--\n\nSend a datagram; how many bytes.\n\n"
+     "See asyncio.loop.sock_sendto()."},
+    {"sock_connect", FASTCALL_KEYWORDS(Loop_sock_connect),
+     "sock_connect($self, sock, address)\n--\n\nConnect a socket.\n\nSee asyncio.loop.sock_connect()."},
+    {"sock_accept", FASTCALL_KEYWORDS(Loop_sock_accept),
+     "sock_accept($self, sock)\n--\n\nAccept a connection: the new socket and the address of the other side.\n\n"
+     "See asyncio.loop.sock_accept()."},
+    {"_set_native_sockets", Loop_set_native_sockets, METH_O,
+     "_set_native_sockets($self, flag, /)\n--\n\nWhether sock_*() calls are fastloop's own."},
     {"_install_wakeup_fd", Loop_install_wakeup_fd, METH_NOARGS, NULL},
     {"_uninstall_wakeup_fd", Loop_uninstall_wakeup_fd, METH_NOARGS, NULL},
     {"_keep_wakeup_fd", Loop_keep_wakeup_fd, METH_O, NULL},

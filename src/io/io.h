@@ -8,6 +8,8 @@
 #define FASTLOOP_IO_IO_H
 
 #include "io/poller.h"
+#include "io/pysocket.h"
+#include "io/senders.h"
 #include "io/signals.h"
 #include "io/stream.h"
 #include "sched/loop.h"
@@ -20,11 +22,14 @@ typedef struct {
     bool joins_lines;            /* writelines() is write(b"".join(lines)) */
 } IoTraits;
 
+enum { IO_PLAIN_SIZE = 64 * 1024 };
+
 struct IoPart {
     Poller poller;
     Signals signals;
 
     UvStream *streams;           /* every stream whose uv handle is not being closed yet */
+    UvStream *changed;           /* streams that libuv will watch otherwise; checked before each poll */
     SocketTransport *active;     /* transports that libuv may call, or that have bytes to flush: strong references */
     SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */
     SocketTransport *flush_tail;
@@ -35,6 +40,12 @@ struct IoPart {
     char *read_buffer;    /* shared by all small reads; allocated by the first */
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
+
+    char *plain_buffer;   /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
+    PySockets sockets;
+    Sender *senders;        /* see senders.h; NULL until the first datagram */
+    char *receive_buffer;   /* see io_receive_buffer() */
+    bool no_native_sockets; /* FASTLOOP_DISABLE=sockets */
 
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
     IoTraits traits;
@@ -47,6 +58,11 @@ io_may_touch(LoopObject *loop)
 {
     return loop->thread_id == 0 || loop->thread_id == compat_thread_ident();
 }
+
+/* Where all that is received from plain sockets is put first; what is in it must be copied before anything else is
+   done. NULL with MemoryError. */
+enum { IO_RECEIVE_SIZE = 256 * 1024 };
+char *io_receive_buffer(LoopObject *loop);
 
 /* Taken by module.c: methods for the Loop type, and the hooks for state->io_hooks. */
 extern PyMethodDef io_loop_methods[];

@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <unistd.h>
 
+#include "base/lowfds.h"
 #include "base/uverror.h"
 
 /* TCP_NODELAY exactly where asyncio.base_events._set_nodelay() sets it. */
@@ -54,7 +55,7 @@ inspect_socket(SocketTransport *self, PyObject *sock)
         uverror_raise(-errno);
         return -1;
     }
-    self->family = address.ss_family;
+    self->family = (short)address.ss_family;
     self->local = address_new((struct sockaddr *)&address, size);
     size = sizeof(address);
     if (getpeername(self->fd, (struct sockaddr *)&address, &size) == 0) {
@@ -66,9 +67,9 @@ inspect_socket(SocketTransport *self, PyObject *sock)
         uverror_raise(-errno);
         return -1;
     }
-    self->type = type;
+    self->type = (short)type;
     /* Not the kernel's number: the standard loop sets TCP_NODELAY by what the socket was made with. */
-    self->proto = int_attribute(sock, "proto", 0);
+    self->proto = (short)int_attribute(sock, "proto", 0);
     return 0;
 }
 
@@ -107,9 +108,9 @@ take_python_socket(SocketTransport *self, PyObject *sock)
     if (fd < 0) {
         return -1;
     }
-    bool shared = Py_IS_TYPE(sock, (PyTypeObject *)self->state->socket_socket) && fd > STDERR_FILENO &&
+    bool shared = Py_IS_TYPE(sock, (PyTypeObject *)self->state->socket_socket) && fd >= LOWFDS &&
                   poller_get_transport(self->loop, fd) == NULL;
-    self->fd = shared ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    self->fd = shared ? fd : fcntl(fd, F_DUPFD_CLOEXEC, LOWFDS);
     if (self->fd < 0) {
         uverror_raise(-errno);
         return -1;
@@ -134,9 +135,9 @@ open_stream(SocketTransport *self, const TransportSpec *spec)
         }
     } else {
         self->fd = spec->fd;
-        self->family = spec->family;
-        self->type = spec->type;
-        self->proto = spec->proto;
+        self->family = (short)spec->family;
+        self->type = (short)spec->type;
+        self->proto = (short)spec->proto;
         self->peer = address_new(spec->peer, spec->peer_size);
     }
     bool is_tcp = self->family == AF_INET || self->family == AF_INET6;

@@ -1,7 +1,7 @@
 /* The poller. What is ready inside one poll is appended to the ready queue, as the standard selector loop does.
 
    Invariant: `entries[fd].watched` is what the set watches for fd, and it is the union of what the reader, the writer
-   and the internal function want. Pointers into `entries` are not kept across a call that may run Python code or grow
+   and the internal function want; or, while only sock_*() calls have waited for it, all that they ever waited for. Pointers into `entries` are not kept across a call that may run Python code or grow
    the table. Where a handle is cancelled, it has left the table first. */
 
 #include "io/poller.h"
@@ -82,6 +82,12 @@ drop_record(LoopObject *loop, ReadyEntry record)
         }
     }
     Py_XDECREF(record.owner);
+}
+
+static bool
+is_edge(const PollerEntry *entry)
+{
+    return entry->watched & POLLSET_EDGE;
 }
 
 /* ---- the set and its uv_poll ---- */
@@ -209,6 +215,7 @@ ensure_open(LoopObject *loop)
             uverror_raise(set);
             return -1;
         }
+        transport_check_number(loop, set);
         poller->set = set;
     }
     if (LIKELY(poller->poll != NULL)) {
@@ -245,6 +252,16 @@ update(LoopObject *loop, int fd, unsigned after)
 
 /* ---- watching ---- */
 
+/* Puts a record in the place of the one that is there. */
+static void
+set_record(LoopObject *loop, PollerEntry *entry, unsigned event, ready_run run, PyObject *owner)
+{
+    ReadyEntry *place = record_of(entry, event);
+    ReadyEntry old = *place;
+    *place = (ReadyEntry){.run = run, .owner = Py_NewRef(owner)};
+    drop_record(loop, old);
+}
+
 int
 poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *owner, PyObject *fileobj)
 {
@@ -272,10 +289,7 @@ poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *
     if (entry->fileobj == NULL) {
         entry->fileobj = Py_XNewRef(fileobj);
     }
-    ReadyEntry *place = record_of(entry, event);
-    ReadyEntry old = *place;
-    *place = (ReadyEntry){.run = run, .owner = Py_NewRef(owner)};
-    drop_record(loop, old);
+    set_record(loop, entry, event, run, owner);
     return 0;
 }
 
@@ -290,7 +304,7 @@ poller_unwatch(LoopObject *loop, int fd, unsigned event)
     ReadyEntry old = *place;
     *place = (ReadyEntry){NULL};
     PyObject *fileobj = NULL;
-    if (update(loop, fd, wanted(entry)) < 0) {
+    if (!is_edge(entry) && update(loop, fd, wanted(entry)) < 0) {
         /* The number belongs to a file that cannot be polled now: nothing is left to watch. */
         PyErr_Clear();
         entry->watched = 0;
@@ -302,6 +316,71 @@ poller_unwatch(LoopObject *loop, int fd, unsigned event)
     drop_record(loop, old);
     Py_XDECREF(fileobj);
     return 1;
+}
+
+/* Registers the descriptor of `sock` for good, if it is not. Only for what has been waited for: a datagram or Unix
+   socket that is watched for writing would wake the loop whenever something that was sent has been taken. */
+static int
+register_edge(LoopObject *loop, int fd, PollerEntry *entry, unsigned event, PyObject *sock)
+{
+    /* The weak reference of a live object is always the same one, and another object never has it. */
+    PyObject *ref = PyWeakref_NewRef(sock, NULL);
+    if (ref == NULL) {
+        return -1;
+    }
+    /* The number may have been another socket's, which has left the set by being closed. */
+    bool known = is_edge(entry) && entry->sock_ref == ref;
+    if (LIKELY(known && (entry->watched & event))) {
+        Py_DECREF(ref);
+        return 0;
+    }
+    unsigned after = (known ? entry->watched : wanted(entry)) | event | POLLSET_EDGE;
+    int err = pollset_change(loop->io->poller.set, fd, entry->watched, after);
+    if (err < 0) {
+        Py_DECREF(ref);
+        uverror_raise(err);
+        return -1;
+    }
+    entry->watched = after;
+    Py_XSETREF(entry->sock_ref, ref);
+    return 0;
+}
+
+int
+poller_wait(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *owner, PyObject *sock)
+{
+    if (ensure_open(loop) < 0) {
+        return -1;
+    }
+    PollerEntry *entry = make_entry(loop, fd);
+    if (entry == NULL) {
+        return -1;
+    }
+    bool shared = entry->internal != NULL || (!is_edge(entry) && wanted(entry) != 0);
+    if (shared ? update(loop, fd, wanted(entry) | event) < 0 : register_edge(loop, fd, entry, event, sock) < 0) {
+        return -1;
+    }
+    set_record(loop, get_entry(loop, fd), event, run, owner);
+    return 0;
+}
+
+void
+poller_end_wait(LoopObject *loop, int fd, unsigned event, PyObject *owner)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    if (entry != NULL && record_of(entry, event)->owner == owner) {
+        (void)poller_unwatch(loop, fd, event);
+    }
+}
+
+/* A transport takes over: its traffic must not wake the poller as well. */
+static void
+end_edge(LoopObject *loop, int fd, PollerEntry *entry)
+{
+    if (is_edge(entry)) {
+        (void)pollset_change(loop->io->poller.set, fd, entry->watched, wanted(entry));
+        entry->watched = wanted(entry);
+    }
 }
 
 int
@@ -321,18 +400,36 @@ poller_watch_internal(LoopObject *loop, int fd, poller_internal function)
 SocketTransport *
 poller_get_transport(LoopObject *loop, int fd)
 {
-    PollerEntry *entry = get_entry(loop, fd);
-    return entry == NULL ? NULL : entry->transport;
+    struct IoPart *io = loop->io;
+    return io == NULL || fd < 0 || (size_t)fd >= io->poller.owners_size ? NULL : io->poller.owners[fd];
 }
 
 int
 poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport)
 {
-    PollerEntry *entry = transport == NULL ? get_entry(loop, fd) : make_entry(loop, fd);
-    if (entry == NULL) {
-        return transport == NULL ? 0 : -1;
+    Poller *poller = &loop->io->poller;
+    if ((size_t)fd >= poller->owners_size) {
+        if (transport == NULL) {
+            return 0;
+        }
+        size_t size = poller->owners_size == 0 ? FIRST_SIZE : poller->owners_size;
+        while (size <= (size_t)fd) {
+            size *= 2;
+        }
+        SocketTransport **owners = PyMem_Resize(poller->owners, SocketTransport *, size);
+        if (owners == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memset(owners + poller->owners_size, 0, (size - poller->owners_size) * sizeof(SocketTransport *));
+        poller->owners = owners;
+        poller->owners_size = size;
     }
-    entry->transport = transport;
+    PollerEntry *entry = get_entry(loop, fd);
+    if (transport != NULL && entry != NULL) {
+        end_edge(loop, fd, entry);
+    }
+    poller->owners[fd] = transport;
     return 0;
 }
 
@@ -418,6 +515,7 @@ poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd)
         PyErr_Clear();
         return 0;
     }
+    transport_check_number(loop, *fd);
     SocketTransport *transport = poller_get_transport(loop, *fd);
     if (transport != NULL) {
         return refuse_owned(fileobj, (PyObject *)transport, transport_is_closing(transport));
@@ -453,6 +551,13 @@ poller_has_reader(LoopObject *loop, int fd, PyObject *owner)
     return entry != NULL && entry->reader.owner == owner;
 }
 
+bool
+poller_has_writer(LoopObject *loop, int fd, PyObject *owner)
+{
+    PollerEntry *entry = get_entry(loop, fd);
+    return entry != NULL && entry->writer.owner == owner;
+}
+
 void
 poller_drop_internal(LoopObject *loop, int fd)
 {
@@ -476,7 +581,8 @@ poller_clear(LoopObject *loop)
         PollerEntry old = poller->entries[fd];
         PollerEntry *entry = &poller->entries[fd];
         entry->reader = entry->writer = (ReadyEntry){NULL};
-        entry->fileobj = NULL;
+        entry->fileobj = entry->sock_ref = NULL;
+        Py_XDECREF(old.sock_ref);
         Py_XDECREF(old.reader.owner);
         Py_XDECREF(old.writer.owner);
         Py_XDECREF(old.fileobj);
@@ -496,6 +602,9 @@ poller_close(LoopObject *loop)
     PyMem_Free(poller->entries);
     poller->entries = NULL;
     poller->size = 0;
+    PyMem_Free(poller->owners);
+    poller->owners = NULL;
+    poller->owners_size = 0;
 }
 
 int
@@ -528,6 +637,7 @@ poller_traverse(Poller *poller, visitproc visit, void *arg)
         Py_VISIT(entry->reader.owner);
         Py_VISIT(entry->writer.owner);
         Py_VISIT(entry->fileobj);
+        Py_VISIT(entry->sock_ref);
     }
     return 0;
 }

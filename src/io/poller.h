@@ -20,8 +20,8 @@ typedef struct {
     ReadyEntry writer;
     poller_internal internal;   /* instead of a reader */
     PyObject *fileobj;          /* what was registered, when it was no int: strong or NULL */
-    SocketTransport *transport; /* the transport that owns the descriptor: borrowed or NULL */
-    unsigned watched;           /* what the set watches */
+    PyObject *sock_ref;         /* weak reference to the socket that poller_wait() registered; strong or NULL */
+    unsigned watched;           /* what the set watches; with POLLSET_EDGE it was poller_wait() */
 } PollerEntry;
 
 typedef struct {
@@ -29,6 +29,9 @@ typedef struct {
     int set;         /* -1 until it is used */
     PollerEntry *entries;
     size_t size;
+    SocketTransport **owners; /* by descriptor, the transport that owns it: borrowed or NULL. A table of its own, for
+                                 there are many, and few other descriptors */
+    size_t owners_size;
     bool polled; /* in this turn already: libuv may call more than once in one poll */
 } Poller;
 
@@ -39,6 +42,13 @@ void poller_init(Poller *poller);
 int poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *owner, PyObject *fileobj);
 /* Takes the reader or the writer away and cancels it: 1 if there was one, else 0; -1 with an exception. */
 int poller_unwatch(LoopObject *loop, int fd, unsigned event);
+/* Sets the reader or the writer of the descriptor of a Python socket for a sock_*() call that the kernel refused just
+   now (EAGAIN). The descriptor stays registered when the wait is over, edge-triggered: a further wait of the same socket
+   object costs no system call. -1 with an exception. */
+int poller_wait(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *owner, PyObject *sock);
+/* Takes the reader or the writer away if it is `owner`'s. */
+void poller_end_wait(LoopObject *loop, int fd, unsigned event, PyObject *owner);
+
 /* Calls a C function whenever a descriptor is readable. -1 with an exception. */
 int poller_watch_internal(LoopObject *loop, int fd, poller_internal function);
 
@@ -49,6 +59,7 @@ const PollerEntry *poller_get_entry(LoopObject *loop, int fd);
 int poller_find_fileobj(LoopObject *loop, PyObject *fileobj);
 /* Is `owner` the reader of a descriptor? */
 bool poller_has_reader(LoopObject *loop, int fd, PyObject *owner);
+bool poller_has_writer(LoopObject *loop, int fd, PyObject *owner);
 
 /* The transport that owns a descriptor: borrowed, or NULL. */
 SocketTransport *poller_get_transport(LoopObject *loop, int fd);
@@ -73,8 +84,8 @@ int poller_traverse(Poller *poller, visitproc visit, void *arg);
 /* Methods of the loop, in readers.c; io.c has the table. */
 PyObject *Loop_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_remove_reader(PyObject *op, PyObject *fd);
-PyObject *Loop_remove_writer(PyObject *op, PyObject *fd);
+PyObject *Loop_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_private_remove_reader(PyObject *op, PyObject *fd);

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "base/lowfds.h"
+
 #if HAVE_EPOLL
 
 #include <sys/epoll.h>
@@ -12,14 +14,15 @@ int
 pollset_open(void)
 {
     int set = epoll_create1(EPOLL_CLOEXEC);
-    return set < 0 ? -errno : set;
+    return set < 0 ? -errno : lowfds_leave(set);
 }
 
 static int
 control(int set, int operation, int fd, unsigned events)
 {
     struct epoll_event event = {
-        .events = (events & POLLSET_READ ? EPOLLIN : 0) | (events & POLLSET_WRITE ? EPOLLOUT : 0),
+        .events = (events & POLLSET_READ ? EPOLLIN : 0) | (events & POLLSET_WRITE ? EPOLLOUT : 0) |
+                  (events & POLLSET_EDGE ? (uint32_t)EPOLLET : 0),
         .data = {.fd = fd},
     };
     return epoll_ctl(set, operation, fd, &event) < 0 ? -errno : 0;
@@ -73,21 +76,28 @@ pollset_open(void)
 }
 
 static int
-control(int set, int fd, int filter, bool before, bool after)
+control(int set, int fd, int filter, bool before, bool after, bool edge)
 {
     if (!before && !after) {
         return 0;
     }
     struct kevent change;
-    EV_SET(&change, fd, filter, after ? EV_ADD : EV_DELETE, 0, 0, NULL);
+    EV_SET(&change, fd, filter, after ? EV_ADD | (edge ? EV_CLEAR : 0) : EV_DELETE, 0, 0, NULL);
     return kevent(set, &change, 1, NULL, 0, NULL) < 0 ? -errno : 0;
 }
 
 int
 pollset_change(int set, int fd, unsigned before, unsigned after)
 {
-    int err = control(set, fd, EVFILT_READ, before & POLLSET_READ, after & POLLSET_READ);
-    int second = control(set, fd, EVFILT_WRITE, before & POLLSET_WRITE, after & POLLSET_WRITE);
+    bool edge = after & POLLSET_EDGE;
+    if ((before ^ after) & POLLSET_EDGE) {
+        /* Adding a filter again does not change how it triggers. */
+        (void)control(set, fd, EVFILT_READ, before & POLLSET_READ, false, false);
+        (void)control(set, fd, EVFILT_WRITE, before & POLLSET_WRITE, false, false);
+        before = 0;
+    }
+    int err = control(set, fd, EVFILT_READ, before & POLLSET_READ, after & POLLSET_READ, edge);
+    int second = control(set, fd, EVFILT_WRITE, before & POLLSET_WRITE, after & POLLSET_WRITE, edge);
     return err < 0 ? err : second;
 }
 

@@ -1,13 +1,13 @@
 /* A set of descriptors that can be polled as one descriptor: epoll on Linux, kqueue on macOS and the BSDs.
 
-   Plain C: knows neither Python nor libuv. Level-triggered. */
+   Plain C: knows neither Python nor libuv. Level-triggered, unless POLLSET_EDGE is among what is watched. */
 
 #ifndef FASTLOOP_IO_POLLSET_H
 #define FASTLOOP_IO_POLLSET_H
 
 #include "compat.h"
 
-enum { POLLSET_READ = 1, POLLSET_WRITE = 2, POLLSET_BATCH = 256 };
+enum { POLLSET_READ = 1, POLLSET_WRITE = 2, POLLSET_EDGE = 4, POLLSET_BATCH = 256 };
 
 typedef struct {
     int fd;

@@ -1,5 +1,6 @@
 /* loop.add_reader() and its kin, for Python: arguments and errors are those of the standard selector loop. */
 
+#include "base/args.h"
 #include "io/io.h"
 
 /* The arguments of f(fd, callback, *args, context=None); everything is borrowed. */
@@ -150,15 +151,17 @@ Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
 }
 
 PyObject *
-Loop_remove_reader(PyObject *op, PyObject *fd)
+Loop_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return remove_public(op, fd, POLLSET_READ);
+    PyObject *fd = args_only("BaseSelectorEventLoop.remove_reader", "fd", args, nargs, kwnames);
+    return fd == NULL ? NULL : remove_public(op, fd, POLLSET_READ);
 }
 
 PyObject *
-Loop_remove_writer(PyObject *op, PyObject *fd)
+Loop_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return remove_public(op, fd, POLLSET_WRITE);
+    PyObject *fd = args_only("BaseSelectorEventLoop.remove_writer", "fd", args, nargs, kwnames);
+    return fd == NULL ? NULL : remove_public(op, fd, POLLSET_WRITE);
 }
 
 PyObject *
@@ -204,10 +207,14 @@ Loop_poll_state(PyObject *op, PyObject *fileobj)
         return NULL;
     }
     const PollerEntry *entry = poller_get_entry(loop, fd);
-    if (entry == NULL || entry->watched == 0) {
+    unsigned events = entry == NULL             ? 0
+                      : entry->internal != NULL ? POLLSET_READ
+                                                : (entry->reader.run != NULL ? POLLSET_READ : 0) |
+                                                      (entry->writer.run != NULL ? POLLSET_WRITE : 0);
+    if (events == 0) {
         Py_RETURN_NONE;
     }
     PyObject *reader = entry->reader.owner == NULL ? Py_None : entry->reader.owner;
     PyObject *writer = entry->writer.owner == NULL ? Py_None : entry->writer.owner;
-    return Py_BuildValue("(IOO)", entry->watched, reader, writer);
+    return Py_BuildValue("(IOO)", events, reader, writer);
 }

@@ -9,9 +9,9 @@
 
 #include "io/transport.h"
 
-#include <sys/stat.h>
-
 #include "base/uverror.h"
+#include "io/streamsink.h"
+#include "io/tls.h"
 
 enum {
     /* As much as the standard loop reads at once. */
@@ -82,7 +82,12 @@ take_user_buffer(SocketTransport *self, LoopObject *loop)
 static uv_buf_t
 take_own_buffer(SocketTransport *self, struct IoPart *io)
 {
-    if (self->bulk) {
+    if (self->bulk && self->sinks) {
+        io->read_bytes = sink_buffer(self->state);
+        if (io->read_bytes != NULL) {
+            return uv_buf_init(PyByteArray_AS_STRING(io->read_bytes), (unsigned)PyByteArray_GET_SIZE(io->read_bytes));
+        }
+    } else if (self->bulk) {
         io->read_bytes = PyBytes_FromStringAndSize(NULL, READ_SIZE);
         if (io->read_bytes != NULL) {
             return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), READ_SIZE);
@@ -93,6 +98,16 @@ take_own_buffer(SocketTransport *self, struct IoPart *io)
         io->read_buffer = PyMem_RawMalloc(READ_SIZE);
     }
     return uv_buf_init(io->read_buffer, io->read_buffer == NULL ? 0 : READ_SIZE);
+}
+
+char *
+transport_plain_buffer(SocketTransport *self)
+{
+    struct IoPart *io = self->loop == NULL ? NULL : self->loop->io;
+    if (io != NULL && io->plain_buffer == NULL) {
+        io->plain_buffer = PyMem_RawMalloc(IO_PLAIN_SIZE);
+    }
+    return io == NULL ? NULL : io->plain_buffer;
 }
 
 static void
@@ -106,7 +121,7 @@ on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
     if (self == NULL || io == NULL) {
         return;
     }
-    if (!self->buffered) {
+    if (!self->buffered || (self->secured && tls_of(self->state, self->protocol) != NULL)) {
         *buffer = take_own_buffer(self, io);
         return;
     }
@@ -164,6 +179,33 @@ deliver_bytes(SocketTransport *self, PyObject *bytes)
     }
     Py_DECREF(bytes);
     return err;
+}
+
+/* Ciphertext; errors are those of a BufferedProtocol, which SSLProtocol is. */
+static int
+deliver_secured(SocketTransport *self, const char *data, size_t size)
+{
+    TlsConnection *tls = tls_of(self->state, self->protocol);
+    if (tls == NULL) {
+        return 0;
+    }
+    Py_INCREF(tls);
+    int err = tls_feed(tls, data, size);
+    Py_DECREF(tls);
+    return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
+}
+
+/* Has the reader of a standard stream take what was read; false when the protocol must be called. */
+static bool
+deliver_to_reader(SocketTransport *self, const char *data, Py_ssize_t size, PyObject *spare, int *err)
+{
+    if (!self->sinks || self->conn_lost) {
+        return false;
+    }
+    self->bulk = size >= SINK_BULK;
+    int taken = sink_feed(self->state, self->protocol, data, size, spare);
+    *err = taken < 0 ? transport_fail(self, "Fatal error: protocol.data_received() call failed.") : 0;
+    return taken != 0;
 }
 
 static int
@@ -241,16 +283,33 @@ deliver_error(SocketTransport *self, int code)
     if (self->conn_lost) {
         return 0;
     }
+    if (code == UV_EBADF || code == UV_ENOTSOCK) {
+        transport_lose_descriptor(self);
+        return 0;
+    }
     uverror_raise(code);
     return transport_fail(self, "Fatal read error on socket transport");
 }
 
-/* `asked`: the protocol's get_buffer() was called for this read. */
+/* `asked`: the protocol's get_buffer() was called for this read. `direct`: the bytes (stolen) or the spare bytearray
+   (borrowed) that was read into, or NULL. */
 static int
 deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct, bool asked)
 {
+    bool is_spare = direct != NULL && PyByteArray_CheckExact(direct);
+    PyObject *spare = is_spare ? direct : NULL;
+    direct = is_spare ? NULL : direct;
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
+        int err;
+        if (self->secured && !asked) {
+            err = deliver_secured(self, data, (size_t)size);
+            Py_XDECREF(direct);
+            return err;
+        }
+        if (!asked && direct == NULL && deliver_to_reader(self, data, size, spare, &err)) {
+            return err;
+        }
         return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));
     }
     Py_XDECREF(direct);
@@ -286,6 +345,10 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
     UvStream *stream = stream_of(uv);
     LoopObject *loop = stream->loop;
     loop_enter(loop);
+    if (size < 0 && uv_stream_get_write_queue_size(uv) > 0) {
+        /* libuv has stopped reading and goes on writing. */
+        stream_mark_changed(stream);
+    }
     struct IoPart *io = loop->io;
     PyObject *direct = io->read_bytes;
     Py_buffer view = io->read_view;
@@ -307,8 +370,12 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
     PyBuffer_Release(&view);
     uint64_t start = UNLIKELY(loop->debug) ? uv_hrtime() : 0;
     PyObject *entered = transport_enter_context(self->context);
+    PyObject *spare = direct != NULL && PyByteArray_CheckExact(direct) ? direct : NULL;
     if (deliver(self, size, buffer->base, direct, asked) < 0) {
         loop_raise_later(loop);
+    }
+    if (spare != NULL) {
+        sink_buffer_done(loop->state, spare);
     }
     transport_leave_context(entered);
     if (UNLIKELY(loop->debug)) {
@@ -318,18 +385,6 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
 }
 
 /* ---- starting and stopping ---- */
-
-/* Somebody may have closed the descriptor behind our back, and libuv aborts when epoll refuses it. */
-static int
-check_descriptor(SocketTransport *self)
-{
-    struct stat status;
-    if (fstat(self->fd, &status) < 0 || !S_ISSOCK(status.st_mode)) {
-        uverror_raise(UV_EBADF);
-        return -1;
-    }
-    return 0;
-}
 
 int
 transport_start_reading(SocketTransport *self)
@@ -341,14 +396,12 @@ transport_start_reading(SocketTransport *self)
         self->reading = true;
         return 0;
     }
-    if (check_descriptor(self) < 0) {
-        return transport_fail(self, "Fatal read error on socket transport");
-    }
     int err = uv_read_start(&self->stream->uv.stream, on_alloc, on_read);
     if (err < 0) {
         return deliver_error(self, err);
     }
     self->reading = true;
+    stream_mark_changed(self->stream);
     transport_hold(self, HOLD_READING);
     return 0;
 }
@@ -365,6 +418,9 @@ transport_stop_reading(SocketTransport *self)
     }
     if (self->stream != NULL) {
         uv_read_stop(&self->stream->uv.stream);
+        if (self->writing) {
+            stream_mark_changed(self->stream);
+        }
     }
     transport_release(self, HOLD_READING);
 }

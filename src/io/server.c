@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/lowfds.h"
 #include "base/uverror.h"
 #include "io/io.h"
 #include "io/transport.h"
@@ -36,19 +37,6 @@ typedef struct {
 #define ListenerObject_CAST(op) ((ListenerObject *)(op))
 
 /* ---- accepting ---- */
-
-/* libuv does not close the numbers of standard input and output: another one in place of those. */
-static int
-avoid_standard_streams(int fd)
-{
-    if (fd < 0 || fd > STDERR_FILENO) {
-        return fd;
-    }
-    int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-    int err = -errno;
-    close(fd);
-    return higher < 0 ? err : higher;
-}
 
 /* The next connection, not blocking and close-on-exec, or a negated errno. */
 static int
@@ -227,7 +215,7 @@ accept_next(LoopObject *loop, ListenerObject *self)
 {
     struct sockaddr_storage peer;
     socklen_t size;
-    int fd = avoid_standard_streams(accept_one(self->fd, &peer, &size));
+    int fd = lowfds_leave(accept_one(self->fd, &peer, &size));
     if (fd < 0) {
         return accept_failed(loop, self, fd);
     }

@@ -28,6 +28,9 @@ signals_init(Signals *signals)
 static int
 make_pair(int pair[2])
 {
+#if HAVE_SOCKET_FLAGS
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0 ? -errno : 0;
+#else
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0) {
         return -errno;
     }
@@ -40,6 +43,7 @@ make_pair(int pair[2])
         }
     }
     return 0;
+#endif
 }
 
 static void

@@ -2,6 +2,14 @@
 
 #include "io/stream.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/lowfds.h"
 #include "base/uverror.h"
 #include "io/io.h"
 #include "io/transport.h"
@@ -18,8 +26,7 @@ typedef struct {
 static void
 on_closed(uv_handle_t *handle)
 {
-    /* The address of the union is the address of the allocation. */
-    PyMem_RawFree(handle);
+    PyMem_RawFree(stream_of((uv_stream_t *)handle));
 }
 
 static void
@@ -47,10 +54,86 @@ unlink_stream(UvStream *stream)
     }
 }
 
+/* ---- whose number ---- */
+
+static bool
+find_inode(int fd, uint64_t *inode)
+{
+    struct stat status;
+    if (fstat(fd, &status) < 0 || !S_ISSOCK(status.st_mode)) {
+        return false;
+    }
+    *inode = status.st_ino;
+    return true;
+}
+
+bool
+stream_owns_descriptor(UvStream *stream)
+{
+    uint64_t inode;
+    return find_inode(stream->fd, &inode) && inode == stream->inode;
+}
+
+void
+stream_mark_changed(UvStream *stream)
+{
+    if (stream->changed || uv_is_closing(&stream->uv.handle)) {
+        return;
+    }
+    struct IoPart *io = stream->loop->io;
+    stream->loop->watchers_changed = true;
+    stream->changed = true;
+    stream->previous_changed = NULL;
+    stream->next_changed = io->changed;
+    if (io->changed != NULL) {
+        io->changed->previous_changed = stream;
+    }
+    io->changed = stream;
+}
+
+static void
+unlink_changed(UvStream *stream)
+{
+    if (!stream->changed) {
+        return;
+    }
+    stream->changed = false;
+    if (stream->previous_changed != NULL) {
+        stream->previous_changed->next_changed = stream->next_changed;
+    } else {
+        stream->loop->io->changed = stream->next_changed;
+    }
+    if (stream->next_changed != NULL) {
+        stream->next_changed->previous_changed = stream->previous_changed;
+    }
+    stream->loop->watchers_changed = stream->loop->io->changed != NULL;
+}
+
+void
+streams_check_changed(LoopObject *loop)
+{
+    while (loop->io != NULL && loop->io->changed != NULL) {
+        UvStream *stream = loop->io->changed;
+        unlink_changed(stream);
+        if (LIKELY(stream_owns_descriptor(stream))) {
+            continue;
+        }
+        if (stream->owner != NULL) {
+            transport_lose_descriptor(stream->owner);
+        } else {
+            stream_abandon(stream);
+        }
+    }
+}
+
+/* ---- opening and closing ---- */
+
 UvStream *
 stream_open(LoopObject *loop, int fd, bool is_tcp, SocketTransport *owner)
 {
-    UvStream *stream = PyMem_RawCalloc(1, sizeof(UvStream));
+    transport_check_number(loop, fd);
+    size_t size = is_tcp ? sizeof(uv_tcp_t) : sizeof(uv_pipe_t);
+    UvStream *stream = PyMem_RawCalloc(1, offsetof(UvStream, uv) + size);
     if (stream == NULL) {
         PyErr_NoMemory();
         return NULL;
@@ -69,6 +152,8 @@ stream_open(LoopObject *loop, int fd, bool is_tcp, SocketTransport *owner)
     }
     stream->loop = loop;
     stream->owner = owner;
+    stream->fd = fd;
+    (void)find_inode(fd, &stream->inode);
     link_stream(stream);
     return stream;
 }
@@ -77,8 +162,25 @@ void
 stream_close(UvStream *stream)
 {
     stream->owner = NULL;
+    unlink_changed(stream);
     unlink_stream(stream);
     uv_close(&stream->uv.handle, on_closed);
+}
+
+void
+stream_abandon(UvStream *stream)
+{
+    int flags = fcntl(stream->fd, F_GETFD);
+    int copy = flags < 0 ? -1 : fcntl(stream->fd, F_DUPFD_CLOEXEC, LOWFDS);
+    int fd = stream->fd;
+    stream_close(stream);
+    /* libuv has closed the number, whatever it was. */
+    if (copy >= 0) {
+        if (dup2(copy, fd) >= 0) {
+            (void)fcntl(fd, F_SETFD, flags);
+        }
+        close(copy);
+    }
 }
 
 /* ready_run: closes a stream that another thread orphaned. `owner` is a capsule of it. */
@@ -119,11 +221,31 @@ on_written(uv_write_t *uv_request, int status)
     WriteRequest *request = (WriteRequest *)uv_request;
     UvStream *stream = request->stream;
     loop_enter(stream->loop);
+    stream_mark_changed(stream);
     chunks_clear(&request->chunks);
     PyMem_RawFree(request);
     if (stream->owner != NULL) {
         transport_written(stream->owner, status);
     }
+}
+
+ssize_t
+stream_send(int fd, uv_buf_t *buffers, unsigned count)
+{
+    ssize_t size;
+    do {
+        if (count == 1) {
+            size = send(fd, buffers->base, buffers->len, COMPAT_MSG_NOSIGNAL);
+        } else {
+            /* A uv_buf_t is laid out as the system's iovec. */
+            struct msghdr message = {.msg_iov = (struct iovec *)buffers, .msg_iovlen = count};
+            size = sendmsg(fd, &message, COMPAT_MSG_NOSIGNAL);
+        }
+    } while (UNLIKELY(size < 0) && errno == EINTR);
+    if (LIKELY(size >= 0)) {
+        return size;
+    }
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? UV_EAGAIN : uv_translate_sys_error(errno);
 }
 
 int
@@ -142,5 +264,6 @@ stream_write(UvStream *stream, Chunks *queue, size_t size)
         chunks_clear(&request->chunks);
         PyMem_RawFree(request);
     }
+    stream_mark_changed(stream);
     return err;
 }

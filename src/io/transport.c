@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "io/streamsink.h"
 
 /* ---- the loop's list ---- */
 
@@ -138,10 +139,12 @@ int
 transport_set_protocol(SocketTransport *self, PyObject *protocol)
 {
     int buffered = PyObject_IsInstance(protocol, self->state->asyncio_BufferedProtocol);
-    if (buffered < 0) {
+    if (buffered < 0 || (self->secured && transport_encrypt(self) < 0)) {
         return -1;
     }
     self->buffered = buffered;
+    self->secured = PyObject_TypeCheck(protocol, self->state->TLSConnectionType);
+    self->sinks = self->loop != NULL && sink_attach(self->loop, protocol);
     Py_XSETREF(self->protocol, Py_NewRef(protocol));
     return 0;
 }
@@ -335,6 +338,58 @@ transport_close_socket(SocketTransport *self)
     Py_DECREF(self);
 }
 
+/* ready_run: what is left to do for a transport that lost its descriptor. */
+static int
+run_descriptor_lost(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    SocketTransport *self = SocketTransport_CAST(owner);
+    PyObject *exc = uverror_new(UV_EBADF);
+    if (exc != NULL) {
+        log_lost_connection(self, exc, "Fatal error on socket transport");
+    }
+    if (exc == NULL || transport_schedule_lost(self, exc) < 0) {
+        loop_report(loop, "Fatal error on socket transport", "transport", self, NULL);
+    }
+    Py_XDECREF(exc);
+    return 0;
+}
+
+void
+transport_lose_descriptor(SocketTransport *self)
+{
+    /* While get_buffer() is called libuv is about to read, and stands no uv_close(). */
+    if (self->stream == NULL || self->in_alloc) {
+        return;
+    }
+    Py_INCREF(self);
+    LoopObject *loop = self->loop;
+    UvStream *stream = self->stream;
+    self->stream = NULL;
+    self->reading = self->writing = false;
+    forget_in_loop(self);
+    stream_abandon(stream);
+    transport_drop_output(self);
+    self->closing = true;
+    if (self->conn_lost == 0) {
+        self->conn_lost = 1;
+        if (loop_push(loop, run_descriptor_lost, (PyObject *)self, NULL) < 0) {
+            PyErr_Clear();
+        }
+    }
+    transport_release(self, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);
+    Py_DECREF(self);
+}
+
+void
+transport_check_number(LoopObject *loop, int fd)
+{
+    SocketTransport *owner = poller_get_transport(loop, fd);
+    if (UNLIKELY(owner != NULL) && owner->stream != NULL && io_may_touch(loop) &&
+        !stream_owns_descriptor(owner->stream)) {
+        transport_lose_descriptor(owner);
+    }
+}
+
 /* A socket object of the user's that showed libuv's descriptor: a duplicate of that, so it stays connected. */
 static int
 give_back_sock(SocketTransport *self)
@@ -364,6 +419,10 @@ give_back_sock(SocketTransport *self)
 void
 transport_loop_closed(SocketTransport *self)
 {
+    if (!stream_owns_descriptor(self->stream)) {
+        transport_lose_descriptor(self);
+        return;
+    }
     Py_INCREF(self);
     transport_note_local(self);
     if (self->sock_state == SOCK_SHARED && give_back_sock(self) < 0) {

@@ -14,7 +14,7 @@
 #include "io/io.h"
 
 /* Room for the slots of asyncio.transports._FlowControlMixin (five words on 3.11 to 3.15); module.c checks it. */
-enum { TRANSPORT_BASE_SLOTS = 8 };
+enum { TRANSPORT_BASE_SLOTS = 6 };
 
 /* Why the loop holds the transport: it is linked into io->active while there is a reason. */
 enum { HOLD_READING = 1, HOLD_WRITING = 2, HOLD_FLUSH = 4 };
@@ -58,9 +58,9 @@ struct SocketTransport {
     Address *peer; /* NULL: unknown, or in `extra` */
     Address *local;
     int fd;
-    int family;
-    int type;
-    int proto;
+    short family;
+    short type;
+    short proto;
     unsigned read_turn; /* io->turn at the last read that brought data */
     unsigned conn_lost; /* counts, as the standard's `_conn_lost`, the writes after the end too */
     uint8_t hold;
@@ -77,6 +77,8 @@ struct SocketTransport {
     bool in_alloc;     /* between libuv's allocation and read callbacks, where reading cannot be stopped */
     bool writing;      /* a write is in flight */
     bool buffered;     /* the protocol is a BufferedProtocol */
+    bool secured;      /* the protocol is a TLSConnection, see io/tls.h */
+    bool sinks;        /* it is a standard stream's, and its reader may be fed directly */
     bool bulk;         /* the last read filled the buffer */
     bool protocol_paused;
     IoTraits traits;
@@ -154,6 +156,12 @@ void transport_report_if(SocketTransport *self, int err);
 /* Closes the descriptor for good. The Python socket loses it too. */
 void transport_close_socket(SocketTransport *self);
 
+/* The descriptor was closed behind our back, and its number may be another file's: libuv gives it up at once, and
+   connection_lost(OSError) is on its way. Runs no Python code. */
+void transport_lose_descriptor(SocketTransport *self);
+/* Has a transport that lost its descriptor give up the number, which the system has just given out anew. */
+void transport_check_number(LoopObject *loop, int fd);
+
 /* The loop is being closed: the transport loses its stream, a Python socket of the user's keeps its connection. */
 void transport_loop_closed(SocketTransport *self);
 
@@ -180,6 +188,9 @@ transport_wants_reading(SocketTransport *self)
 {
     return !self->closing && !self->paused;
 }
+
+/* The loop's buffer of IO_PLAIN_SIZE bytes, whose content nobody may expect to last; NULL without memory or loop. */
+char *transport_plain_buffer(SocketTransport *self);
 
 /* Has libuv read; -1 with an exception. */
 int transport_start_reading(SocketTransport *self);
@@ -213,6 +224,18 @@ void transport_drop_output(SocketTransport *self);
 
 /* From libuv: the write in flight is done. */
 void transport_written(SocketTransport *self, int status);
+
+/* For TLS, which has ciphertext to send: puts bytes into the queue (a new reference), or counts them as lost. -1 with an
+   exception. Then sends them, soon. 0, or -1 with an exception for the caller of write(). */
+int transport_push(SocketTransport *self, PyObject *bytes);
+int transport_send(SocketTransport *self);
+/* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
+int transport_encrypt(SocketTransport *self);
+/* True when the transport will be flushed: at the end of this turn if the caller may wait for that, and by the loop's
+   own thread when this is another one. */
+bool transport_flushes_later(SocketTransport *self, bool may_wait);
+/* Exact bytes for any bytes-like object: itself, or a copy, since the user may change his. NULL with BufferError. */
+PyObject *transport_exact_bytes(PyObject *data);
 
 /* The end of a turn: flushes every transport that was written to. */
 void transport_flush_all(LoopObject *loop);

@@ -2,6 +2,8 @@
 
 #include "io/transport.h"
 
+#include "base/args.h"
+
 /* ---- methods ---- */
 
 static PyObject *
@@ -397,15 +399,37 @@ SocketTransport_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
+/* The methods of one argument, which the standard ones take by keyword too. */
+static PyObject *
+call_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *data = args_only("_SelectorSocketTransport.write", "data", args, nargs, kwnames);
+    return data == NULL ? NULL : SocketTransport_write(op, data);
+}
+
+static PyObject *
+call_writelines(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *lines = args_only("_SelectorSocketTransport.writelines", "list_of_data", args, nargs, kwnames);
+    return lines == NULL ? NULL : SocketTransport_writelines(op, lines);
+}
+
+static PyObject *
+call_set_protocol(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *protocol = args_only("_SelectorSocketTransport.set_protocol", "protocol", args, nargs, kwnames);
+    return protocol == NULL ? NULL : SocketTransport_set_protocol(op, protocol);
+}
+
 #define FASTCALL_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_FASTCALL | METH_KEYWORDS
 #define VARARGS_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef SocketTransport_methods[] = {
-    {"write", SocketTransport_write, METH_O,
-     "write($self, data, /)\n--\n\nSend bytes, a bytearray or a memoryview, at the end of this turn of the loop.\n\n"
+    {"write", FASTCALL_KEYWORDS(call_write),
+     "write($self, data)\n--\n\nSend bytes, a bytearray or a memoryview, at the end of this turn of the loop.\n\n"
      "Raises TypeError for anything else, RuntimeError after write_eof(). See asyncio.WriteTransport.write()."},
-    {"writelines", SocketTransport_writelines, METH_O,
-     "writelines($self, list_of_data, /)\n--\n\nSend every item of an iterable of bytes-like objects.\n\n"
+    {"writelines", FASTCALL_KEYWORDS(call_writelines),
+     "writelines($self, list_of_data)\n--\n\nSend every item of an iterable of bytes-like objects.\n\n"
      "See asyncio.WriteTransport.writelines()."},
     {"write_eof", SocketTransport_write_eof, METH_NOARGS,
      "write_eof($self, /)\n--\n\nClose the sending side when everything is sent. See "
@@ -425,8 +449,8 @@ static PyMethodDef SocketTransport_methods[] = {
      "pause_reading($self, /)\n--\n\nCall data_received() no more until resume_reading()."},
     {"resume_reading", SocketTransport_resume_reading, METH_NOARGS,
      "resume_reading($self, /)\n--\n\nRead again. Raises RuntimeError when the loop is closed."},
-    {"set_protocol", SocketTransport_set_protocol, METH_O,
-     "set_protocol($self, protocol, /)\n--\n\nHave another protocol called from now on, a BufferedProtocol or not."},
+    {"set_protocol", FASTCALL_KEYWORDS(call_set_protocol),
+     "set_protocol($self, protocol)\n--\n\nHave another protocol called from now on, a BufferedProtocol or not."},
     {"get_protocol", SocketTransport_get_protocol, METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when the connection is over."},
     {"get_extra_info", FASTCALL_KEYWORDS(SocketTransport_get_extra_info),

@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "base/uverror.h"
+#include "io/tls.h"
 
 enum {
     /* Do not gather more than this before the kernel is offered it. */
@@ -46,9 +47,9 @@ try_queue(SocketTransport *self)
         for (unsigned i = 0; i < count; i++) {
             offered += buffers[i].len;
         }
-        int written = uv_try_write(&self->stream->uv.stream, buffers, count);
+        ssize_t written = stream_send(self->fd, buffers, count);
         if (written < 0) {
-            return written;
+            return (int)written;
         }
         chunks_consume(&self->queue, (size_t)written);
         if ((size_t)written < offered) {
@@ -73,7 +74,9 @@ transport_flush(SocketTransport *self)
             return 0;
         }
     }
-    if (err < 0) {
+    if (UNLIKELY(err == UV_EBADF || err == UV_ENOTSOCK)) {
+        transport_lose_descriptor(self);
+    } else if (err < 0) {
         transport_drop_output(self);
         uverror_raise(err);
         return transport_fail(self, "Fatal write error on socket transport");
@@ -194,6 +197,24 @@ transport_written(SocketTransport *self, int status)
 
 /* ---- the end of the turn ---- */
 
+int
+transport_encrypt(SocketTransport *self)
+{
+    TlsConnection *tls = tls_of(self->state, self->protocol);
+    if (tls == NULL) {
+        return 0;
+    }
+    Py_INCREF(tls);
+    PyObject *entered = transport_enter_context(self->context);
+    int err = tls_encrypt(tls);
+    if (err < 0) {
+        err = transport_fail(self, "Fatal write error on socket transport");
+    }
+    transport_leave_context(entered);
+    Py_DECREF(tls);
+    return err;
+}
+
 static void
 link_flush(SocketTransport *self)
 {
@@ -215,7 +236,10 @@ link_flush(SocketTransport *self)
 static int
 flush_and_pause(SocketTransport *self, LoopObject *loop)
 {
-    int err = transport_flush(self);
+    int err = self->secured ? transport_encrypt(self) : 0;
+    if (err == 0) {
+        err = transport_flush(self);
+    }
     if (err == 0 && UNLIKELY(self->writing)) {
         PyObject *entered = transport_enter_context(self->context);
         err = transport_maybe_pause(self);
@@ -308,9 +332,8 @@ count_lost_write(SocketTransport *self)
     return result == NULL ? -1 : 0;
 }
 
-/* Exact bytes for any bytes-like object: itself, or a copy, since the user may change his. NULL with BufferError. */
-static PyObject *
-as_exact_bytes(PyObject *data)
+PyObject *
+transport_exact_bytes(PyObject *data)
 {
     if (PyBytes_CheckExact(data)) {
         return Py_NewRef(data);
@@ -350,6 +373,41 @@ check_stream(SocketTransport *self)
     return -1;
 }
 
+int
+transport_push(SocketTransport *self, PyObject *bytes)
+{
+    if (self->conn_lost) {
+        return count_lost_write(self);
+    }
+    return check_stream(self) < 0 ? -1 : chunks_push(&self->queue, bytes);
+}
+
+int
+transport_send(SocketTransport *self)
+{
+    return self->loop == NULL || self->conn_lost || self->queue.count == 0 ? 0 : send_soon(self);
+}
+
+bool
+transport_flushes_later(SocketTransport *self, bool may_wait)
+{
+    if (self->stream == NULL || self->conn_lost) {
+        return false;
+    }
+    if (UNLIKELY(!io_may_touch(self->loop))) {
+        if (loop_push(self->loop, run_flush, (PyObject *)self, NULL) == 0) {
+            return true;
+        }
+        PyErr_Clear();
+        return false;
+    }
+    if (!may_wait || !self->loop->in_turn) {
+        return false;
+    }
+    link_flush(self);
+    return true;
+}
+
 PyObject *
 SocketTransport_write(PyObject *op, PyObject *data)
 {
@@ -371,7 +429,7 @@ SocketTransport_write(PyObject *op, PyObject *data)
     if (check_stream(self) < 0) {
         return NULL;
     }
-    PyObject *bytes = as_exact_bytes(data);
+    PyObject *bytes = transport_exact_bytes(data);
     int err = bytes == NULL ? transport_fail(self, "Fatal write error on socket transport")
                             : chunks_push(&self->queue, bytes);
     if (err == 0 && bytes != NULL) {
@@ -389,7 +447,7 @@ line_as_bytes(PyObject *line)
         return Py_NewRef(line);
     }
     PyObject *view = PyMemoryView_FromObject(line);
-    PyObject *bytes = view == NULL ? NULL : as_exact_bytes(view);
+    PyObject *bytes = view == NULL ? NULL : transport_exact_bytes(view);
     Py_XDECREF(view);
     return bytes;
 }

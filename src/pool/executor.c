@@ -217,7 +217,7 @@ run_as_asyncio(LoopObject *loop, PyObject *const *args, Py_ssize_t nargs, PyObje
 
 PyDoc_STRVAR(
     Loop_run_in_executor_doc,
-    "run_in_executor($self, executor, func, /, *args)\n--\n\n"
+    "run_in_executor($self, executor, func, *args)\n--\n\n"
     "Call func(*args) in a thread and return a future of its result.\n\n"
     "executor is a concurrent.futures.Executor, or None for the default one. fastloop.ThreadPool, which is what\n"
     "the default executor is, is served natively. Raises RuntimeError when the loop is closed or the executor is\n"

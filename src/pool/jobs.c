@@ -3,9 +3,10 @@
    Wake-ups go in a chain: a push wakes one worker, and a worker that takes a job and sees more of them wakes the next one
    before it runs its own. So every job finds a worker although the first may block, and workers that would find nothing
    left sleep on. A worker takes its job with the thread state attached: under a GIL, jobs start in the order of the
-   queue.
+   queue. One worker at a time may spin for a moment after short jobs, before it blocks; then a push wakes nobody.
 
-   Nothing under the lock calls Python, waits, or lets go of the thread state; so a collection never finds it held. */
+   Nothing under the lock calls Python, waits, or lets go of the thread state, and nobody takes it without one; so neither
+   a collection nor a fork finds it held. */
 
 #include "pool/jobs.h"
 
@@ -51,7 +52,7 @@ static void
 wake_one_lock_held(JobQueueObject *queue)
 {
     Waiter *waiter = queue->waiting;
-    if (waiter != NULL && !queue->waking) {
+    if (waiter != NULL && !queue->waking && !queue->spinning) {
         queue->waiting = waiter->next;
         queue->waking = true;
         uv_sem_post(&waiter->wake);
@@ -66,6 +67,10 @@ append_lock_held(JobQueueObject *queue, const Job *job)
         return false;
     }
     *job_at_lock_held(queue, queue->count++) = *job;
+    queue->empty = 0;
+    if (job->loop != NULL) {
+        job->loop->jobs_under_way++;
+    }
     wake_one_lock_held(queue);
     return true;
 }
@@ -77,6 +82,8 @@ take_lock_held(JobQueueObject *queue)
     queue->head = (queue->head + 1) & (queue->capacity - 1);
     if (--queue->count > 0) {
         wake_one_lock_held(queue);
+    } else {
+        queue->empty = 1;
     }
     return job;
 }
@@ -102,6 +109,7 @@ start_waiting_lock_held(JobQueueObject *queue)
 
 /* ---- jobs ---- */
 
+/* Drops the references of a job that was, or should have been, queued. */
 static void
 job_clear(Job *job)
 {
@@ -111,6 +119,16 @@ job_clear(Job *job)
     Py_XDECREF(func);
     Py_XDECREF(future);
     Py_XDECREF(loop);
+}
+
+/* The same for one that has been queued. */
+static void
+job_finish(Job *job)
+{
+    if (job->loop != NULL) {
+        job->loop->jobs_under_way--;
+    }
+    job_clear(job);
 }
 
 JobOutcome
@@ -154,6 +172,37 @@ push(JobQueueObject *queue, const Job *job, bool closing)
 
 /* ---- a worker ---- */
 
+/* Spins until there is something to take; false when nothing came, or spinning does not pay. */
+static bool
+spin_for_job(JobQueueObject *queue)
+{
+    uv_mutex_lock(&queue->lock);
+    uint64_t budget = 0;
+    if (queue->count == 0 && !queue->spinning && queue->job_ns < SPIN_JOB_MAX_NS) {
+        budget = spin_budget(&queue->spin, compat_monotonic_ns());
+    }
+    queue->spinning = queue->spinning || budget > 0;
+    uv_mutex_unlock(&queue->lock);
+    if (budget == 0) {
+        return false;
+    }
+    queue->state->attached--;
+    PyThreadState *thread_state = PyEval_SaveThread();
+    bool found = spin_until(&queue->empty, 0, budget);
+    if (found && !HAVE_FREE_THREADING) {
+        /* Whose job it is has yet to let go of the GIL. */
+        (void)spin_until(&queue->state->attached, 0, SPIN_MAX_NS);
+    }
+    PyEval_RestoreThread(thread_state);
+    queue->state->attached++;
+    uv_mutex_lock(&queue->lock);
+    spin_note(&queue->spin, found);
+    queue->spinning = false;
+    found = queue->count > 0;
+    uv_mutex_unlock(&queue->lock);
+    return found;
+}
+
 /* Blocks until there may be something to take. -1 with MemoryError. */
 static int
 wait_for_job(JobQueueObject *queue)
@@ -169,9 +218,11 @@ wait_for_job(JobQueueObject *queue)
     if (waiter == NULL) {
         return 0;
     }
+    queue->state->attached--;
     PyThreadState *thread_state = PyEval_SaveThread();
     uv_sem_wait(&waiter->wake);
     PyEval_RestoreThread(thread_state);
+    queue->state->attached++;
     uv_mutex_lock(&queue->lock);
     waiter->next = queue->spare;
     queue->spare = waiter;
@@ -208,19 +259,34 @@ let_others_in(void)
     PyEval_RestoreThread(thread_state);
 }
 
+/* Runs a job, and keeps the average of what they take. */
+static void
+run_timed(JobQueueObject *queue, Job *job)
+{
+    uint64_t start = compat_monotonic_ns();
+    job_run(job);
+    uint64_t taken = compat_monotonic_ns() - start;
+    uint32_t average = queue->job_ns;
+    average = average - average / 8 + (uint32_t)(taken > UINT32_MAX / 2 ? UINT32_MAX / 2 : taken) / 8;
+    queue->job_ns = average;
+    job->loop->job_ns = average;
+}
+
 /* Runs jobs until there is an item, which is returned, or nothing and `block` is false: NULL without an exception. */
 static PyObject *
 run_jobs_until_item(JobQueueObject *queue, bool block)
 {
     unsigned ran = 0;
+    bool may_spin = false;
     for (;;) {
         Job job;
         if (take(queue, &job)) {
             if (job.future == NULL) {
                 return job.func;
             }
-            job_run(&job);
-            job_clear(&job);
+            may_spin = job.loop->may_spin;
+            run_timed(queue, &job);
+            job_finish(&job);
             if (queue->counts_each) {
                 add_idle(queue, 1);
             }
@@ -237,9 +303,10 @@ run_jobs_until_item(JobQueueObject *queue, bool block)
             add_idle(queue, 1);
         }
         ran = 0;
-        if (wait_for_job(queue) < 0) {
+        if (!(may_spin && spin_for_job(queue)) && wait_for_job(queue) < 0) {
             return NULL;
         }
+        may_spin = false;
     }
 }
 
@@ -250,7 +317,9 @@ run_until_item(JobQueueObject *queue, bool block)
 {
     PyObject *handled = PyErr_GetHandledException();
     PyErr_SetHandledException(NULL);
+    queue->state->attached++;
     PyObject *item = run_jobs_until_item(queue, block);
+    queue->state->attached--;
     PyErr_SetHandledException(handled);
     Py_XDECREF(handled);
     return item;
@@ -411,7 +480,7 @@ take_job_out(JobQueueObject *queue, Job *job)
             *job_at_lock_held(queue, place) = *job_at_lock_held(queue, place - 1);
         }
         queue->head = (queue->head + 1) & (queue->capacity - 1);
-        queue->count--;
+        queue->empty = --queue->count == 0;
     }
     uv_mutex_unlock(&queue->lock);
     return found;
@@ -444,7 +513,7 @@ JobQueue_take_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
             Py_CLEAR(list);
         }
         Py_XDECREF(pair);
-        job_clear(&job);
+        job_finish(&job);
     }
     return list;
 }
@@ -470,6 +539,7 @@ JobQueue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     queue->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     queue->executor_globals = Py_NewRef(executor_globals);
     queue->counts_each = counts_each;
+    queue->empty = 1;
     if (uv_mutex_init(&queue->lock) < 0) {
         Py_DECREF(queue);
         return PyErr_NoMemory();
@@ -501,7 +571,7 @@ JobQueue_clear(PyObject *op)
     JobQueueObject *queue = JobQueueObject_CAST(op);
     Job job;
     while (queue->lock_made && take(queue, &job)) {
-        job_clear(&job);
+        job_finish(&job);
     }
     Py_CLEAR(queue->executor_globals);
     return 0;

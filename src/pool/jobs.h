@@ -34,6 +34,10 @@ typedef struct {
     size_t capacity;
     size_t head;
     size_t count;
+    _Atomic int empty; /* whether count is 0, for who spins */
+    Spin spin;         /* for the worker that spins, one at most */
+    bool spinning;
+    _Atomic uint32_t job_ns; /* what jobs take on average */
     Waiter *waiting;  /* blocked workers, the last one to come first: its caches are the warmest */
     Waiter *spare;    /* allocated and not in use */
     Py_ssize_t idle;  /* workers that no new job counts on yet, as the standard executor counts them */

@@ -1,5 +1,8 @@
 /* Handle and TimerHandle. Instances are made by the loop only and recycled through its free lists.
 
+   asyncio promises nothing to a thread that cancels or looks at a handle of another one's loop; without a GIL, critical
+   sections of the handle keep such a thread from damaging anything.
+
    Ownership: a handle holds its loop; the ready queue or the heap holds the handle. cancel() drops the callback and
    its arguments at once and takes a timer out of the heap. */
 
@@ -49,8 +52,7 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
         }
         nargs = 0;
     }
-    /* The free lists belong to the loop's thread; call_soon_threadsafe() comes here from others. */
-    HandleObject *handle = loop_is_own_thread(loop) ? take_parked(loop, type) : NULL;
+    HandleObject *handle = loop_is_held_here(loop) ? take_parked(loop, type) : NULL;
     if (handle == NULL) {
         handle = (HandleObject *)type->tp_alloc(type, 0);
         if (handle == NULL) {
@@ -141,81 +143,83 @@ timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject 
 
 /* ---- running ---- */
 
-/* The arguments as a tuple, made on demand and kept; NULL with an exception. Borrowed. */
-static PyObject *
-args_as_tuple(HandleObject *handle)
+/* What a handle calls, with references of its own: the callee may cancel the handle, and so may another thread. */
+typedef struct {
+    PyObject *callback; /* NULL when there is nothing to call any more */
+    PyObject *context;
+    PyObject *tuple;                         /* the arguments, or NULL ... */
+    PyObject *stack[1 + HANDLE_INLINE_ARGS]; /* ... and then they are here, behind one free place */
+    int nargs;
+} Call;
+
+static inline void
+get_call(HandleObject *handle, Call *call)
 {
-    if (handle->args_tuple == NULL) {
-        PyObject *tuple = PyTuple_New(handle->nargs);
-        if (tuple == NULL) {
-            return NULL;
-        }
+    call->callback = NULL;
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    if (LIKELY(!handle->cancelled && handle->callback != NULL)) {
+        call->callback = Py_NewRef(handle->callback);
+        call->context = Py_NewRef(handle->context);
+        call->tuple = Py_XNewRef(handle->args_tuple);
+        call->nargs = handle->nargs;
         for (int i = 0; i < handle->nargs; i++) {
-            PyTuple_SET_ITEM(tuple, i, Py_NewRef(handle->args[i]));
+            call->stack[1 + i] = Py_NewRef(handle->args[i]);
         }
-        handle->args_tuple = tuple;
     }
-    return handle->args_tuple;
+    FL_END_CRITICAL_SECTION();
+}
+
+static inline void
+drop_call(Call *call)
+{
+    for (int i = 0; i < call->nargs; i++) {
+        Py_DECREF(call->stack[1 + i]);
+    }
+    Py_XDECREF(call->tuple);
+    Py_DECREF(call->context);
+    Py_DECREF(call->callback);
 }
 
 /* context.run(callback, *args) for a context that is none, which only fails or not when it is used. */
 static PyObject *
-call_in_foreign_context(HandleObject *handle)
+call_in_foreign_context(Call *call)
 {
-    /* Looking `run` up may already cancel the handle: everything used is held. */
-    PyObject *callback = Py_NewRef(handle->callback);
-    PyObject *context = Py_NewRef(handle->context);
-    PyObject *tuple = Py_XNewRef(args_as_tuple(handle));
-    PyObject *run = tuple == NULL ? NULL : PyObject_GetAttrString(context, "run");
-    PyObject *args = run == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(tuple) + 1);
+    Py_ssize_t nargs = call->tuple == NULL ? call->nargs : PyTuple_GET_SIZE(call->tuple);
+    PyObject *run = PyObject_GetAttrString(call->context, "run");
+    PyObject *args = run == NULL ? NULL : PyTuple_New(nargs + 1);
     PyObject *result = NULL;
     if (args != NULL) {
-        PyTuple_SET_ITEM(args, 0, Py_NewRef(callback));
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-            PyTuple_SET_ITEM(args, i + 1, Py_NewRef(PyTuple_GET_ITEM(tuple, i)));
+        PyTuple_SET_ITEM(args, 0, Py_NewRef(call->callback));
+        for (Py_ssize_t i = 0; i < nargs; i++) {
+            PyObject *value = call->tuple == NULL ? call->stack[1 + i] : PyTuple_GET_ITEM(call->tuple, i);
+            PyTuple_SET_ITEM(args, i + 1, Py_NewRef(value));
         }
         result = PyObject_CallObject(run, args);
     }
     Py_XDECREF(args);
     Py_XDECREF(run);
-    Py_XDECREF(tuple);
-    Py_DECREF(context);
-    Py_DECREF(callback);
     return result;
 }
 
-/* Calls handle.callback(*args) in its context. The callee may cancel the handle: everything used is held here. */
+/* Calls callback(*args) in its context. */
 static PyObject *
-call_in_context(HandleObject *handle)
+call_in_context(Call *call)
 {
-    if (UNLIKELY(!PyContext_CheckExact(handle->context))) {
-        return call_in_foreign_context(handle);
-    }
-    PyObject *callback = Py_NewRef(handle->callback);
-    PyObject *context = Py_NewRef(handle->context);
-    PyObject *tuple = Py_XNewRef(handle->args_tuple);
-    PyObject *stack[1 + HANDLE_INLINE_ARGS];
-    int nargs = handle->nargs;
-    for (int i = 0; i < nargs; i++) {
-        stack[1 + i] = Py_NewRef(handle->args[i]);
+    if (UNLIKELY(!PyContext_CheckExact(call->context))) {
+        return call_in_foreign_context(call);
     }
     PyObject *result = NULL;
-    if (PyContext_Enter(context) == 0) {
-        if (tuple != NULL) {
-            result = PyObject_Call(callback, tuple, NULL);
+    if (PyContext_Enter(call->context) == 0) {
+        if (call->tuple != NULL) {
+            result = PyObject_Call(call->callback, call->tuple, NULL);
         } else {
-            result = PyObject_Vectorcall(callback, stack + 1, (size_t)nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+            size_t nargsf = (size_t)call->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
+            result = PyObject_Vectorcall(call->callback, call->stack + 1, nargsf, NULL);
         }
-        if (PyContext_Exit(context) < 0) {
+        if (PyContext_Exit(call->context) < 0) {
             Py_CLEAR(result);
         }
     }
-    for (int i = 0; i < nargs; i++) {
-        Py_DECREF(stack[1 + i]);
-    }
-    Py_XDECREF(tuple);
-    Py_DECREF(context);
-    Py_DECREF(callback);
     return result;
 }
 
@@ -244,28 +248,25 @@ report_error(LoopObject *loop, PyObject *handle)
 int
 handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
-    HandleObject *handle = HandleObject_CAST(owner);
-    if (handle->cancelled || handle->callback == NULL) {
+    State *state = loop->state;
+    Call call;
+    get_call(HandleObject_CAST(owner), &call);
+    if (call.callback == NULL) {
         return 0;
     }
-    if (handle->callback == loop->state->set_result_unless_cancelled && loop->state->complete_future != NULL &&
-        handle->nargs == 2) {
+    int done = 0;
+    if (call.callback == state->set_result_unless_cancelled && state->complete_future != NULL && call.nargs == 2) {
         /* The end of an asyncio.sleep(): nothing of it can see the context. */
-        PyObject *future = Py_NewRef(handle->args[0]);
-        PyObject *value = Py_NewRef(handle->args[1]);
-        int done = loop->state->complete_future(loop->state, future, value);
-        Py_DECREF(future);
-        Py_DECREF(value);
-        if (done != 0) {
-            return done > 0 ? 0 : report_error(loop, owner);
-        }
+        done = state->complete_future(state, call.stack[1], call.stack[2]);
     }
-    PyObject *result = call_in_context(handle);
-    if (LIKELY(result != NULL)) {
-        Py_DECREF(result);
-        return 0;
+    if (done == 0) {
+        PyObject *result = call_in_context(&call);
+        done = result == NULL ? -1 : 1;
+        Py_XDECREF(result);
     }
-    return report_error(loop, owner);
+    int err = done < 0 ? report_error(loop, owner) : 0;
+    drop_call(&call);
+    return err;
 }
 
 int
@@ -325,23 +326,61 @@ handle_run_foreign(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 
 /* ---- methods ---- */
 
+/* Drops the callback and its arguments. */
 static void
 drop_callback(HandleObject *handle)
 {
-    int nargs = handle->nargs;
-    handle->nargs = 0;
-    PyObject *args[HANDLE_INLINE_ARGS];
+    PyObject *args[HANDLE_INLINE_ARGS], *callback, *tuple;
+    int nargs;
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    nargs = handle->nargs;
     for (int i = 0; i < nargs; i++) {
         args[i] = handle->args[i];
     }
-    PyObject *callback = handle->callback;
-    PyObject *tuple = handle->args_tuple;
+    callback = handle->callback;
+    tuple = handle->args_tuple;
+    handle->nargs = 0;
     handle->callback = handle->args_tuple = NULL;
+    FL_END_CRITICAL_SECTION();
     for (int i = 0; i < nargs; i++) {
         Py_DECREF(args[i]);
     }
     Py_XDECREF(tuple);
     Py_XDECREF(callback);
+}
+
+/* Sets `cancelled`; was it set before? */
+static bool
+mark_cancelled(HandleObject *handle)
+{
+    bool before;
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    before = handle->cancelled;
+    handle->cancelled = true;
+    FL_END_CRITICAL_SECTION();
+    return before;
+}
+
+static bool
+is_cancelled(HandleObject *handle)
+{
+    bool cancelled;
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    cancelled = handle->cancelled;
+    FL_END_CRITICAL_SECTION();
+    return cancelled;
+}
+
+/* Replaces a field that other threads may look at; steals the value. */
+static void
+replace(HandleObject *handle, PyObject **field, PyObject *value)
+{
+    PyObject *old;
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    old = *field;
+    *field = value;
+    FL_END_CRITICAL_SECTION();
+    Py_XDECREF(old);
 }
 
 PyDoc_STRVAR(Handle_cancel_doc, "cancel($self, /)\n--\n\n"
@@ -353,20 +392,18 @@ Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     HandleObject *handle = HandleObject_CAST(op);
     wait_while_running(handle);
-    if (handle->cancelled || handle->loop == NULL) {
+    if (handle->loop == NULL || mark_cancelled(handle)) {
         Py_RETURN_NONE;
     }
-    handle->cancelled = true;
     if (UNLIKELY(handle->loop->debug)) {
         /* Kept for messages such as "Executing <Handle ...> took 2.5 seconds". */
         PyObject *repr = PyObject_Repr(op);
         if (repr == NULL) {
             return NULL;
         }
-        Py_XSETREF(handle->repr, repr);
+        replace(handle, &handle->repr, repr);
     }
-    /* Another thread leaves the heap alone: the loop skips the cancelled timer when it is due. */
-    if (handle->scheduled && loop_is_own_thread(handle->loop)) {
+    if (handle->scheduled) {
         timers_remove(&handle->loop->timers, handle);
     }
     drop_callback(handle);
@@ -377,7 +414,7 @@ static PyObject *
 Handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     wait_while_running(HandleObject_CAST(op));
-    return PyBool_FromLong(HandleObject_CAST(op)->cancelled);
+    return PyBool_FromLong(is_cancelled(HandleObject_CAST(op)));
 }
 
 static PyObject *
@@ -409,70 +446,101 @@ TimerHandle_when(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* ---- the base's slots, by getters ---- */
 
+/* New reference to a field, or to None. */
 static PyObject *
-new_or_none(PyObject *value)
+new_or_none(HandleObject *handle, PyObject **field)
 {
-    return Py_NewRef(value == NULL ? Py_None : value);
+    PyObject *value;
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    value = Py_NewRef(*field == NULL ? Py_None : *field);
+    FL_END_CRITICAL_SECTION();
+    return value;
 }
 
 static PyObject *
 get_callback(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none(HandleObject_CAST(op)->callback);
+    return new_or_none(HandleObject_CAST(op), &HandleObject_CAST(op)->callback);
+}
+
+/* The arguments as a tuple, made on demand and kept, for they are one object to everybody who looks. */
+static PyObject *
+args_lock_held(HandleObject *handle)
+{
+    if (handle->callback == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (handle->args_tuple == NULL) {
+        PyObject *tuple = PyTuple_New(handle->nargs);
+        if (tuple == NULL) {
+            return NULL;
+        }
+        if (PyTuple_GET_SIZE(tuple) != handle->nargs || handle->args_tuple != NULL) {
+            /* The collector ran something that cancelled the handle, or looked at it. */
+            Py_DECREF(tuple);
+            return args_lock_held(handle);
+        }
+        for (int i = 0; i < handle->nargs; i++) {
+            PyTuple_SET_ITEM(tuple, i, Py_NewRef(handle->args[i]));
+        }
+        handle->args_tuple = tuple;
+    }
+    return Py_NewRef(handle->args_tuple);
 }
 
 static PyObject *
 get_args(PyObject *op, void *Py_UNUSED(closure))
 {
-    HandleObject *handle = HandleObject_CAST(op);
-    if (handle->callback == NULL) {
-        Py_RETURN_NONE;
-    }
-    PyObject *tuple = args_as_tuple(handle);
-    return Py_XNewRef(tuple);
+    PyObject *args;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    args = args_lock_held(HandleObject_CAST(op));
+    FL_END_CRITICAL_SECTION();
+    return args;
 }
 
 static PyObject *
 get_cancelled(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(HandleObject_CAST(op)->cancelled);
+    return PyBool_FromLong(is_cancelled(HandleObject_CAST(op)));
 }
 
 static PyObject *
 get_loop(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none((PyObject *)HandleObject_CAST(op)->loop);
+    return new_or_none(HandleObject_CAST(op), (PyObject **)&HandleObject_CAST(op)->loop);
 }
 
 static PyObject *
 get_context(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none(HandleObject_CAST(op)->context);
+    return new_or_none(HandleObject_CAST(op), &HandleObject_CAST(op)->context);
 }
 
 static PyObject *
 get_source_traceback(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none(HandleObject_CAST(op)->source_traceback);
+    return new_or_none(HandleObject_CAST(op), &HandleObject_CAST(op)->source_traceback);
 }
 
 static int
 set_source_traceback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
-    Py_XSETREF(HandleObject_CAST(op)->source_traceback, Py_XNewRef(value == Py_None ? NULL : value));
+    HandleObject *handle = HandleObject_CAST(op);
+    replace(handle, &handle->source_traceback, Py_XNewRef(value == Py_None ? NULL : value));
     return 0;
 }
 
 static PyObject *
 get_repr(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none(HandleObject_CAST(op)->repr);
+    return new_or_none(HandleObject_CAST(op), &HandleObject_CAST(op)->repr);
 }
 
 static int
 set_repr(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
-    Py_XSETREF(HandleObject_CAST(op)->repr, Py_XNewRef(value == Py_None ? NULL : value));
+    HandleObject *handle = HandleObject_CAST(op);
+    replace(handle, &handle->repr, Py_XNewRef(value == Py_None ? NULL : value));
     return 0;
 }
 
@@ -563,7 +631,7 @@ static bool
 park(LoopObject *loop, HandleObject *handle, PyObject *context)
 {
     HandleFreeList *list = free_list_of(loop, Py_TYPE(handle));
-    if (loop->closed || list->count >= HANDLE_FREE_MAX || !loop_is_own_thread(loop)) {
+    if (!loop_is_held_here(loop) || loop->closed || list->count >= HANDLE_FREE_MAX) {
         return false;
     }
     handle->callback = (PyObject *)list->first;

@@ -22,11 +22,11 @@ typedef struct {
     PyObject *source_traceback; /* debug mode only */
     PyObject *repr;             /* kept by cancel() in debug mode */
     int nargs;                  /* number of inline arguments */
-    bool cancelled;
+    bool cancelled; /* this and everything about the callback is under the handle's critical section */
     bool threadsafe;          /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
     unsigned long running_in; /* the thread in which a thread-safe handle runs, else 0; under the inbox's lock */
     /* TimerHandle only */
-    bool scheduled;
+    _Atomic bool scheduled;
     double when;           /* NaN is kept as minus infinity, which is how the standard heap treats it */
     PyObject *when_object; /* what when() gives back if it is not the float, else NULL */
     size_t heap_index;

@@ -1,4 +1,4 @@
-/* The inbox: records from other threads, an array under a mutex, and a uv_async that wakes the poll.
+/* The inbox: an array under a mutex, and a uv_async that wakes the poll.
 
    Nothing under the lock calls Python or waits, so it may be taken with the thread state attached. */
 
@@ -12,12 +12,8 @@ static void
 on_wakeup(uv_async_t *async)
 {
     LoopObject *loop = async->data;
-    if (loop == NULL) {
-        return;
-    }
-    loop_enter(loop);
-    if (inbox_drain(&loop->inbox, &loop->ready) < 0) {
-        loop_raise_later(loop);
+    if (loop != NULL) {
+        loop_enter(loop);
     }
 }
 
@@ -106,6 +102,23 @@ reserve_lock_held(Inbox *inbox)
     return true;
 }
 
+/* With the lock held: close() must not free the handle in between. */
+static void
+wake_if_waiting_lock_held(Inbox *inbox)
+{
+    if (inbox->waiting > WOKEN && atomic_exchange(&inbox->waiting, WOKEN) == BLOCKED && inbox->open) {
+        uv_async_send(inbox->async);
+    }
+}
+
+void
+inbox_wake_if_waiting(Inbox *inbox)
+{
+    uv_mutex_lock(&inbox->lock);
+    wake_if_waiting_lock_held(inbox);
+    uv_mutex_unlock(&inbox->lock);
+}
+
 int
 inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *arg)
 {
@@ -115,12 +128,9 @@ inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *ar
         outcome = reserve_lock_held(inbox) ? PUSHED : NO_MEMORY;
     }
     if (outcome == PUSHED) {
-        inbox->entries[inbox->count++] = (ReadyEntry){run, Py_NewRef(owner), Py_XNewRef(arg)};
-        if (!inbox->signalled) {
-            inbox->signalled = true;
-            /* Inside the lock: close() must not free the handle in between. */
-            uv_async_send(inbox->async);
-        }
+        inbox->entries[inbox->count] = (ReadyEntry){run, Py_NewRef(owner), Py_XNewRef(arg)};
+        inbox->count++;
+        wake_if_waiting_lock_held(inbox);
     }
     uv_mutex_unlock(&inbox->lock);
     if (outcome == CLOSED) {
@@ -158,13 +168,26 @@ inbox_drain(Inbox *inbox, Ready *ready)
         inbox->entries[i - taken] = inbox->entries[i];
     }
     inbox->count -= taken;
-    inbox->signalled = false;
-    if (inbox->count > 0) {
-        inbox->signalled = true;
-        uv_async_send(inbox->async);
-    }
     uv_mutex_unlock(&inbox->lock);
     return result;
+}
+
+int
+inbox_list(Inbox *inbox, PyObject *list)
+{
+    for (size_t i = 0;; i++) {
+        uv_mutex_lock(&inbox->lock);
+        PyObject *owner = i < inbox->count ? Py_NewRef(inbox->entries[i].owner) : NULL;
+        uv_mutex_unlock(&inbox->lock);
+        if (owner == NULL) {
+            return 0;
+        }
+        int err = PyList_Append(list, owner);
+        Py_DECREF(owner);
+        if (err < 0) {
+            return -1;
+        }
+    }
 }
 
 int

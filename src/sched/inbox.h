@@ -1,19 +1,30 @@
-/* The inbox: how other threads put records into the ready queue.
+/* The inbox: how other threads put records into the ready queue, and how they wake the loop.
 
-   Any thread may push. The first push since the last drain wakes the loop through a uv_async, later ones do not; the
-   loop's thread drains into the ready queue. After inbox_close() every push is refused. */
+   Where there is a GIL, it is the lock of the ready queue too: loop_push() appends to that from any thread, and the
+   array here stays empty. On free-threaded builds the loop's thread drains the array into the ready queue.
+
+   A loop that is about to wait says so in `waiting`, looks once more whether there is something to do, and only then
+   blocks. Who pushes does it in the opposite order: the record first, then a look at `waiting`. So no wake-up is lost,
+   and a loop that does not wait costs nobody a system call. After inbox_close() every push is refused. */
 
 #ifndef FASTLOOP_SCHED_INBOX_H
 #define FASTLOOP_SCHED_INBOX_H
 
 #include "sched/ready.h"
 
+typedef enum {
+    NOT_WAITING,
+    WOKEN,    /* it was one of the following, and somebody has had something for it */
+    SPINNING, /* it looks at `waiting` again and again */
+    BLOCKED,  /* in the poll, or just before it */
+} Waiting;
+
 typedef struct {
     uv_mutex_t lock;
     ReadyEntry *entries;
-    size_t count;
+    _Atomic size_t count;
     size_t capacity;
-    bool signalled; /* a wake-up is under way */
+    _Atomic int waiting;   /* a Waiting */
     bool open;
     uv_cond_t handle_done; /* a thread-safe handle has run */
     int handle_waiters;    /* threads that wait for it */
@@ -29,10 +40,21 @@ void inbox_destroy(Inbox *inbox);
 
 /* Appends a record (new references) and wakes the loop. -1 with MemoryError, or RuntimeError after the close. */
 int inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *arg);
-/* Wakes the loop, with nothing to run. */
+/* Ends the poll under way, or the next one. */
 void inbox_wake_threadsafe(Inbox *inbox);
+/* Ends the wait under way, if the loop waits. The record for it must have been queued before. */
+void inbox_wake_if_waiting(Inbox *inbox);
 /* Moves everything to the ready queue. -1 with MemoryError; what did not fit stays queued. */
 int inbox_drain(Inbox *inbox, Ready *ready);
+/* Appends the owners of the records to a list; -1 with an exception. */
+int inbox_list(Inbox *inbox, PyObject *list);
 int inbox_traverse(Inbox *inbox, visitproc visit, void *arg);
+
+/* Is there anything to drain? */
+static inline bool
+inbox_has_records(Inbox *inbox)
+{
+    return HAVE_FREE_THREADING && atomic_load_explicit(&inbox->count, memory_order_seq_cst) > 0;
+}
 
 #endif

@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 #include "base/args.h"
+#include "base/lowfds.h"
 #include "base/uverror.h"
+#include "sched/park.h"
 #include "sched/sleep.h"
 
 enum {
@@ -165,7 +167,7 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_s
 }
 
 PyDoc_STRVAR(Loop_call_soon_doc,
-             "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+             "call_soon($self, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) in the next turn of the loop, in the order of registration.\n\n"
              "context is the contextvars.Context to run in, by default a copy of the current one. Returns an\n"
              "asyncio.Handle. Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon().");
@@ -174,9 +176,11 @@ static PyObject *
 Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_soon", args, nargs, kwnames, 1, &context) < 0 ||
-        loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 1, &context))) {
+        return args_call_sorted(loop->state, "call_soon", Loop_call_soon, op, args, nargs, kwnames);
+    }
+    if (loop_check_open(loop) < 0) {
         return NULL;
     }
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon", false) < 0) {
@@ -190,7 +194,7 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
 }
 
 PyDoc_STRVAR(Loop_call_soon_threadsafe_doc,
-             "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+             "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
              "Like call_soon(), from any thread; wakes the loop.\n\n"
              "Raises RuntimeError when the loop is closed. See asyncio.loop.call_soon_threadsafe().");
 
@@ -198,9 +202,11 @@ static PyObject *
 Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_soon_threadsafe", args, nargs, kwnames, 1, &context) < 0 ||
-        loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 1, &context))) {
+        return args_call_sorted(loop->state, "call_soon_threadsafe", Loop_call_soon_threadsafe, op, args, nargs, kwnames);
+    }
+    if (loop_check_open(loop) < 0) {
         return NULL;
     }
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon_threadsafe", true) < 0) {
@@ -211,7 +217,6 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     handle->threadsafe = HAVE_BLOCKING_HANDLES;
-    /* On the loop's own thread this is the ready queue, which keeps the poll from blocking; else the inbox. */
     int err = loop_push(loop, HAVE_BLOCKING_HANDLES ? handle_run_threadsafe : handle_run, (PyObject *)handle, NULL);
     if (err < 0) {
         Py_CLEAR(handle);
@@ -246,7 +251,7 @@ schedule_timer_at(LoopObject *loop, PyObject *when, PyObject *const *args, Py_ss
 }
 
 PyDoc_STRVAR(Loop_call_at_doc,
-             "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+             "call_at($self, when, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) at `when`, in seconds of loop.time(); never earlier.\n\n"
              "Returns an asyncio.TimerHandle. Raises TypeError when `when` is None, RuntimeError when the loop is\n"
              "closed. See asyncio.loop.call_at().");
@@ -255,9 +260,9 @@ static PyObject *
 Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_at", args, nargs, kwnames, 2, &context) < 0) {
-        return NULL;
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 2, &context))) {
+        return args_call_sorted(loop->state, "call_at", Loop_call_at, op, args, nargs, kwnames);
     }
     if (args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "when cannot be None");
@@ -266,8 +271,26 @@ Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return schedule_timer_at(loop, args[0], args + 1, nargs - 1, context);
 }
 
+/* call_later() by a call_at() that a subclass, a patch or the instance put in place of ours. */
+static PyObject *
+call_replaced_call_at(LoopObject *loop, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    PyObject *positional = PyTuple_New(nargs);
+    if (positional == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
+    }
+    PyObject *handle =
+        PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__call_replaced_call_at, when, positional,
+                                   context == NULL ? Py_None : context, NULL);
+    Py_DECREF(positional);
+    return handle;
+}
+
 PyDoc_STRVAR(Loop_call_later_doc,
-             "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+             "call_later($self, delay, callback, *args, context=None)\n--\n\n"
              "Call callback(*args) after `delay` seconds.\n\n"
              "A delay of zero or less makes it due in the next turn. Returns an asyncio.TimerHandle. Raises TypeError\n"
              "when delay is None, RuntimeError when the loop is closed. See asyncio.loop.call_later().");
@@ -276,15 +299,15 @@ static PyObject *
 Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    PyObject *context = NULL;
-    if (args_context_only(loop->state, "call_later", args, nargs, kwnames, 2, &context) < 0) {
-        return NULL;
+    PyObject *context;
+    if (UNLIKELY(!args_are_plain(loop->state, args, nargs, kwnames, 2, &context))) {
+        return args_call_sorted(loop->state, "call_later", Loop_call_later, op, args, nargs, kwnames);
     }
     if (args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
         return NULL;
     }
-    if (LIKELY(loop->native_time && PyFloat_CheckExact(args[0]))) {
+    if (LIKELY(loop->native_time && loop->native_call_at && PyFloat_CheckExact(args[0]))) {
         double seconds = loop_time(loop) + PyFloat_AS_DOUBLE(args[0]);
         return schedule_timer(loop, seconds, NULL, args + 1, nargs - 1, context);
     }
@@ -294,7 +317,8 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
     if (when == NULL) {
         return NULL;
     }
-    PyObject *handle = schedule_timer_at(loop, when, args + 1, nargs - 1, context);
+    PyObject *handle = loop->native_call_at ? schedule_timer_at(loop, when, args + 1, nargs - 1, context)
+                                            : call_replaced_call_at(loop, when, args + 1, nargs - 1, context);
     Py_DECREF(when);
     return handle;
 }
@@ -338,7 +362,7 @@ static PyObject *
 Loop_add_callback_signalsafe(PyObject *op, PyObject *handle)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    if (inbox_push_threadsafe(&loop->inbox, runner_of(loop, handle), handle, NULL) < 0) {
+    if (loop_push(loop, runner_of(loop, handle), handle, NULL) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -363,17 +387,40 @@ Loop_timer_handle_cancelled(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(handle)
 
 /* ---- the turn ---- */
 
+static PyObject *
+get_current_handle(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *handle;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    handle = Py_XNewRef(LoopObject_CAST(op)->current_handle);
+    FL_END_CRITICAL_SECTION();
+    return handle == NULL ? Py_NewRef(Py_None) : handle;
+}
+
+static int
+set_current_handle(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    PyObject *old;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    old = loop->current_handle;
+    loop->current_handle = Py_XNewRef(value == Py_None ? NULL : value);
+    FL_END_CRITICAL_SECTION();
+    Py_XDECREF(old);
+    return 0;
+}
+
 /* Debug mode: runs a record and has it reported when it took longer than slow_callback_duration. */
 static int
 run_timed(LoopObject *loop, ReadyEntry *entry)
 {
     bool is_handle =
         entry->run == handle_run || entry->run == handle_run_threadsafe || entry->run == handle_run_foreign;
-    Py_XSETREF(loop->current_handle, Py_NewRef(is_handle ? entry->owner : Py_None));
+    set_current_handle((PyObject *)loop, is_handle ? entry->owner : NULL, NULL);
     uint64_t start = compat_monotonic_ns();
     int err = entry->run(loop, entry->owner, entry->arg);
     double seconds = (double)(compat_monotonic_ns() - start) / 1e9;
-    Py_CLEAR(loop->current_handle);
+    set_current_handle((PyObject *)loop, NULL, NULL);
     if (err < 0) {
         return err;
     }
@@ -410,7 +457,8 @@ run_ready(LoopObject *loop)
 static int
 collect_timers(LoopObject *loop)
 {
-    if (loop->timers.count == 0) {
+    double earliest;
+    if (!timers_earliest(&loop->timers, &earliest)) {
         return 0;
     }
     if (UNLIKELY(!loop->native_time)) {
@@ -421,9 +469,9 @@ collect_timers(LoopObject *loop)
         return -1;
     }
     double end = now + loop->clock_resolution;
-    while (loop->timers.count > 0 && loop->timers.entries[0].when < end) {
-        HandleObject *handle = timers_pop(&loop->timers);
-        int err = handle->cancelled ? 0 : ready_append(&loop->ready, handle_run, (PyObject *)handle, NULL);
+    HandleObject *handle;
+    while ((handle = timers_pop_due(&loop->timers, end)) != NULL) {
+        int err = ready_append(&loop->ready, handle_run, (PyObject *)handle, NULL);
         Py_DECREF(handle);
         if (err < 0) {
             return -1;
@@ -449,6 +497,9 @@ yield_now_and_then(LoopObject *loop, uint64_t now)
 static int
 poll_events(LoopObject *loop)
 {
+    if (inbox_has_records(&loop->inbox) && inbox_drain(&loop->inbox, &loop->ready) < 0) {
+        return -1;
+    }
     bool busy = loop->ready.count > 0 || loop->stopping;
     uint64_t now = compat_monotonic_ns();
     if (busy && loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < loop->poll_interval_ns &&
@@ -460,10 +511,14 @@ poll_events(LoopObject *loop)
         if (yield_now_and_then(loop, now) < 0) {
             return -1;
         }
-        loop_poll(loop, UV_RUN_NOWAIT);
+        loop_poll_now(loop);
     } else {
-        if (sleep_until_event(loop, now) < 0) {
+        int polled = sleep_until_event(loop, now);
+        if (polled < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
             return -1;
+        }
+        if (polled == 0) {
+            return 0;
         }
         now = compat_monotonic_ns();
     }
@@ -530,7 +585,12 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
-    int err = uv_loop_fork(loop->uv);
+    HeldLowFds held;
+    int err = lowfds_hold(&held);
+    if (err == 0) {
+        err = uv_loop_fork(loop->uv);
+        lowfds_release(&held);
+    }
     if (err == 0) {
         loop->pid = pid;
         err = sleep_fork(loop);
@@ -546,39 +606,58 @@ rearm_after_fork(LoopObject *loop)
     return 0;
 }
 
-/* Runs turns until `stopping`, or just one. */
-static PyObject *
-run_turns(LoopObject *loop, bool once)
+/* Makes the calling thread the holder; false when another one is. */
+static bool
+hold(LoopObject *loop)
+{
+    unsigned long nobody = 0, here = compat_thread_ident();
+    return atomic_compare_exchange_strong(&loop->holder, &nobody, here) || nobody == here;
+}
+
+/* The turns of run_turns(), with the loop held. */
+static int
+run_turns_held(LoopObject *loop, bool once)
 {
     if (loop->polling) {
-        PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run a turn inside a callback of its poll");
-        return NULL;
+        PyErr_SetString(PyExc_RuntimeError, "fastloop cannot run inside data_received() and the like, which its poll "
+                                            "calls: start a task there");
+        return -1;
     }
     if (loop->closing) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-        return NULL;
+        return -1;
     }
-    if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0) {
-        return NULL;
-    }
-    if (inbox_drain(&loop->inbox, &loop->ready) < 0) {
-        return NULL;
+    if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
+        return -1;
     }
     bool outer = loop->in_turn;
     unsigned long outer_thread = loop->thread_id;
-    if (outer_thread == 0) {
-        /* _run_once() by itself: other threads must take the inbox all the same. */
-        loop->thread_id = compat_thread_ident();
-    }
+    loop->thread_id = compat_thread_ident();
     loop->in_turn = true;
     loop->last_release_ns = compat_monotonic_ns();
+    loop->state->attached++;
     int err;
     do {
         err = turn(loop);
     } while (err == 0 && !once && !loop->stopping);
     loop_leave_task(loop);
+    loop->state->attached--;
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
+    return err;
+}
+
+/* Runs turns until `stopping`, or just one. */
+static PyObject *
+run_turns(LoopObject *loop, bool once)
+{
+    unsigned long outer = loop->holder;
+    if (!hold(loop)) {
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+        return NULL;
+    }
+    int err = run_turns_held(loop, once);
+    loop->holder = outer == compat_thread_ident() ? outer : 0;
     if (err < 0) {
         return NULL;
     }
@@ -679,11 +758,21 @@ close_uv(LoopObject *loop)
     sleep_close(loop);
     inbox_close(&loop->inbox);
     abandon_parts(loop);
-    while (uv_loop_close(uv) == UV_EBUSY) {
-        uv_run(uv, UV_RUN_NOWAIT);
-    }
     loop->uv = NULL;
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
+}
+
+/* What close() does, with the loop held. */
+static void
+close_held(LoopObject *loop)
+{
+    loop->closing = true;
+    close_parts(loop);
+    loop->closed = true;
+    close_uv(loop);
+    timers_clear(&loop->timers);
+    ready_clear(&loop->ready);
+    handle_free_list_clear(loop);
 }
 
 PyDoc_STRVAR(Loop_close_core_doc, "_close_core($self, /)\n--\n\n"
@@ -700,16 +789,18 @@ Loop_close_core(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
         return NULL;
     }
-    if (rearm_after_fork(loop) < 0) {
+    if (!hold(loop)) {
+        PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
         return NULL;
     }
-    loop->closing = true;
-    close_parts(loop);
-    loop->closed = true;
-    close_uv(loop);
-    timers_clear(&loop->timers);
-    ready_clear(&loop->ready);
-    handle_free_list_clear(loop);
+    int err = rearm_after_fork(loop);
+    if (err == 0) {
+        close_held(loop);
+    }
+    loop->holder = 0;
+    if (err < 0) {
+        return NULL;
+    }
     if (loop->pending != NULL) {
         PyObject *exc = loop->pending;
         loop->pending = NULL;
@@ -724,19 +815,19 @@ Loop_close_core(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 get_thread_id(PyObject *op, void *Py_UNUSED(closure))
 {
-    LoopObject *loop = LoopObject_CAST(op);
-    if (loop->thread_id == 0) {
+    unsigned long thread_id = LoopObject_CAST(op)->thread_id;
+    if (thread_id == 0) {
         Py_RETURN_NONE;
     }
-    return PyLong_FromUnsignedLong(loop->thread_id);
+    return PyLong_FromUnsignedLong(thread_id);
 }
 
 static int
 set_thread_id(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
     LoopObject *loop = LoopObject_CAST(op);
-    if (loop->in_turn) {
-        /* __init__() called again, or nonsense: a running loop stays its thread's. */
+    if (loop->holder != 0) {
+        /* __init__() called again, a second thread that tries to run it, or nonsense: it stays its thread's. */
         return 0;
     }
     if (value == NULL || value == Py_None) {
@@ -758,17 +849,37 @@ ignore_assignment(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(value), void *Py_
     return 0;
 }
 
+static int
+list_ready(LoopObject *loop, PyObject *list)
+{
+    Ready *ready = &loop->ready;
+    for (size_t i = 0; i < ready->count; i++) {
+        if (PyList_Append(list, ready->entries[(ready->head + i) & ready->mask].owner) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *
 get_ready(PyObject *op, void *Py_UNUSED(closure))
 {
-    Ready *ready = &LoopObject_CAST(op)->ready;
+    LoopObject *loop = LoopObject_CAST(op);
     PyObject *list = PyList_New(0);
-    for (size_t i = 0; list != NULL && i < ready->count; i++) {
-        if (PyList_Append(list, ready->entries[(ready->head + i) & ready->mask].owner) < 0) {
-            Py_CLEAR(list);
-        }
+    int err = list == NULL ? -1 : 0;
+    /* Without a GIL, the queue of a loop that runs in another thread cannot be looked at. */
+    unsigned long outer = loop->holder;
+    bool held = HAVE_FREE_THREADING ? hold(loop) : true;
+    if (err == 0 && held) {
+        err = list_ready(loop, list);
     }
-    PyObject *view = list == NULL ? NULL : PyList_AsTuple(list);
+    if (HAVE_FREE_THREADING && held && outer != compat_thread_ident()) {
+        loop->holder = 0;
+    }
+    if (err == 0) {
+        err = inbox_list(&loop->inbox, list);
+    }
+    PyObject *view = err < 0 ? NULL : PyList_AsTuple(list);
     Py_XDECREF(list);
     return view;
 }
@@ -776,22 +887,13 @@ get_ready(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 get_scheduled(PyObject *op, void *Py_UNUSED(closure))
 {
-    Timers *timers = &LoopObject_CAST(op)->timers;
-    PyObject *list = PyList_New(0);
-    for (size_t i = 0; list != NULL && i < timers->count; i++) {
-        if (PyList_Append(list, (PyObject *)timers->entries[i].handle) < 0) {
-            Py_CLEAR(list);
-        }
-    }
-    PyObject *view = list == NULL ? NULL : PyList_AsTuple(list);
-    Py_XDECREF(list);
-    return view;
+    return timers_snapshot(&LoopObject_CAST(op)->timers);
 }
 
 static PyObject *
 get_flag(PyObject *op, void *closure)
 {
-    return PyBool_FromLong(*((bool *)((char *)op + (size_t)closure)));
+    return PyBool_FromLong(*((_Atomic bool *)((char *)op + (size_t)closure)));
 }
 
 static int
@@ -801,21 +903,7 @@ set_flag(PyObject *op, PyObject *value, void *closure)
     if (truth < 0) {
         return -1;
     }
-    *((bool *)((char *)op + (size_t)closure)) = truth != 0;
-    return 0;
-}
-
-static PyObject *
-get_current_handle(PyObject *op, void *Py_UNUSED(closure))
-{
-    PyObject *handle = LoopObject_CAST(op)->current_handle;
-    return Py_NewRef(handle == NULL ? Py_None : handle);
-}
-
-static int
-set_current_handle(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
-{
-    Py_XSETREF(LoopObject_CAST(op)->current_handle, Py_XNewRef(value == Py_None ? NULL : value));
+    *((_Atomic bool *)((char *)op + (size_t)closure)) = truth != 0;
     return 0;
 }
 
@@ -850,6 +938,7 @@ note_replaced_methods(LoopObject *loop)
 {
     State *state = loop->state;
     loop->native_call_soon = instance_keeps(loop, state->str_call_soon) && type_keeps(loop, state->str_call_soon);
+    loop->native_call_at = instance_keeps(loop, state->str_call_at) && type_keeps(loop, state->str_call_at);
     loop->native_time = instance_keeps(loop, state->str_time) && type_keeps(loop, state->str_time);
 }
 
@@ -860,6 +949,7 @@ Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     LoopObject *loop = LoopObject_CAST(op);
     if (err == 0 && PyUnicode_Check(name) &&
         (PyUnicode_Compare(name, loop->state->str_call_soon) == 0 ||
+         PyUnicode_Compare(name, loop->state->str_call_at) == 0 ||
          PyUnicode_Compare(name, loop->state->str_time) == 0)) {
         note_replaced_methods(loop);
     }
@@ -894,14 +984,11 @@ open_parts(LoopObject *loop)
 static int
 open_uv(LoopObject *loop)
 {
-    uv_loop_t *uv = PyMem_RawMalloc(sizeof(uv_loop_t));
+    int err;
+    uv_loop_t *uv = park_take(loop->state, &err);
     if (uv == NULL) {
-        PyErr_NoMemory();
+        uverror_raise(err);
         return -1;
-    }
-    int err = uv_loop_init(uv);
-    if (err < 0) {
-        goto fail_init;
     }
     uv->data = loop;
     err = inbox_open(&loop->inbox, loop, uv);
@@ -918,12 +1005,9 @@ open_uv(LoopObject *loop)
 
 fail_sleep:
     inbox_close(&loop->inbox);
-    uv_run(uv, UV_RUN_NOWAIT);
     inbox_destroy(&loop->inbox);
 fail_inbox:
-    uv_loop_close(uv);
-fail_init:
-    PyMem_RawFree(uv);
+    park_give(loop->state, uv);
     uverror_raise(err);
     return -1;
 }
@@ -944,6 +1028,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
     loop->poll_interval_ns = POLL_INTERVAL_NS;
+    loop->may_spin = true;
     loop->pid = getpid();
     note_replaced_methods(loop);
     if (ready_init(&loop->ready) < 0 || open_uv(loop) < 0 || open_parts(loop) < 0) {
@@ -1085,6 +1170,7 @@ static PyGetSetDef Loop_getset[] = {
     {"_closed", get_flag, ignore_assignment, NULL, FLAG(closed)},
     {"_stopping", get_flag, set_flag, NULL, FLAG(stopping)},
     {"_debug", get_flag, set_flag, NULL, FLAG(debug)},
+    {"_may_spin", get_flag, set_flag, NULL, FLAG(may_spin)},
     {"_current_handle", get_current_handle, set_current_handle, NULL, NULL},
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL},

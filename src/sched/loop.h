@@ -1,12 +1,14 @@
 /* The loop: owns the ready queue, the timers, the inbox and the uv_loop, and runs turns.
 
    One turn: poll (I/O callbacks run here), move due timers to the ready queue, run what is ready, flush writes. A
-   loop belongs to the thread that runs it; only functions named _threadsafe may be called from others. Python code
+   loop belongs to the thread that holds it; only loop_push(), loop_call_soon(), what touches timers and functions named
+   _threadsafe may be called from others. Python code
    is entered with the thread state attached; the turn gives it away once, around a poll that may block. */
 
 #ifndef FASTLOOP_SCHED_LOOP_H
 #define FASTLOOP_SCHED_LOOP_H
 
+#include "base/spin.h"
 #include "sched/handle.h"
 #include "sched/inbox.h"
 #include "sched/timers.h"
@@ -21,6 +23,9 @@ struct LoopHooks {
     void (*close)(LoopObject *loop);
     /* The last call, without Python code: closes uv handles that are still open, frees the layer's part. */
     void (*abandon)(LoopObject *loop);
+    /* Right before uv_run(), when `watchers_changed`: libuv ends the process when the system refuses a descriptor that
+       it was told to watch, so those that are no longer what they were are taken away. Runs no Python code. */
+    void (*check_watchers)(LoopObject *loop);
     /* In a forked child, after uv_loop_fork(); a negative libuv code on failure. */
     int (*fork)(LoopObject *loop);
     int (*traverse)(LoopObject *loop, visitproc visit, void *arg);
@@ -44,16 +49,20 @@ struct LoopObject {
     Timers timers;
     Inbox inbox;
 
-    unsigned long thread_id; /* of the running thread, 0 while not running */
-    bool opened;             /* the inbox exists */
-    bool closed;
-    bool stopping;
-    bool debug;
+    _Atomic unsigned long holder;    /* the thread that is inside run_turns() or close(), 0 for none */
+    _Atomic unsigned long thread_id; /* what Python calls the running thread, 0 while not running */
+    bool opened;                     /* the inbox exists */
+    _Atomic bool closed;
+    _Atomic bool stopping;
+    _Atomic bool debug;
     bool in_turn;
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
-    bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
-    bool native_time;      /* likewise time() */
+    bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
+                              loop_poll_now() */
+    _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
+    _Atomic bool native_call_at;   /* likewise call_at() */
+    _Atomic bool native_time;      /* likewise time() */
     pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
@@ -64,6 +73,11 @@ struct LoopObject {
     PyObject *left_task;
 
     unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */
+    _Atomic bool may_spin;     /* FASTLOOP_DISABLE=spin takes it away */
+    _Atomic int jobs_under_way; /* of run_in_executor(), natively */
+    _Atomic uint32_t job_ns;    /* what these take on average */
+    Spin spin;
+
     uint64_t last_poll_ns;
     uint64_t last_release_ns;
     unsigned turns_since_poll;
@@ -100,26 +114,31 @@ loop_check(State *state, PyObject *op)
 /* Raises RuntimeError('Event loop is closed') and returns -1 when it is. */
 int loop_check_open(LoopObject *loop);
 
-/* May the calling thread touch the ready queue, the timers and the free lists? The running thread may; with a GIL, so
-   may anybody while no thread runs the loop. */
+/* May the calling thread touch the ready queue and the free lists? With a GIL everybody may, for that is their lock;
+   without one only the holder. */
 static inline bool
-loop_is_own_thread(LoopObject *loop)
+loop_is_held_here(LoopObject *loop)
 {
-    return loop->thread_id == compat_thread_ident() || (!HAVE_FREE_THREADING && loop->thread_id == 0 && !loop->in_turn);
+    return !HAVE_FREE_THREADING ||
+           atomic_load_explicit(&loop->holder, memory_order_relaxed) == compat_thread_ident();
 }
 
-/* Queues a record for the next turn, from whichever thread: through the ring on the loop's own, through the inbox on
-   another. New references are taken. -1 with an exception (MemoryError, RuntimeError when closed). */
+/* Queues a record for the next turn, from whichever thread, and wakes the loop if it waits. New references are taken.
+   -1 with an exception (MemoryError, RuntimeError when closed). */
 static inline int
 loop_push(LoopObject *loop, ready_run run, PyObject *owner, PyObject *arg)
 {
     if (UNLIKELY(loop->closed)) {
         return loop_check_open(loop);
     }
-    if (LIKELY(loop_is_own_thread(loop))) {
-        return ready_append(&loop->ready, run, owner, arg);
+    if (UNLIKELY(!loop_is_held_here(loop))) {
+        return inbox_push_threadsafe(&loop->inbox, run, owner, arg);
     }
-    return inbox_push_threadsafe(&loop->inbox, run, owner, arg);
+    int err = ready_append(&loop->ready, run, owner, arg);
+    if (UNLIKELY(atomic_load_explicit(&loop->inbox.waiting, memory_order_relaxed) > WOKEN)) {
+        inbox_wake_if_waiting(&loop->inbox);
+    }
+    return err;
 }
 
 /* What C code calls in place of Python's `loop.call_soon(callback, *args, context=context)`: the same effect, and a
@@ -147,6 +166,8 @@ loop_enter(LoopObject *loop)
         PyThreadState *thread_state = loop->released;
         loop->released = NULL;
         PyEval_RestoreThread(thread_state);
+        loop->inbox.waiting = NOT_WAITING;
+        atomic_fetch_add_explicit(&loop->state->attached, 1, memory_order_relaxed);
     }
     loop_leave_task(loop);
 }
@@ -158,6 +179,17 @@ loop_poll(LoopObject *loop, uv_run_mode mode)
     loop->polling = true;
     uv_run(loop->uv, mode);
     loop->polling = false;
+}
+
+/* uv_run() that does not block and keeps the thread state, so that nobody closes a descriptor between the check and the
+   system call. */
+static inline void
+loop_poll_now(LoopObject *loop)
+{
+    if (UNLIKELY(loop->watchers_changed)) {
+        loop->state->io_hooks->check_watchers(loop);
+    }
+    loop_poll(loop, UV_RUN_NOWAIT);
 }
 
 /* Keeps the exception that is set until the turn can raise it out of run_forever(), and ends the poll. For SystemExit

@@ -1,5 +1,7 @@
 /* How a loop with nothing to do waits.
 
+   First by spinning for a moment, if short jobs are under way in other threads (base/spin.h), then in the poll.
+
    libuv counts in whole milliseconds and rounds down. A far deadline is left to a uv_timer (the time-out of the poll: no
    system call of its own) that ends a little early; the last stretch is timed by a timerfd, in nanoseconds. Where the
    system has no timerfd the uv_timer rounds up: late by up to a millisecond, never early. */
@@ -10,6 +12,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "base/lowfds.h"
 #include "sched/loop.h"
 
 #if HAVE_TIMERFD
@@ -59,8 +62,9 @@ static int
 open_precise(LoopObject *loop, uv_loop_t *uv)
 {
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    fd = fd < 0 ? -errno : lowfds_leave(fd);
     if (fd < 0) {
-        return -errno;
+        return fd;
     }
     uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
     int err = poll == NULL ? UV_ENOMEM : uv_poll_init(uv, poll, fd);
@@ -191,7 +195,8 @@ static bool
 time_to_wait(LoopObject *loop, uint64_t now, uint64_t *wait_ns)
 {
     *wait_ns = UINT64_MAX;
-    if (loop->timers.count == 0) {
+    double when;
+    if (!timers_earliest(&loop->timers, &when)) {
         return true;
     }
     double seconds = (double)now / 1e9;
@@ -200,13 +205,45 @@ time_to_wait(LoopObject *loop, uint64_t now, uint64_t *wait_ns)
         if (seconds == -1.0 && PyErr_Occurred()) {
             return false;
         }
+        /* Whatever that did. */
+        if (!timers_earliest(&loop->timers, &when)) {
+            return true;
+        }
     }
-    double wait = loop->timers.entries[0].when - seconds;
+    double wait = when - seconds;
     if (wait <= 0.0) {
         *wait_ns = 0;
     } else {
         /* Rounded up: the poll must not end before the timer is due. */
         *wait_ns = (uint64_t)ceil(fmin(wait, MAX_WAIT_S) * 1e9);
+    }
+    return true;
+}
+
+/* How long to spin for the outcome of a short job, before blocking. */
+static uint64_t
+time_to_spin(LoopObject *loop, uint64_t now, uint64_t wait_ns)
+{
+    if (LIKELY(loop->jobs_under_way == 0) || !loop->may_spin || loop->job_ns >= SPIN_JOB_MAX_NS ||
+        wait_ns < SPIN_MAX_NS) {
+        return 0;
+    }
+    return spin_budget(&loop->spin, now);
+}
+
+/* Without the thread state: is the loop woken while it spins? From here on it is BLOCKED, or has been woken. */
+static bool
+spin_until_woken(LoopObject *loop, uint64_t budget_ns)
+{
+    bool woken = spin_until(&loop->inbox.waiting, WOKEN, budget_ns);
+    spin_note(&loop->spin, woken);
+    int spinning = SPINNING;
+    if (!woken && atomic_compare_exchange_strong(&loop->inbox.waiting, &spinning, BLOCKED)) {
+        return false;
+    }
+    if (!HAVE_FREE_THREADING) {
+        /* Who woke us still holds the GIL: waiting for that would be as expensive as to have blocked here. */
+        (void)spin_until(&loop->state->attached, 0, SPIN_RELEASE_NS);
     }
     return true;
 }
@@ -221,20 +258,35 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         return -1;
     }
     /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
-    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping) {
-        loop_poll(loop, UV_RUN_NOWAIT);
+    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed) {
+        loop_poll_now(loop);
+        return 1;
+    }
+    uint64_t spin_ns = time_to_spin(loop, now, wait_ns);
+    /* See inbox.h for the order. */
+    loop->inbox.waiting = spin_ns > 0 ? SPINNING : BLOCKED;
+    if (inbox_has_records(&loop->inbox) || loop->stopping) {
+        loop->inbox.waiting = NOT_WAITING;
+        loop_poll_now(loop);
+        return 1;
+    }
+    atomic_fetch_sub_explicit(&loop->state->attached, 1, memory_order_relaxed);
+    loop->released = PyEval_SaveThread();
+    if (spin_ns > 0 && spin_until_woken(loop, spin_ns)) {
+        loop_enter(loop);
+        loop->last_release_ns = compat_monotonic_ns();
+        /* As if there had been work from the start. */
         return 0;
     }
     bool timed = wait_ns != UINT64_MAX;
     if (timed) {
         arm(loop, now, wait_ns);
     }
-    loop->released = PyEval_SaveThread();
     loop_poll(loop, UV_RUN_ONCE);
     loop_enter(loop);
     loop->last_release_ns = compat_monotonic_ns();
     if (timed && uv_is_active((uv_handle_t *)loop->coarse_timer)) {
         uv_timer_stop(loop->coarse_timer);
     }
-    return 0;
+    return 1;
 }

@@ -12,7 +12,7 @@ void sleep_close(LoopObject *loop);
 int sleep_fork(LoopObject *loop);
 
 /* Blocks in the poll until something happens, at the latest until the earliest timer is due. `now` is compat_monotonic_ns().
-   -1 with an exception (of a replaced loop.time()). */
+   1 when it has polled, 0 when something came before that, -1 with an exception (of a replaced loop.time()). */
 int sleep_until_event(LoopObject *loop, uint64_t now);
 
 #endif

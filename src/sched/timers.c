@@ -66,41 +66,106 @@ take_at(Timers *timers, size_t index)
     return handle;
 }
 
+/* Room for one more; false without memory. */
+static bool
+reserve(Timers *timers)
+{
+    if (timers->count < timers->capacity) {
+        return true;
+    }
+    size_t capacity = timers->capacity == 0 ? 64 : timers->capacity * 2;
+    TimerEntry *entries = PyMem_Resize(timers->entries, TimerEntry, capacity);
+    if (entries == NULL) {
+        return false;
+    }
+    timers->entries = entries;
+    timers->capacity = capacity;
+    return true;
+}
+
 int
 timers_push(Timers *timers, HandleObject *handle)
 {
-    if (timers->count == timers->capacity) {
-        size_t capacity = timers->capacity == 0 ? 64 : timers->capacity * 2;
-        TimerEntry *entries = PyMem_Resize(timers->entries, TimerEntry, capacity);
-        if (entries == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        timers->entries = entries;
-        timers->capacity = capacity;
+    compat_mutex_lock(&timers->lock);
+    bool fits = reserve(timers);
+    if (LIKELY(fits)) {
+        TimerEntry entry = {handle->when, timers->next_sequence++, (HandleObject *)Py_NewRef(handle)};
+        handle->scheduled = true;
+        sift_up(timers, timers->count++, entry);
     }
-    TimerEntry entry = {handle->when, timers->next_sequence++, (HandleObject *)Py_NewRef(handle)};
-    handle->scheduled = true;
-    sift_up(timers, timers->count++, entry);
+    compat_mutex_unlock(&timers->lock);
+    if (UNLIKELY(!fits)) {
+        PyErr_NoMemory();
+        return -1;
+    }
     return 0;
 }
 
 void
 timers_remove(Timers *timers, HandleObject *handle)
 {
-    HandleObject *taken = take_at(timers, handle->heap_index);
-    Py_DECREF(taken);
+    HandleObject *taken = NULL;
+    compat_mutex_lock(&timers->lock);
+    if (handle->scheduled) {
+        taken = take_at(timers, handle->heap_index);
+    }
+    compat_mutex_unlock(&timers->lock);
+    Py_XDECREF(taken);
 }
 
 HandleObject *
-timers_pop(Timers *timers)
+timers_pop_due(Timers *timers, double end)
 {
-    return take_at(timers, 0);
+    HandleObject *handle = NULL;
+    compat_mutex_lock(&timers->lock);
+    if (timers->count > 0 && timers->entries[0].when < end) {
+        handle = take_at(timers, 0);
+    }
+    compat_mutex_unlock(&timers->lock);
+    return handle;
+}
+
+bool
+timers_earliest(Timers *timers, double *when)
+{
+    compat_mutex_lock(&timers->lock);
+    bool found = timers->count > 0;
+    if (found) {
+        *when = timers->entries[0].when;
+    }
+    compat_mutex_unlock(&timers->lock);
+    return found;
+}
+
+PyObject *
+timers_snapshot(Timers *timers)
+{
+    for (;;) {
+        compat_mutex_lock(&timers->lock);
+        size_t count = timers->count;
+        compat_mutex_unlock(&timers->lock);
+        PyObject *snapshot = PyTuple_New((Py_ssize_t)count);
+        if (snapshot == NULL) {
+            return NULL;
+        }
+        /* A collection, and whatever it runs, may have changed the heap. */
+        compat_mutex_lock(&timers->lock);
+        bool same = count == timers->count;
+        for (size_t i = 0; same && i < count; i++) {
+            PyTuple_SET_ITEM(snapshot, (Py_ssize_t)i, Py_NewRef(timers->entries[i].handle));
+        }
+        compat_mutex_unlock(&timers->lock);
+        if (same) {
+            return snapshot;
+        }
+        Py_DECREF(snapshot);
+    }
 }
 
 void
 timers_clear(Timers *timers)
 {
+    compat_mutex_lock(&timers->lock);
     TimerEntry *entries = timers->entries;
     size_t count = timers->count;
     timers->entries = NULL;
@@ -108,6 +173,7 @@ timers_clear(Timers *timers)
     for (size_t i = 0; i < count; i++) {
         entries[i].handle->scheduled = false;
     }
+    compat_mutex_unlock(&timers->lock);
     for (size_t i = 0; i < count; i++) {
         Py_DECREF(entries[i].handle);
     }

@@ -8,12 +8,22 @@ import threading
 
 import pytest
 
-from benchmarks import compare, instructions, native, process, registry, report
-from benchmarks.loops import LIBUV
+from benchmarks import instructions, native, process
+from benchmarks.suite import Suite
 from benchmarks.workloads import MODULES
+from fastloop._bench import compare, registry, report
+from fastloop._bench.loops import LIBUV
+from fastloop._bench.progress import Progress
 
 FEW = 0.002
-QUICK = [case.name for case in registry.select(tier=registry.QUICK)]
+KNOWN = registry.load_workloads(MODULES)
+
+
+def select(names=(), groups=(), tier=registry.DEFAULT):
+    return registry.select(KNOWN.values(), names, groups, tier)
+
+
+QUICK = [case.name for case in select(tier=registry.QUICK)]
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +35,7 @@ def programs():
 
 
 def few(name):
-    case = registry.CASES[name]
+    case = KNOWN[name]
     return case, max(1, int(case.n * FEW))
 
 
@@ -46,22 +56,24 @@ def test_bare_libuv_serves(name, programs):
 
 
 def test_every_module_is_listed():
-    folder = native.ROOT / "benchmarks" / "workloads"
-    assert {path.stem for path in folder.glob("*.py")} == {*MODULES, "__init__"}
+    for package in ("benchmarks", "fastloop._bench"):
+        folder = native.ROOT.joinpath(*package.split("."), "workloads")
+        listed = {module.rpartition(".")[2] for module in MODULES if module.startswith(f"{package}.workloads.")}
+        assert {path.stem for path in folder.glob("*.py")} == {*listed, "__init__"}
 
 
 def test_selections_grow():
-    sizes = [len(registry.select(tier=tier)) for tier in (registry.QUICK, registry.DEFAULT, registry.FULL)]
+    sizes = [len(select(tier=tier)) for tier in (registry.QUICK, registry.DEFAULT, registry.FULL)]
     assert sizes == sorted(set(sizes))
-    assert sizes[-1] == len(registry.CASES)
+    assert sizes[-1] == len(KNOWN)
 
 
 def test_patterns_choose_names_and_groups():
-    assert [case.name for case in registry.select(names=["call_soon/c*"])] == ["call_soon/chain"]
-    assert {case.group for case in registry.select(groups=["sync"])} == {"sync"}
+    assert [case.name for case in select(names=["call_soon/c*"])] == ["call_soon/chain"]
+    assert {case.group for case in select(groups=["sync"])} == {"sync"}
     # A name chooses whatever its tier is, a group stays within the tier.
-    assert [case.tier for case in registry.select(names=["unix/buffered/1k/50"])] == [registry.FULL]
-    assert registry.select(groups=["echo udp"], tier=registry.QUICK)[0].name == "udp/protocol/1k/50"
+    assert [case.tier for case in select(names=["unix/buffered/1k/50"])] == [registry.FULL]
+    assert select(groups=["echo udp"], tier=registry.QUICK)[0].name == "udp/protocol/1k/50"
 
 
 def test_two_cases_of_one_name_are_refused():
@@ -75,7 +87,7 @@ def failing_case(**options):
 
 
 def test_what_a_loop_cannot_do_is_said():
-    record = compare.measure(failing_case(), 1, ["asyncio"], 2, compare.Progress(2))
+    record = compare.measure(Suite(), failing_case(), 1, ["asyncio"], 2, Progress(2))
     assert record["loops"]["asyncio"] == {"samples": [], "cannot": "KeyError: 'no such case'"}
     assert "| KeyError |" in report.markdown(document(record))
     assert "- asyncio cannot do 1 of these: KeyError: 'no such case'" in report.markdown(document(record))
@@ -109,7 +121,7 @@ def result(**loops):
 
 
 def test_table_has_medians_spreads_and_ratios_by_round():
-    text = report.markdown(document(result(fastloop=[100, 200, 400], uvloop=[1000, 1000, 2000])))
+    text = report.markdown(document(result(fastloop=[100, 200, 400], uvloop=[1000, 1000, 2000])), "uvloop")
     row = "| x (call) | wall | 200 (100..400) ns **5.00x** (5.00..10.00) | 1 (1..2) us |  |"
     assert row in text.splitlines()
 

@@ -57,13 +57,13 @@ class Programs:
             **more,
         )
 
-    def run(self, loop, *arguments, input=None, **more):
-        """Run a process to its end and return its Result; input is the text of its standard input."""
+    def run(self, loop, *arguments, input=None, wait=TIMEOUT, **more):
+        """Run a process to its end, at most wait seconds, and return its Result; input is the text it reads."""
         if input is not None:
             more["stdin"] = subprocess.PIPE
         with self.start(loop, *arguments, **more) as process:
             try:
-                out, err = process.communicate(input, timeout=TIMEOUT)
+                out, err = process.communicate(input, timeout=wait)
             except BaseException:
                 process.kill()
                 raise

@@ -426,3 +426,13 @@ def test_ctrl_c(programs, waiting, arguments):
     programs.write("program.py", "import asyncio, signal, sys, time\n" + WAITING[waiting])
     expected = interrupted(programs, "stock", arguments.split())
     assert interrupted(programs, "fastloop", arguments.split()) == expected
+
+
+def test_under_a_profiler(programs):
+    """A profiler that runs us has a __main__ of its own, and goes on in it after the program."""
+    programs.write("program.py", "import __main__, asyncio; x = 1; print(__name__, __main__.x, __file__[-10:])")
+    for arguments in (["program.py"], ["-m", "program"]):
+        result = programs.stock("-m", "cProfile", "-m", "fastloop", *arguments)
+        assert (result.status, result.err) == (0, "")
+        lines = result.out.splitlines()
+        assert lines[0] == "__main__ 1 program.py" and any("function calls" in line for line in lines)

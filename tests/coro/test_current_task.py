@@ -154,6 +154,7 @@ def test_from_other_threads(observed):
     def watch():
         while not end.is_set():
             task = asyncio.current_task(loop)
+            # It may have ended between the two looks.
             if task is not None and not task.get_name():
                 wrong.append(task)
 

@@ -1,6 +1,7 @@
 """Many hops from several loops at once: every job runs once, or was cancelled."""
 
 import asyncio
+import os
 import random
 import threading
 
@@ -9,7 +10,8 @@ import pytest
 from .pools import pool_type
 
 LOOPS = 4
-HOPS = 100_000
+#: `make stress` makes a million of them.
+HOPS = 100_000 * int(os.environ.get("FASTLOOP_STRESS", "1"))
 
 
 class Ledger:
@@ -43,7 +45,7 @@ class Ledger:
         self.returned[number] = 1
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(240 + HOPS // 1000)
 @pytest.mark.parametrize("shared", [True, False], ids=["one pool", "a pool each"])
 def test_every_job_runs_once_or_was_cancelled(loop_factory, loop_name, shared):
     # The stock pool needs twenty times as long.

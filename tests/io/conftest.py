@@ -16,6 +16,24 @@ def connect(request, loop, tmp_path, authority):
     loop.run_until_complete(connector.finish())
 
 
+@pytest.fixture(params=["", "sockets", "tasks"], ids=["everything on", "without sockets", "without tasks"])
+def disabled(request, monkeypatch):
+    """What FASTLOOP_DISABLE switches off; the stock loop runs once."""
+    monkeypatch.setenv("FASTLOOP_DISABLE", request.param)
+    return request.param
+
+
+def pytest_collection_modifyitems(config, items):
+    twice = [
+        item
+        for item in items
+        if (params := getattr(getattr(item, "callspec", None), "params", {})).get("disabled")
+        and params.get("loop_name") == "stock"
+    ]
+    config.hook.pytest_deselected(items=twice)
+    items[:] = [item for item in items if item not in twice]
+
+
 def pytest_generate_tests(metafunc):
     chosen = [name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(",")]
     if "connect" in metafunc.fixturenames and "connect" not in chosen:

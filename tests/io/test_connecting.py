@@ -2,9 +2,14 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
+import gc
+import os
 import socket
+import threading
 import sys
+import warnings
 
 import pytest
 
@@ -318,6 +323,42 @@ def test_getaddrinfo_answers_as_socket_getaddrinfo(loop, run, flags):
     run(main())
 
 
+def test_a_numeric_address_needs_no_thread(loop, loop_name, run):
+    async def main():
+        before = threading.active_count()
+        for host in ("127.0.0.1", "::1", b"127.0.0.1", "fe80::1%lo"):
+            expected = outcome(socket.getaddrinfo, host, 80, type=socket.SOCK_STREAM)
+            assert ("returned", await loop.getaddrinfo(host, 80, type=socket.SOCK_STREAM)) == expected
+        assert (threading.active_count() == before) == (loop_name == "fastloop")
+        # Digits that are a name, and a port that is one: those are looked up, in a thread.
+        with pytest.raises(socket.gaierror):
+            await loop.getaddrinfo("1.example.invalid", 80)
+        assert await loop.getaddrinfo("127.0.0.1", "http") == socket.getaddrinfo("127.0.0.1", "http")
+        assert threading.active_count() > before
+        await loop.shutdown_default_executor()
+        with pytest.raises(RuntimeError, match="Executor shutdown has been called"):
+            await loop.getaddrinfo("127.0.0.1", 80)
+
+    run(main())
+
+
+def test_a_replaced_socket_getaddrinfo_is_called_in_a_thread(loop, run, monkeypatch):
+    callers = []
+
+    def replaced(*args):
+        callers.append(threading.get_ident())
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", replaced)
+
+    async def main():
+        assert await loop.getaddrinfo("127.0.0.1", 80) == []
+        await loop.shutdown_default_executor()
+
+    run(main())
+    assert callers and threading.get_ident() not in callers
+
+
 @pytest.mark.parametrize(
     "sockaddr, flags",
     [
@@ -358,6 +399,18 @@ def test_errors_of_connecting_are_those_of_the_stock_loop(loop, run):
     port = free_port()
     cases = [
         ("127.0.0.1", port),
+        ("::1", port),
+        ("255.255.255.255", 80),
+        ("127.0.0.1", True),
+        ("127.0.0.1", -1),
+        ("127.0.0.1", 65536),
+        ("127.0.0.1\0", 80),
+        ("127.1", port),
+        ("fe80::1%lo", port),
+        (b"127.0.0.1", port),
+        ("127.0.0.1", str(port)),
+        ("127.0.0.1 ", port),
+        ("\ud800", port),
         ("no.such.host.invalid", 80),
         ("127.0.0.1", "no-such-service"),
         ("", port),
@@ -380,3 +433,167 @@ def test_errors_of_connecting_are_those_of_the_stock_loop(loop, run):
     stock.run_until_complete(stock.shutdown_default_executor())
     stock.close()
     assert run(answers(loop)) == expected
+
+
+# ---------------------------------------------------------------- numeric addresses, which have a way of their own
+
+
+def test_the_transport_has_a_socket_with_options_and_addresses(loop, run, listening):
+    async def main():
+        transport, protocol = await loop.create_connection(Recorder, *listening.address)
+        sock = transport.get_extra_info("socket")
+        assert (sock.family, sock.type, sock.proto) == (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not os.get_inheritable(sock.fileno()) and sock.gettimeout() == 0
+        names = sock.getsockname(), sock.getpeername()
+        assert names == (transport.get_extra_info("sockname"), transport.get_extra_info("peername"))
+        transport.close()
+        await until(lambda: protocol.lost)
+        assert names == (transport.get_extra_info("sockname"), transport.get_extra_info("peername"))
+
+    run(main())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:127.0.0.1"])
+def test_the_peer_is_who_answered(loop, run, host):
+    async def main():
+        try:
+            server = await loop.create_server(Recorder, "::" if host == "::" else "127.0.0.1", 0)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        transport, protocol = await loop.create_connection(Recorder, host, server.sockets[0].getsockname()[1])
+        name = transport.get_extra_info("peername")
+        assert name == transport.get_extra_info("socket").getpeername() and name[0] != "0.0.0.0"
+        transport.close()
+        await until(lambda: protocol.lost)
+        server.close()
+        await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def test_a_factory_that_raises(loop, run, listening):
+    async def main():
+        def factory():
+            raise LookupError("no protocol")
+
+        with pytest.raises(LookupError, match="no protocol"):
+            await loop.create_connection(factory, *listening.address)
+
+    with warnings.catch_warnings():
+        # The stock loop leaves the socket to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        run(main())
+        gc.collect()
+
+
+def test_the_factory_runs_in_the_context_of_the_caller(loop, run, listening):
+    name = contextvars.ContextVar("name", default="nobody")
+    seen = []
+
+    class Protocol(Recorder):
+        def __init__(self):
+            super().__init__()
+            seen.append(name.get())
+            name.set("factory")
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            seen.append(name.get())
+
+    async def main():
+        name.set("caller")
+        transport, protocol = await loop.create_connection(Protocol, *listening.address)
+        seen.append(name.get())
+        transport.close()
+        await until(lambda: protocol.lost)
+
+    run(main())
+    assert seen == ["caller", "factory", "factory"]
+
+
+@pytest.mark.parametrize("hook", ["sock_connect", "_connect_sock", "_ensure_resolved"])
+def test_a_replaced_hook_of_the_loop_is_called(loop, run, listening, monkeypatch, hook):
+    called = []
+    original = getattr(loop, hook)
+
+    def replaced(*args, **kwargs):
+        called.append(hook)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, hook, replaced)
+    run(connect_and_close(loop, *listening.address))
+    monkeypatch.undo()
+    assert called
+
+
+@pytest.mark.parametrize("what", ["class", "method"])
+def test_a_replaced_socket_is_used(loop, run, listening, monkeypatch, what):
+    made = []
+
+    class Guarded(socket.socket):
+        def connect(self, address):
+            made.append(address)
+            return super().connect(address)
+
+    def connect(self, address):
+        made.append(address)
+        return super(socket.socket, self).connect(address)
+
+    if what == "class":
+        monkeypatch.setattr(socket, "socket", Guarded)
+    else:
+        monkeypatch.setattr(socket.socket, "connect", connect, raising=False)
+    run(connect_and_close(loop, *listening.address))
+    monkeypatch.undo()
+    assert made == [listening.address]
+
+
+def test_an_attempt_that_nobody_waits_for_any_more(loop_factory):
+    """The loop is closed while the kernel still connects."""
+    silent = socket.socket()
+    silent.bind(("127.0.0.1", 0))
+    silent.listen(0)
+    address = silent.getsockname()
+    fill = [socket.socket() for _ in range(4)]
+    for sock in fill:
+        sock.setblocking(False)
+        sock.connect_ex(address)
+    loop = loop_factory()
+    task = loop.create_task(loop.create_connection(Recorder, *address))
+    loop.run_until_complete(turns(5))
+    loop.run_until_complete(cancelled(task))
+    task = loop.create_task(loop.create_connection(Recorder, *address))
+    loop.run_until_complete(turns(5))
+    task._log_destroy_pending = False
+    loop.close()
+    del task
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    for sock in [silent, *fill]:
+        sock.close()
+
+
+async def cancelled(task):
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.fastloop_only("a switch of fastloop's")
+def test_the_switch(monkeypatch, listening, loop_factory):
+    monkeypatch.setenv("FASTLOOP_DISABLE", "connect")
+    other = loop_factory()
+    assert not other._connects_natively
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        other.run_until_complete(connect_and_close(other, *server.getsockname()))
+    other.close()
+
+
+def test_debug_mode_tells_of_the_connection(loop, run, listening, caplog):
+    loop.set_debug(True)
+    with caplog.at_level("DEBUG", "asyncio"):
+        run(connect_and_close(loop, *listening.address))
+    loop.set_debug(False)
+    assert any("connected to" in record.getMessage() for record in caplog.records)

@@ -366,7 +366,7 @@ def test_a_plain_function_as_handler(loop, run):
     seen = []
 
     def handler(reader, writer):
-        seen.append((type(reader), type(writer)))
+        seen.append((isinstance(reader, asyncio.StreamReader), repr(type(reader)), type(writer)))
         writer.write(b"hello")
         writer.close()
 
@@ -380,7 +380,7 @@ def test_a_plain_function_as_handler(loop, run):
         await server.wait_closed()
 
     run(main())
-    assert seen == [(asyncio.StreamReader, asyncio.StreamWriter)]
+    assert seen == [(True, repr(asyncio.StreamReader), asyncio.StreamWriter)]
 
 
 @pytest.mark.parametrize("clients", [200])

@@ -1,0 +1,71 @@
+"""One run of one case in a fresh process."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+TIMEOUT_S = 120
+# Where the package lies that runs now: the measured process is to run the same one.
+PACKAGES = Path(__file__).resolve().parents[2]
+
+
+class CannotError(Exception):
+    """The loop cannot do this case; the text says why."""
+
+
+def environment(folder=PACKAGES):
+    """For the measured process: the folder's packages after what PYTHONPATH has, and hashes that repeat."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)]))
+    return os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+
+
+def command(module, loop, case, *arguments):
+    return [sys.executable, "-P", "-m", module, loop, case.name, *map(str, arguments)]
+
+
+def read_line(process):
+    """The line of JSON that a worker prints, as a dict. Raises CannotError for what it could not do."""
+    line = process.stdout.readline()
+    if not line:
+        process.wait()
+        raise CannotError(f"ended with status {process.returncode}")
+    answer = json.loads(line)
+    if "cannot" in answer:
+        raise CannotError(answer["cannot"])
+    return answer
+
+
+@contextlib.contextmanager
+def started(words, timeout_s=TIMEOUT_S, **options):
+    """A child process, its standard output a pipe of text, that is gone at the end; killed when it takes too long."""
+    # What a loop writes about its own failure would run through the table: the reason comes on standard output.
+    options = {"stderr": subprocess.DEVNULL, "env": environment()} | options
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, **options) as process:
+        guard = threading.Timer(timeout_s, process.kill)
+        guard.start()
+        try:
+            yield process
+        finally:
+            guard.cancel()
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def run_worker(words, **options):
+    """Run a worker to its end; returns its metrics. Raises CannotError; options are those of started()."""
+    with started(words, **options) as process:
+        metrics = read_line(process)
+        process.wait()
+        return metrics
+
+
+def run(case, loop, n):
+    """Run a case once on a loop, by name; returns all its metrics. Raises CannotError."""
+    return run_worker(command("fastloop._bench.worker", loop, case, n, *["--warm-up"] * case.warm))

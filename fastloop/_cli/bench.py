@@ -1,0 +1,8 @@
+"""``python -m fastloop bench``: compare fastloop with the standard loop on this machine."""
+
+
+def main(arguments):
+    """Run the benchmarks; python -m fastloop bench --help tells of the arguments."""
+    from fastloop._bench import compare
+
+    compare.main(arguments)

@@ -1,0 +1,126 @@
+"""TLS: asyncio's SSLProtocol of the running Python, with a native data path.
+
+Handshake, time-outs, errors, shutdown and what a transport tells about its connection are the standard library's. Once
+the handshake is done, `_core.TLSConnection` moves the bytes between the socket transport, OpenSSL and the protocol.
+"""
+
+import functools
+import types
+from asyncio import sslproto
+
+from fastloop import _core
+
+try:
+    import _ssl
+    import ssl
+except ImportError:  # pragma: no cover
+    # A Python without it; asyncio says so when TLS is asked for.
+    _ssl = ssl = None
+
+
+def _write_after_close(data):
+    """Do what write() of asyncio's transport does when it has let go of its connection."""
+    sslproto._SSLProtocolTransport.write(types.SimpleNamespace(_ssl_protocol=None), data)
+
+
+class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
+    # In place of a method: each transport has the bound one of its connection.
+    __slots__ = ("write",)
+
+    def __init__(self, loop, ssl_protocol):
+        super().__init__(loop, ssl_protocol)
+        self.write = ssl_protocol._write
+
+    def close(self):
+        super().close()
+        if self._ssl_protocol is None:
+            # Closed for the second time.
+            self.write = _write_after_close
+
+
+class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
+    """asyncio's SSLProtocol of one connection, on the native data path as long as nothing unusual happens."""
+
+    def __init__(self, *args, **kwargs):
+        """Take what asyncio's SSLProtocol takes."""
+        # A socket transport of ours reads into a buffer of the loop. For another one, get_buffer() makes one.
+        self.max_size = 0
+        super().__init__(*args, **kwargs)
+        del self.max_size
+        if type(self._sslobj) is ssl.SSLObject:
+            self._bind(self._sslobj._sslobj, self._incoming, self._outgoing)
+
+    def _get_app_transport(self):
+        if self._app_transport is None:
+            if self._app_transport_created:
+                raise RuntimeError("Creating _SSLProtocolTransport twice")
+            self._app_transport = _SSLProtocolTransport(self._loop, self)
+            self._app_transport_created = True
+        return self._app_transport
+
+
+@functools.cache
+def problem():
+    """Return why TLS cannot be native in this Python, None if it can."""
+    if ssl is None:
+        return "this Python has no ssl"
+    # Others answer to the same names, with "OpenSSL 1.1.1 (compatible; ...)" among them, but not in the same way.
+    if not ssl.OPENSSL_VERSION.startswith("OpenSSL ") or "compatible" in ssl.OPENSSL_VERSION:
+        return f"it is made for OpenSSL, not for {ssl.OPENSSL_VERSION}"
+
+    def make():
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        sslobject = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(incoming, outgoing, server_side=True)
+        return incoming, outgoing, sslobject._sslobj
+
+    try:
+        _core.TLSConnection._find_openssl(getattr(_ssl, "__file__", ""), make)
+    except Exception as exc:
+        return str(exc) or repr(exc)
+    return None
+
+
+#: What the native data path stands in for. A program that has replaced any of it has its own called.
+_ORIGINALS = [
+    (kind, name, vars(kind).get(name))
+    for kind, names in (
+        (sslproto, ("SSLProtocol", "_SSLProtocolTransport")),
+        (sslproto._SSLProtocolTransport, ("write", "writelines")),
+        (
+            sslproto.SSLProtocol,
+            ("buffer_updated", "_do_read", "_do_read__copied", "_do_read__buffered", "_write_appdata", "_do_write")
+            + ("_process_outgoing", "_control_app_writing", "_control_ssl_reading"),
+        ),
+    )
+    for name in names
+]
+
+
+def _is_original():
+    """Whether asyncio's own classes are as they were when this module was imported."""
+    return all(vars(kind).get(name) is value for kind, name, value in _ORIGINALS)
+
+
+def _is_plain(context):
+    """Whether Python has no part in what a context does to the bytes of a connection."""
+    return not context or (
+        type(context) is ssl.SSLContext
+        and context.sslobject_class is ssl.SSLObject
+        and getattr(context, "keylog_filename", None) is None
+        and context._msg_callback is None
+    )
+
+
+def make_protocol(loop, app_protocol, sslcontext, *args, **kwargs):
+    """Return an SSLProtocol, native where that is possible and not switched off."""
+    native = loop._use_native_tls and problem() is None and _is_plain(sslcontext) and _is_original()
+    kind = SSLProtocol if native else sslproto.SSLProtocol
+    return kind(loop, app_protocol, sslcontext, *args, **kwargs)
+
+
+def with_our_protocol(function):
+    """Return a function of asyncio's that finds make_protocol() where it looks for sslproto.SSLProtocol."""
+    names = dict(function.__globals__, sslproto=types.SimpleNamespace(SSLProtocol=make_protocol))
+    made = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(made, function)

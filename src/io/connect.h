@@ -1,0 +1,12 @@
+/* Connector: a TCP connection to a numeric address that is being made, for create_connection(). */
+
+#ifndef FASTLOOP_IO_CONNECT_H
+#define FASTLOOP_IO_CONNECT_H
+
+#include "sched/loop.h"
+
+extern PyType_Spec Connector_spec;
+
+PyObject *Loop_start_connecting(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
+
+#endif

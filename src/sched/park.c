@@ -1,0 +1,164 @@
+/* The parked uv_loop. `data` of it is the id of the process that parked it. */
+
+#include "sched/park.h"
+
+#include <unistd.h>
+
+#include "base/lowfds.h"
+
+#if HAVE_EPOLL
+#include <sys/epoll.h>
+#endif
+
+/* ---- one uv_loop ---- */
+
+static void
+on_closed(uv_handle_t *handle)
+{
+    PyMem_RawFree(handle);
+}
+
+/* libuv opens a spare descriptor with the first stream of a loop: let that be now, when it gets no low number. The
+   stream goes in the next poll. */
+static int
+open_spare(uv_loop_t *uv)
+{
+    uv_tcp_t *first = PyMem_RawMalloc(sizeof(uv_tcp_t));
+    int err = first == NULL ? UV_ENOMEM : uv_tcp_init(uv, first);
+    if (err < 0) {
+        PyMem_RawFree(first);
+        return err;
+    }
+    uv_close((uv_handle_t *)first, on_closed);
+    return 0;
+}
+
+/* uv_loop_init() with everything that libuv opens for a loop. */
+static int
+init(uv_loop_t *uv)
+{
+    HeldLowFds held;
+    int err = lowfds_hold(&held);
+    if (err < 0) {
+        return err;
+    }
+    err = uv_loop_init(uv);
+    if (err == 0) {
+        err = open_spare(uv);
+        if (err < 0) {
+            uv_loop_close(uv);
+        }
+    }
+    lowfds_release(&held);
+    return err;
+}
+
+static uv_loop_t *
+make(int *err)
+{
+    uv_loop_t *uv = PyMem_RawMalloc(sizeof(uv_loop_t));
+    if (uv == NULL) {
+        *err = UV_ENOMEM;
+        return NULL;
+    }
+    *err = init(uv);
+    if (*err < 0) {
+        PyMem_RawFree(uv);
+        return NULL;
+    }
+    return uv;
+}
+
+static void
+close_for_good(uv_loop_t *uv)
+{
+    while (uv_loop_close(uv) == UV_EBUSY) {
+        uv_run(uv, UV_RUN_NOWAIT);
+    }
+    PyMem_RawFree(uv);
+}
+
+#if HAVE_EPOLL
+
+/* Are the descriptors what they were? libuv ends the process when they are not. Yes, if this set still watches this very
+   eventfd under this number. */
+static bool
+is_intact(uv_loop_t *uv)
+{
+    int fd = uv->async_io_watcher.fd;
+    struct epoll_event event = {.events = EPOLLIN, .data = {.fd = fd}};
+    return fd >= 0 && epoll_ctl(uv_backend_fd(uv), EPOLL_CTL_MOD, fd, &event) == 0;
+}
+
+#else
+
+static bool
+is_intact(uv_loop_t *Py_UNUSED(uv))
+{
+    return false;
+}
+
+#endif
+
+/* Ends a uv_loop that was parked. When its numbers are no longer its own they must not be closed: then what libuv
+   allocated for it is lost. */
+static void
+discard(uv_loop_t *uv)
+{
+    if (is_intact(uv)) {
+        close_for_good(uv);
+    } else {
+        PyMem_RawFree(uv);
+    }
+}
+
+static void
+count_handle(uv_handle_t *Py_UNUSED(handle), void *count)
+{
+    ++*(int *)count;
+}
+
+/* ---- the place ---- */
+
+uv_loop_t *
+park_take(State *state, int *err)
+{
+    uv_loop_t *uv = atomic_exchange(&state->parked_loop, NULL);
+    if (uv == NULL) {
+        return make(err);
+    }
+    if ((pid_t)(intptr_t)uv->data != getpid() || !is_intact(uv)) {
+        discard(uv);
+        return make(err);
+    }
+    *err = 0;
+    return uv;
+}
+
+void
+park_give(State *state, uv_loop_t *uv)
+{
+    do {
+        uv_run(uv, UV_RUN_NOWAIT);
+    } while (uv_loop_alive(uv));
+    int handles = 0;
+    uv_walk(uv, count_handle, &handles);
+    uv_loop_t *expected = NULL;
+    /* Elsewhere there is no telling whether it is intact. */
+    if (HAVE_EPOLL && handles == 0) {
+        uv->data = (void *)(intptr_t)getpid();
+        if (atomic_compare_exchange_strong(&state->parked_loop, &expected, uv)) {
+            return;
+        }
+    }
+    close_for_good(uv);
+}
+
+void
+park_clear(State *state)
+{
+    uv_loop_t *uv = atomic_exchange(&state->parked_loop, NULL);
+    if (uv != NULL) {
+        discard(uv);
+    }
+}

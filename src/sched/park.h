@@ -1,0 +1,18 @@
+/* One closed uv_loop per interpreter waits for the next Loop: making and closing one costs a dozen system calls.
+
+   A parked uv_loop has no handle and no request. Its descriptors may be closed by anybody while it waits (a daemon closes
+   every number), and a forked child shares them with its parent, so both are looked at before it is used again. */
+
+#ifndef FASTLOOP_SCHED_PARK_H
+#define FASTLOOP_SCHED_PARK_H
+
+#include "state.h"
+
+/* The parked uv_loop, or a new one; NULL with a negative libuv code in `err`. */
+uv_loop_t *park_take(State *state, int *err);
+/* Takes a uv_loop back whose handles are closed or on their way: parks it, or closes it. */
+void park_give(State *state, uv_loop_t *uv);
+/* Closes the parked one (module.c, at the end). */
+void park_clear(State *state);
+
+#endif

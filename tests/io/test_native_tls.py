@@ -1,0 +1,925 @@
+"""The data path of TLS, native and not: the same bytes and the same calls, whatever the peer and the protocol do."""
+
+import asyncio
+import contextlib
+import random
+import ssl
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from helpers import BufferedRecorder, Recorder, small_buffers, socket_pair, turns, until
+
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+@pytest.fixture(params=["native", "python"], autouse=True)
+def path(request, loop_name, monkeypatch):
+    """Which way the bytes go on fastloop; loops are made after this."""
+    if request.param == "python":
+        if loop_name == "stock":
+            pytest.skip("the switch is fastloop's")
+        monkeypatch.setenv("FASTLOOP_DISABLE", "tls")
+    return request.param
+
+
+def is_native(path):
+    from fastloop import tls
+
+    return path == "native" and tls.problem() is None
+
+
+@pytest.fixture
+def loop(path, loop):
+    return loop
+
+
+class RawPeer:
+    """The other side of a connection, which decides by itself what is sent when: TLS over memory, then a socket."""
+
+    def __init__(self, loop, sock, context, **options):
+        self.loop = loop
+        self.sock = sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
+
+    async def send(self, ciphertext=b""):
+        await self.loop.sock_sendall(self.sock, ciphertext + self.outgoing.read())
+
+    async def receive(self):
+        """Take in what comes next; False at the end of the stream."""
+        data = await self.loop.sock_recv(self.sock, 1 << 18)
+        self.incoming.write(data)
+        return bool(data)
+
+    async def call(self, function, *args):
+        """Call a function of the SSLObject until it has all it needs."""
+        while True:
+            try:
+                return function(*args)
+            except ssl.SSLWantReadError:
+                await self.send()
+                if not await self.receive():
+                    raise EOFError from None
+            finally:
+                await self.send()
+
+    def seal(self, *pieces):
+        """One record (at least) for each of the pieces."""
+        for piece in pieces:
+            self.tls.write(piece)
+        return self.outgoing.read()
+
+    async def read(self):
+        """The plaintext of the next record; b"" after a good-bye, None when the connection ends without."""
+        try:
+            return await self.call(self.tls.read, 1 << 17)
+        except (EOFError, ConnectionError):
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    async def read_exactly(self, size):
+        data = bytearray()
+        while len(data) < size:
+            data += await self.read()
+        return bytes(data)
+
+
+class Link:
+    """A connection between a protocol on the loop and a RawPeer; either may be the server."""
+
+    def __init__(self, loop, authority):
+        self.loop = loop
+        self.authority = authority
+        self.server = authority.server_context("localhost")
+        self.client = authority.client_context()
+        self.peers = []
+        self.transports = []
+
+    async def __call__(self, factory=Recorder, kind="tcp", server_side=True, version=None, small=False):
+        if version:
+            self.client.minimum_version = self.client.maximum_version = VERSIONS[version]
+        ours, theirs = socket_pair(kind)
+        if small:
+            small_buffers(ours, theirs)
+        if server_side:
+            peer = RawPeer(self.loop, theirs, self.client, server_hostname="localhost")
+            made = self.loop.connect_accepted_socket(factory, ours, ssl=self.server)
+        else:
+            peer = RawPeer(self.loop, theirs, self.server, server_side=True)
+            made = self.loop.create_connection(factory, sock=ours, ssl=self.client, server_hostname="localhost")
+        self.peers.append(peer)
+        (transport, protocol), _ = await asyncio.gather(made, peer.call(peer.tls.do_handshake))
+        self.transports.append(transport)
+        return protocol, peer
+
+    async def finish(self):
+        for peer in self.peers:
+            peer.sock.close()
+        for transport in self.transports:
+            with contextlib.suppress(AttributeError):
+                transport.abort()
+        await turns(5)
+
+
+@pytest.fixture
+def link(loop, run, authority):
+    made = Link(loop, authority)
+    yield made
+    run(made.finish())
+
+
+class Echo(Recorder):
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
+def pieces_of(data, seed, most):
+    chance = random.Random(seed)
+    at = 0
+    while at < len(data):
+        size = chance.randint(1, most)
+        yield data[at : at + size]
+        at += size
+
+
+# ---------------------------------------------------------------- which way
+
+
+@pytest.mark.fastloop_only(reason="what serves which connection")
+def test_what_is_served_natively(link, run, path):
+    from asyncio import sslproto
+
+    async def main():
+        protocol, _ = await link()
+        transport = protocol.transport
+        assert isinstance(transport, sslproto._SSLProtocolTransport)
+        assert isinstance(transport._ssl_protocol, sslproto.SSLProtocol)
+        native = type(transport._ssl_protocol) is not sslproto.SSLProtocol
+        assert native == is_native(path)
+        if native:
+            assert transport._ssl_protocol._is_native()
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="what serves which connection")
+def test_a_context_with_python_in_it_is_left_to_python(link, run, authority, tmp_path):
+    from asyncio import sslproto
+
+    class Context(ssl.SSLContext):
+        pass
+
+    class Object(ssl.SSLObject):
+        pass
+
+    derived = Context(ssl.PROTOCOL_TLS_SERVER)
+    replaced = authority.server_context("localhost")
+    replaced.sslobject_class = Object
+    logging = authority.server_context("localhost")
+    logging.keylog_filename = str(tmp_path / "keys")
+    authority.authority.issue_cert("localhost").configure_cert(derived)
+
+    async def main():
+        for context in (derived, replaced, logging):
+            link.server = context
+            protocol, peer = await link()
+            assert type(protocol.transport._ssl_protocol) is sslproto.SSLProtocol
+            await peer.send(peer.seal(b"hello"))
+            await until(lambda p=protocol: p.data == b"hello")
+
+    run(main())
+    logging.keylog_filename = None
+
+
+def test_methods_of_asyncio_that_were_replaced_are_called(link, run, monkeypatch):
+    from asyncio import sslproto
+
+    seen = []
+    original = sslproto.SSLProtocol._do_read__copied
+    monkeypatch.setattr(sslproto.SSLProtocol, "_do_read__copied", lambda self: (seen.append(self), original(self)))
+
+    async def main():
+        protocol, peer = await link(Echo)
+        before = len(seen)
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello" and len(seen) > before
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="how a library is recognised")
+def test_another_library_is_not_mistaken_for_the_one_in_use():
+    from fastloop import _core
+
+    for library in ("", "/no/such/library", _core.__file__):
+        child = f"""
+            from fastloop import _core
+            try:
+                _core.TLSConnection._find_openssl({library!r}, lambda: 1 / 0)
+            except RuntimeError as exc:
+                print(exc)
+        """
+        source = "\n".join(line.strip() if line.startswith(" " * 12) else line for line in child.splitlines())
+        source = source.replace("try:\n", "try:\n ").replace("exc:\n", "exc:\n ")
+        result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+        assert "OpenSSL" in result.stdout or "_ssl" in result.stdout or "free-threaded" in result.stdout, result
+
+
+# ---------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("size", [1, 1000, 16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 300_000])
+def test_echo_of_every_size(link, run, version, size):
+    async def main():
+        protocol, peer = await link(Echo, version=version)
+        message = random.Random(size).randbytes(size)
+        sending = [peer.seal(piece) for piece in pieces_of(message, size, 20_000)]
+        sender = asyncio.ensure_future(peer.send(b"".join(sending)))
+        assert await peer.read_exactly(size) == message
+        await sender
+        assert protocol.data == message
+
+    run(main())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ten_megabytes_in_random_pieces_both_ways(loop, run, authority, version):
+    message = random.Random(1).randbytes(10 * 1024 * 1024)
+
+    async def main():
+        echo = Echo()
+        context = authority.client_context()
+        context.minimum_version = context.maximum_version = VERSIONS[version]
+        server = await loop.create_server(lambda: echo, "127.0.0.1", 0, ssl=authority.server)
+        transport, protocol = await loop.create_connection(
+            Recorder, *server.sockets[0].getsockname(), ssl=context, server_hostname="localhost"
+        )
+        for number, piece in enumerate(pieces_of(message, 2, 200_000)):
+            if number % 3:
+                transport.write(piece)
+            else:
+                transport.writelines([piece[:5], bytearray(piece[5:100]), memoryview(piece)[100:]])
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+        await until(lambda: len(protocol.data) >= len(message))
+        assert echo.data == message and protocol.data == message
+        transport.close()
+        await until(lambda: protocol.lost and echo.lost)
+        server.close()
+
+    run(main())
+
+
+def test_what_is_changed_after_write_is_sent_as_it_was(link, run):
+    async def main():
+        protocol, peer = await link()
+        data = bytearray(b"first")
+        protocol.transport.write(data)
+        data[:] = b"other"
+        protocol.transport.writelines([memoryview(data), b"", b"!"])
+        data[:] = b"third"
+        assert await peer.read_exactly(11) == b"firstother!"
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="the stock loop makes a record of each write")
+def test_small_writes_of_a_turn_share_a_record(link, run, path):
+    async def main():
+        protocol, peer = await link()
+        for _ in range(100):
+            protocol.transport.write(b"0123456789")
+        first = await peer.read()
+        assert len(first) == (1000 if is_native(path) else 10)
+
+    run(main())
+
+
+def test_wrong_arguments_of_write(link, run):
+    async def main():
+        protocol, _ = await link()
+        for wrong in (None, "text", 1, [b"list"]):
+            with pytest.raises(TypeError, match="data: expecting a bytes-like instance, got"):
+                protocol.transport.write(wrong)
+        assert protocol.transport.write(b"") is None
+        with pytest.raises(TypeError):
+            protocol.transport.writelines(None)
+        with pytest.raises(NotImplementedError):
+            protocol.transport.write_eof()
+
+    run(main())
+
+
+def test_a_memoryview_with_gaps_ends_the_connection(link, run, contexts):
+    async def main():
+        protocol, peer = await link()
+        protocol.transport.write(b"before")
+        protocol.transport.write(memoryview(b"-a-b-c-")[::2])
+        await until(lambda: protocol.lost)
+        context = contexts.take_one()
+        assert context["message"] == "Fatal error on SSL protocol" and type(context["exception"]) is BufferError
+
+    run(main())
+
+
+def test_ciphertext_that_comes_byte_by_byte(link, run):
+    async def main():
+        protocol, peer = await link(Echo)
+        for byte in peer.seal(b"slowly", b"but surely"):
+            await peer.send(bytes([byte]))
+            await turns(1)
+        assert await peer.read_exactly(16) == b"slowlybut surely"
+
+    run(main())
+
+
+def test_a_peer_that_stalls_within_a_record(link, run):
+    async def main():
+        protocol, peer = await link(Echo)
+        sealed = peer.seal(b"a" * 1000, b"b" * 1000)
+        await peer.send(sealed[:1500])
+        await until(lambda: protocol.data == b"a" * 1000)
+        protocol.transport.write(b"meanwhile")
+        assert await peer.read_exactly(1009) == b"a" * 1000 + b"meanwhile"
+        await peer.send(sealed[1500:])
+        assert await peer.read_exactly(1000) == b"b" * 1000
+
+    run(main())
+
+
+# ---------------------------------------------------------------- errors and ends
+
+
+def test_a_truncated_record(link, run):
+    async def main():
+        protocol, peer = await link()
+        await peer.send(peer.seal(b"whole") + peer.seal(b"half")[:10])
+        await until(lambda: protocol.data == b"whole")
+        peer.sock.close()
+        await until(lambda: protocol.lost)
+        assert protocol.data == b"whole"
+
+    run(main())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_record_that_was_tampered_with(link, run, version):
+    async def main():
+        protocol, peer = await link(version=version)
+        sealed = bytearray(peer.seal(b"attack at dawn"))
+        sealed[-1] ^= 1
+        await peer.send(bytes(sealed))
+        await until(lambda: protocol.lost)
+        assert type(protocol.error) is ssl.SSLError
+        # The second is all that newer versions of OpenSSL tell last.
+        assert protocol.error.reason in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
+        assert protocol.data == b""
+
+    run(main())
+
+
+def test_garbage_in_place_of_a_record(link, run):
+    async def main():
+        protocol, peer = await link()
+        await peer.send(b"GET / HTTP/1.0\r\n\r\n")
+        await until(lambda: protocol.lost)
+        assert type(protocol.error) is ssl.SSLError and protocol.error.library == "SSL"
+        reasons = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+        assert protocol.error.reason in reasons
+
+    run(main())
+
+
+def test_data_and_good_bye_in_one(link, run):
+    async def main():
+        protocol, peer = await link()
+        sealed = peer.seal(b"the last words")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.send(sealed)
+        await until(lambda: protocol.lost)
+        assert protocol.data == b"the last words" and protocol.error is None
+        assert protocol.story == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+    run(main())
+
+
+def test_written_and_closed_in_one_turn(link, run):
+    async def main():
+        protocol, peer = await link()
+        protocol.transport.write(b"last ")
+        protocol.transport.write(b"words")
+        protocol.transport.close()
+        protocol.transport.write(b"too late")
+        assert await peer.read_exactly(10) == b"last words"
+        assert await peer.read() == b""
+        with contextlib.suppress(ssl.SSLError, OSError):
+            await peer.call(peer.tls.unwrap)
+        await until(lambda: protocol.lost)
+        assert protocol.error is None
+
+    run(main())
+
+
+def test_written_when_the_peer_has_said_good_bye(link, run):
+    async def main():
+        protocol, peer = await link(lambda: Recorder(eof_received=lambda p: p.transport.write(b"answer")))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.send()
+        await until(lambda: protocol.lost)
+
+    run(main())
+
+
+@pytest.mark.parametrize("when", ["made", "received"])
+def test_written_and_aborted_in_one_turn(link, run, when):
+    def act(protocol):
+        protocol.transport.write(b"x" * 100)
+        protocol.transport.abort()
+        protocol.transport.write(b"y" * 100)
+
+    async def main():
+        protocol, peer = await link(lambda: Recorder(data_received=act if when == "received" else None))
+        if when == "made":
+            act(protocol)
+        await peer.send(peer.seal(b"one", b"two"))
+        await until(lambda: protocol.lost)
+        assert protocol.error is None and protocol.events.count("data_received") <= 1
+
+    run(main())
+
+
+def test_closed_in_data_received_with_more_to_come(link, run):
+    async def main():
+        protocol, peer = await link(lambda: Recorder(data_received=lambda p: p.transport.close()))
+        await peer.send(peer.seal(*[b"x" * 10_000] * 20))
+        assert await peer.read() in (b"", None)
+        peer.sock.close()
+        await until(lambda: protocol.lost)
+
+    run(main())
+
+
+def test_writes_after_close_are_dropped(link, run, caplog):
+    async def main():
+        protocol, peer = await link()
+        transport = protocol.transport
+        transport.abort()
+        await until(lambda: protocol.lost)
+        for _ in range(7):
+            transport.write(b"x")
+            transport.writelines([b"y"])
+        assert "SSL connection is closed" in caplog.text
+        transport.close()
+        transport.close()
+        assert transport.get_protocol is not None
+
+    run(main())
+
+
+def test_an_exception_in_data_received(link, run, contexts):
+    def fail(protocol):
+        raise ValueError("deliberate")
+
+    async def main():
+        protocol, peer = await link(lambda: Recorder(data_received=fail))
+        await peer.send(peer.seal(b"one"))
+        await until(lambda: protocol.lost)
+        context = contexts.take_one()
+        assert context["message"] == "Fatal error on SSL protocol"
+        assert str(context["exception"]) == "deliberate" and protocol.error is context["exception"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_data_received(link, loop, run, error):
+    def fail(protocol):
+        raise error
+
+    async def main():
+        protocol, peer = await link(lambda: Recorder(data_received=fail))
+        await peer.send(peer.seal(b"one"))
+        await until(lambda: protocol.data)
+        await asyncio.sleep(1)
+
+    task = loop.create_task(main())
+    with pytest.raises(error):
+        run(task)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        run(task)
+
+
+def test_another_protocol_takes_over_in_data_received(link, run):
+    second = Recorder()
+    buffered = BufferedRecorder(5)
+
+    async def main():
+        protocol, peer = await link(lambda: Recorder(data_received=lambda p: p.transport.set_protocol(second)))
+        await peer.send(peer.seal(b"first"))
+        await until(lambda: protocol.data == b"first")
+        await peer.send(peer.seal(b"second"))
+        await until(lambda: second.data == b"second")
+        protocol.transport.set_protocol(buffered)
+        await peer.send(peer.seal(b"third, in pieces"))
+        await until(lambda: buffered.data == b"third, in pieces")
+        assert protocol.transport.get_protocol() is buffered
+        protocol.transport.abort()
+        await until(lambda: buffered.lost)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- flow control
+
+
+def test_paused_while_plaintext_waits(link, run):
+    async def main():
+        protocol, peer = await link(lambda: Recorder(data_received=lambda p: p.transport.pause_reading()))
+        message = random.Random(3).randbytes(200_000)
+        sending = asyncio.ensure_future(peer.send(peer.seal(*pieces_of(message, 3, 9000))))
+        while len(protocol.data) < len(message):
+            before = len(protocol.data)
+            await until(lambda before=before: len(protocol.data) > before)
+            assert not protocol.transport.is_reading()
+            seen = len(protocol.data)
+            await asyncio.sleep(0.005)
+            assert len(protocol.data) == seen
+            protocol.transport.resume_reading()
+        await sending
+        assert protocol.data == message
+
+    run(main())
+
+
+def test_the_socket_is_not_read_without_end_while_paused(link, run):
+    async def main():
+        protocol, peer = await link(small=True)
+        protocol.transport.pause_reading()
+        sealed = peer.seal(b"x" * (4 << 20))
+        sending = asyncio.ensure_future(peer.send(sealed))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        assert protocol.transport.get_read_buffer_size() < 1 << 20
+        protocol.transport.resume_reading()
+        await until(lambda: len(protocol.data) == 4 << 20)
+        await sending
+
+    run(main())
+
+
+def test_a_slow_reader_pauses_the_writer(link, run):
+    async def main():
+        protocol, peer = await link(small=True)
+        transport = protocol.transport
+        chunk, count = b"0123456789" * 1000, 0
+        while "pause_writing" not in protocol.events:
+            transport.write(chunk)
+            count += 1
+            if count % 7 == 0:
+                await asyncio.sleep(0)
+            assert count < 1000
+        assert transport.get_write_buffer_size() >= transport.get_write_buffer_limits()[1]
+        data = await peer.read_exactly(count * len(chunk))
+        assert data == chunk * count
+        await until(lambda: "resume_writing" in protocol.events)
+        assert transport.get_write_buffer_size() == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("high", [0, 1, 5000])
+def test_low_marks(link, run, high):
+    async def main():
+        protocol, peer = await link(small=True)
+        transport = protocol.transport
+        transport.set_write_buffer_limits(high=high)
+        assert transport.get_write_buffer_limits() == (high // 4, high)
+        protocol.events.clear()
+        for _ in range(200):
+            transport.write(b"x" * 5000)
+            if protocol.events[-1:] == ["pause_writing"] and transport.get_write_buffer_size():
+                break
+        assert protocol.events[-1] == "pause_writing"
+        assert len(await peer.read_exactly(5000)) >= 5000
+
+    run(main())
+
+
+def test_drain_waits_for_a_slow_reader(link, run, loop):
+    async def main():
+        reader = asyncio.StreamReader()
+        protocol, peer = await link(lambda: asyncio.StreamReaderProtocol(reader), small=True)
+        writer = asyncio.StreamWriter(link.transports[0], protocol, reader, loop)
+        for _ in range(300):
+            writer.write(b"x" * 10_000)
+        # What the socket does not take soon stays with the transport, above its marks.
+        assert writer.transport.get_write_buffer_size() > 1_000_000
+        assert protocol._paused
+        await asyncio.gather(writer.drain(), peer.read_exactly(3_000_000))
+        writer.transport.abort()
+        writer.close()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- BufferedProtocol
+
+
+@pytest.mark.parametrize("size", [1, 100, 100_000])
+def test_buffered_protocols(link, run, size):
+    async def main():
+        protocol, peer = await link(lambda: BufferedRecorder(size))
+        message = random.Random(size).randbytes(3000)
+        await peer.send(peer.seal(*pieces_of(message, size, 700)))
+        await until(lambda: protocol.data == message)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.send(b"")
+        await until(lambda: protocol.lost)
+        assert protocol.story[-2:] == ["eof_received", "connection_lost"]
+
+    run(main())
+
+
+def fail(protocol):
+    raise ValueError("deliberate")
+
+
+@pytest.mark.parametrize(
+    "action, error",
+    [(fail, ValueError), (lambda p: b"read-only", TypeError), (lambda p: 1, TypeError), (lambda p: None, TypeError)],
+)
+def test_a_bad_buffer_ends_the_connection(link, run, contexts, action, error):
+    # The stock loop asks once as soon as the handshake is done.
+    state = {"bad": False}
+
+    async def main():
+        protocol, peer = await link(
+            lambda: BufferedRecorder(get_buffer=lambda p: action(p) if state["bad"] else memoryview(p.buffer))
+        )
+        state["bad"] = True
+        await peer.send(peer.seal(b"one"))
+        await until(lambda: protocol.lost)
+        assert isinstance(contexts.take_one()["exception"], error)
+
+    run(main())
+
+
+def test_buffer_updated_may_do_anything(link, run):
+    async def main():
+        protocol, peer = await link(lambda: BufferedRecorder(buffer_updated=lambda p: p.transport.abort()))
+        await peer.send(peer.seal(b"x" * 5000))
+        await until(lambda: protocol.lost)
+        assert protocol.events.count("buffer_updated") == 1
+
+    run(main())
+
+
+# ---------------------------------------------------------------- OpenSSL's own matters
+
+
+def test_a_session_is_used_again(link, run):
+    async def main():
+        _, peer = await link(version="1.2")
+        session = peer.tls.session
+        ours, theirs = socket_pair("tcp")
+        again = RawPeer(link.loop, theirs, link.client, server_hostname="localhost", session=session)
+        link.peers.append(again)
+        (transport, protocol), _ = await asyncio.gather(
+            link.loop.connect_accepted_socket(Echo, ours, ssl=link.server), again.call(again.tls.do_handshake)
+        )
+        link.transports.append(transport)
+        assert again.tls.session_reused and transport.get_extra_info("ssl_object").session_reused
+        await again.send(again.seal(b"hello again"))
+        assert await again.read() == b"hello again"
+
+    run(main())
+
+
+def test_a_name_callback_that_switches_the_context(link, run, authority):
+    other = authority.server_context("localhost")
+
+    def choose(sslobject, name, context):
+        assert name == "localhost"
+        sslobject.context = other
+
+    async def main():
+        link.server.sni_callback = choose
+        protocol, peer = await link(Echo)
+        assert protocol.transport.get_extra_info("ssl_object").context is other
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello"
+
+    run(main())
+    link.server.sni_callback = None
+
+
+def test_a_client_certificate(link, run, authority):
+    async def main():
+        link.server.load_verify_locations(str(authority.certificate))
+        link.server.verify_mode = ssl.CERT_REQUIRED
+        authority.authority.issue_cert("somebody").configure_cert(link.client)
+        protocol, peer = await link(Echo)
+        assert protocol.transport.get_extra_info("peercert")["subjectAltName"]
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello"
+
+    run(main())
+
+
+@pytest.mark.parametrize("server_side", [True, False])
+def test_either_side_over_a_unix_socket(link, run, server_side):
+    async def main():
+        protocol, peer = await link(Echo, kind="unix", server_side=server_side)
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello"
+        protocol.transport.close()
+        assert await peer.read() in (b"", None)
+
+    run(main())
+
+
+async def openssl(*arguments):
+    return await asyncio.create_subprocess_exec(
+        "openssl", *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+
+
+async def leave(process):
+    process.stdin.close()
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.stdout.read()
+    await process.wait()
+    process._transport.close()
+    await turns(3)
+
+
+@pytest.mark.parametrize("version, command", [("1.3", b"K\n"), ("1.3", b"k\n"), ("1.2", b"R\n"), ("1.2", b"\n")])
+def test_s_client_as_the_peer(loop, run, authority, version, command):
+    """K and k are KeyUpdates, with and without an answer; R asks for a renegotiation."""
+
+    async def main():
+        echo = Echo()
+        server = await loop.create_server(lambda: echo, "127.0.0.1", 0, ssl=authority.server)
+        flag = "-tls1_3" if version == "1.3" else "-tls1_2"
+        port = server.sockets[0].getsockname()[1]
+        client = await openssl("s_client", "-connect", f"127.0.0.1:{port}", flag, "-servername", "localhost")
+        client.stdin.write(b"before\n")
+        await until(lambda: echo.data == b"before\n")
+        client.stdin.write(command)
+        await asyncio.sleep(0.05)
+        if command != b"R\n":
+            client.stdin.write(b"after\n")
+            await until(lambda: echo.data.endswith(b"after\n"))
+            echo.transport.write(b"X" * 50_000 + b"\nend of it\n")
+            await client.stdout.readuntil(b"end of it\n")
+        await leave(client)
+        echo.transport.abort()
+        await until(lambda: echo.lost)
+        server.close()
+
+    run(main())
+
+
+def test_s_server_as_the_peer(loop, run, authority, tmp_path):
+    certificate = authority.authority.issue_cert("localhost")
+    chain = tmp_path / "chain.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
+
+    async def main():
+        server = await openssl(
+            "s_server", "-accept", "127.0.0.1:0", "-cert", str(chain), "-rev", "-naccept", "1", "-no_anti_replay"
+        )
+        line = b""
+        while not line.startswith(b"ACCEPT"):
+            line = await server.stdout.readline()
+        port = int(line.rsplit(b":", 1)[1])
+        transport, protocol = await loop.create_connection(
+            Recorder, "127.0.0.1", port, ssl=authority.client, server_hostname="localhost"
+        )
+        for word in (b"abc\n", b"x" * 2000 + b"y\n"):
+            protocol.data.clear()
+            transport.write(word)
+            await until(lambda word=word: protocol.data == word[-2::-1] + b"\n")
+        transport.close()
+        await until(lambda: protocol.lost)
+        await leave(server)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- the world around
+
+
+def test_the_upgrade_of_a_connection_with_data_on_its_way(loop, run, authority):
+    """Bytes of the handshake come together with the last plain ones."""
+
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        transport, plain = await loop.connect_accepted_socket(Recorder, ours)
+        peer = RawPeer(loop, theirs, authority.client, server_hostname="localhost")
+        transport.pause_reading()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.do_handshake()
+        await peer.send()
+        protocol = Echo()
+        protocol.transport, _ = await asyncio.gather(
+            loop.start_tls(transport, protocol, authority.server, server_side=True), peer.call(peer.tls.do_handshake)
+        )
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello"
+        protocol.transport.abort()
+        await until(lambda: protocol.lost)
+        theirs.close()
+
+    run(main())
+
+
+def test_written_from_another_thread(link, loop, run):
+    async def main():
+        protocol, peer = await link()
+        thread = threading.Thread(target=lambda: [protocol.transport.write(b"%05d" % i) for i in range(2000)])
+        thread.start()
+        data = await peer.read_exactly(10_000)
+        thread.join()
+        assert data == b"".join(b"%05d" % i for i in range(2000))
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_a_write_method_that_was_replaced(link, run):
+    async def main():
+        protocol, peer = await link(Echo)
+        seen = []
+        original = protocol.transport.write
+        protocol.transport.write = lambda data: (seen.append(data), original(data.upper()))
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"HELLO" and seen == [b"hello"]
+
+    run(main())
+
+
+def test_a_loop_that_is_closed_with_connections_open(python, authority, tmp_path):
+    """Nothing crashes, and everything is freed."""
+    authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
+    python(
+        f"""
+        import gc, ssl, warnings, weakref
+        warnings.simplefilter("ignore")
+        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server_context.load_cert_chain({str(tmp_path / "chain")!r})
+        context = ssl.create_default_context(cafile={str(authority.certificate)!r})
+
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+                known.add(self)
+            def data_received(self, data):
+                self.transport.write(data)
+
+        async def main(loop):
+            server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=server_context)
+            address = server.sockets[0].getsockname()
+            for i in range(3):
+                transport, protocol = await loop.create_connection(
+                    Echo, *address, ssl=context, server_hostname="localhost"
+                )
+                transport.write(b"x" * 1000)
+                await asyncio.sleep(0.01)
+                kept.append(transport)
+                transport.write(b"unsent")
+            task = loop.create_connection(Echo, *address, ssl=context, server_hostname="localhost")
+            tasks = [loop.create_task(task)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            tasks[0].cancel()
+            server.close()
+
+        for _ in range(5):
+            known, kept = weakref.WeakSet(), []
+            loop = new_event_loop()
+            loop.run_until_complete(main(loop))
+            loop.close()
+            for transport in kept:
+                for act in (lambda: transport.write(b"x"), transport.abort, transport.close):
+                    try:
+                        act()
+                    except RuntimeError:
+                        pass
+            del act, kept, transport, loop
+            gc.collect()
+            assert not known, list(known)
+        """,
+        stderr=None,
+    )

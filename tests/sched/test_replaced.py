@@ -1,0 +1,213 @@
+"""Methods that a subclass, a patch of the class or the instance itself replaces, and private names that programs use."""
+
+import asyncio
+import time
+from unittest import mock
+
+import pytest
+
+from helpers import Recorder, socket_pair, turns, until
+
+
+def nothing():
+    pass
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda loop: loop.call_soon(callback=nothing),
+        lambda loop: loop.call_soon(callback=nothing, context=None),
+        lambda loop: loop.call_soon_threadsafe(callback=nothing),
+        lambda loop: loop.call_later(delay=0, callback=nothing),
+        lambda loop: loop.call_later(0, callback=nothing),
+        lambda loop: loop.call_at(when=0, callback=nothing),
+        lambda loop: loop.call_at(0, callback=nothing, context=None),
+        lambda loop: loop.call_soon(nothing, **{"".join(["con", "text"]): None}),
+    ],
+)
+def test_the_scheduling_methods_take_keywords(loop, call):
+    handle = call(loop)
+    assert isinstance(handle, asyncio.Handle) and handle._callback is nothing and handle._args == ()
+    loop.run_until_complete(turns(3))
+
+
+@pytest.mark.parametrize(
+    "call, text",
+    [
+        (lambda loop: loop.call_soon(), "call_soon() missing 1 required positional argument: 'callback'"),
+        (
+            lambda loop: loop.call_later(),
+            "call_later() missing 2 required positional arguments: 'delay' and 'callback'",
+        ),
+        (lambda loop: loop.call_at(5), "call_at() missing 1 required positional argument: 'callback'"),
+        (lambda loop: loop.call_soon(nothing, callback=1), "call_soon() got multiple values for argument 'callback'"),
+        (lambda loop: loop.call_later(1, nothing, delay=1), "call_later() got multiple values for argument 'delay'"),
+        (lambda loop: loop.call_at(1, nothing, loop=1), "call_at() got an unexpected keyword argument 'loop'"),
+        (
+            lambda loop: loop.call_soon_threadsafe(nothing, name=1),
+            "call_soon_threadsafe() got an unexpected keyword argument 'name'",
+        ),
+    ],
+)
+def test_what_is_missing_twice_or_unknown_has_the_standard_text(loop, call, text):
+    with pytest.raises(TypeError) as caught:
+        call(loop)
+    assert str(caught.value) == "BaseEventLoop." + text
+
+
+def test_call_later_goes_through_an_overridden_call_at(loop_factory):
+    with_defaults = loop_factory()
+    with_defaults.close()
+    calls = []
+
+    class Noting(type(with_defaults)):
+        def call_at(self, when, callback, *args, context=None):
+            calls.append((callback, args, context))
+            return super().call_at(when, callback, *args, context=context)
+
+    loop = Noting()
+    try:
+        handle = loop.call_later(0.001, nothing, 1, 2)
+        assert isinstance(handle, asyncio.TimerHandle) and calls == [(nothing, (1, 2), None)]
+        handle.cancel()
+        calls.clear()
+        # An int takes another way.
+        loop.call_later(1, nothing).cancel()
+        assert calls == [(nothing, (), None)]
+        assert loop.run_until_complete(asyncio.sleep(0.001, "slept")) == "slept"
+        assert len(calls) == 2
+    finally:
+        loop.close()
+
+
+def test_call_at_replaced_on_the_instance_and_put_back(loop):
+    with mock.patch.object(loop, "call_at", wraps=loop.call_at) as call_at:
+        loop.run_until_complete(asyncio.sleep(0.001))
+        assert call_at.call_count == 1
+        loop.call_later(5, nothing).cancel()
+        assert call_at.call_args[0][1:] == (nothing,) and call_at.call_args[1] == {"context": None}
+    loop.call_later(5, nothing).cancel()
+    assert call_at.call_count == 2
+
+
+@pytest.mark.parametrize("name", ["call_soon", "call_later", "call_at", "time", "create_task", "create_future"])
+def test_methods_patched_on_the_instance_are_called(loop, name):
+    async def main():
+        await asyncio.sleep(0.001)
+        await asyncio.wait_for(loop.create_task(asyncio.sleep(0)), 10)
+        fut = loop.create_future()
+        loop.call_soon(fut.set_result, None)
+        await fut
+
+    with mock.patch.object(loop, name, wraps=getattr(loop, name)) as patched:
+        loop.run_until_complete(main())
+    assert patched.call_count >= 1
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("name", ["call_soon", "call_at", "time"])
+def test_methods_patched_on_the_class_are_called_from_the_next_run_on(loop, name):
+    cls, count = type(loop), [0]
+    original = getattr(cls, name)
+
+    def counting(self, *args, **kwargs):
+        count[0] += 1
+        return original(self, *args, **kwargs)
+
+    with mock.patch.object(cls, name, counting):
+        loop.run_until_complete(asyncio.sleep(0.001))
+    assert count[0] >= 1
+
+
+def test_a_frozen_clock_holds_the_timers(loop, run):
+    now = [1000.0]
+
+    async def main():
+        ran = []
+        loop.call_later(10, ran.append, "ten")
+        loop.call_later(5, ran.append, "five")
+        await turns(5)
+        assert ran == []
+        now[0] = 1005.5
+        await turns(5)
+        assert ran == ["five"]
+        now[0] = 1011.0
+        await turns(5)
+        assert ran == ["five", "ten"]
+
+    with mock.patch.object(loop, "time", lambda: now[0]):
+        run(main())
+
+
+def test_a_transport_whose_write_is_patched(loop, run):
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        transport, _ = await loop.create_connection(Recorder, sock=ours)
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        with mock.patch.object(transport, "write") as write:
+            transport.write(b"kept back")
+        write.assert_called_once_with(b"kept back")
+        with mock.patch.object(writer.transport, "write", side_effect=OSError("on purpose")):
+            with pytest.raises(OSError, match="on purpose"):
+                writer.write(b"x")
+        transport.write(b"sent")
+        assert await reader.readexactly(4) == b"sent"
+        transport.close()
+        writer.close()
+        await turns(5)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- private names
+
+
+def test_private_names_of_timers_servers_and_transports(loop, run, authority):
+    async def main():
+        timer = loop.call_later(5, nothing)
+        assert timer._when == timer.when() and timer._scheduled
+        timer.cancel()
+        server = await loop.create_server(Recorder, "127.0.0.1", 0, ssl=authority.server)
+        assert server._ssl_context is authority.server and server._loop is loop
+        transport, _ = await loop.create_connection(
+            Recorder, *server.sockets[0].getsockname(), ssl=authority.client, server_hostname="localhost"
+        )
+        assert transport._ssl_protocol._sslcontext is authority.client
+        transport.close()
+        server.close()
+        await turns(10)
+
+    run(main())
+
+
+def test_call_soon_of_the_base_class(loop):
+    # Subclasses of the standard loop call it.
+    ran = []
+    handle = loop._call_soon(ran.append, (1,), None)
+    assert isinstance(handle, asyncio.Handle) and handle in loop._ready
+    loop.run_until_complete(turns(1))
+    assert ran == [1]
+
+
+# ---------------------------------------------------------------- slow callbacks of the I/O
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_slow_protocol_is_logged_in_debug_mode(loop, run, guard, kind):
+    async def main():
+        ours, theirs = socket_pair(kind)
+        connect = loop.create_connection if kind == "tcp" else loop.create_unix_connection
+        transport, protocol = await connect(lambda: Recorder(data_received=lambda _: time.sleep(0.02)), sock=ours)
+        theirs.send(b"x")
+        await until(lambda: protocol.data)
+        await turns(3)
+        transport.close()
+        theirs.close()
+        await turns(3)
+
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.01
+    run(main())
+    slow = [text for text in guard.log.take() if text.startswith("Executing <")]
+    assert any("SocketTransport" in text for text in slow), slow
