@@ -71,6 +71,7 @@
 #else
 #define HAVE_UNLOCKED_FUTURES 0
 #endif
+
 /* create_task() shows **kwargs, not the names of its keywords. */
 #define HAVE_FREE_TASK_KEYWORDS (PY_VERSION_HEX >= 0x030E0000)
 
