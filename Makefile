@@ -23,7 +23,7 @@ SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test switches test-debug gc asan stress tsan valgrind checked-debug checked-asan traces demo \
+.PHONY: help build debug test switches test-debug gc asan stress tsan traces valgrind checked-debug checked-asan demo \
 	conformance ecosystem bench bench-smoke docs lint format sdist wheel check-wheel clean
 
 help:
@@ -160,6 +160,7 @@ lint: ## check the layout of the code and the rules of tests/rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	$(VENV)/bin/shellcheck tools/*.sh .ci/run
+	$(VENV)/bin/stubtest fastloop --ignore-missing-stub --mypy-config-file pyproject.toml --allowlist tools/checks/stubtest.allowed --ignore-unused-allowlist
 	$(PY) $(PYTEST) -q tests/rules
 
 format: ## lay the code out
