@@ -26,12 +26,14 @@ def _write_after_close(data):
 class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
     # In place of a method: each transport has the bound one of its connection.
     __slots__ = ("write",)
+    __module__ = sslproto._SSLProtocolTransport.__module__
 
     def __init__(self, loop, ssl_protocol):
         super().__init__(loop, ssl_protocol)
         self.write = ssl_protocol._write
 
     def close(self):
+        """Close the connection when what was written is sent. See asyncio.BaseTransport.close()."""
         super().close()
         if self._ssl_protocol is None:
             # Closed for the second time.

@@ -154,6 +154,9 @@ class UnixMixin:
             raise
         return transport, protocol
 
+    # inspect.signature() shows that of the running Python.
+    create_connection.__wrapped__ = base_events.BaseEventLoop.create_connection
+
     def _hooks_are_replaced(self):
         """Whether somebody wants to see how a connection is made: on this loop, or in the socket module."""
         return (

@@ -6,6 +6,7 @@
 
 #include "io/tls.h"
 
+#include "base/args.h"
 #include "io/streamsink.h"
 
 enum {
@@ -234,13 +235,24 @@ push_plain(TlsConnection *self, PyObject *data)
     return err;
 }
 
+static PyObject *
+refuse(PyObject *data)
+{
+    PyObject *name = PyType_GetName(Py_TYPE(data));
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError, "data: expecting a bytes-like instance, got %U", name);
+        Py_DECREF(name);
+    }
+    return NULL;
+}
+
 PyObject *
-TLSConnection_write(PyObject *op, PyObject *data)
+TLSConnection_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     TlsConnection *self = TlsConnection_CAST(op);
-    if (!is_bytes_like(data)) {
-        PyErr_Format(PyExc_TypeError, "data: expecting a bytes-like instance, got %s", Py_TYPE(data)->tp_name);
-        return NULL;
+    PyObject *data = args_only("_SSLProtocolTransport.write", "data", args, nargs, kwnames);
+    if (data == NULL || !is_bytes_like(data)) {
+        return data == NULL ? NULL : refuse(data);
     }
     int truth = PyObject_IsTrue(data);
     if (truth <= 0) {

@@ -67,7 +67,7 @@ int tls_encrypt(TlsConnection *self);
 /* The same, and has the transport send. */
 int tls_send(TlsConnection *self);
 
-PyObject *TLSConnection_write(PyObject *op, PyObject *data);
+PyObject *TLSConnection_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *TLSConnection_write_appdata(PyObject *op, PyObject *list);
 PyObject *TLSConnection_do_read(PyObject *op, PyObject *ignored);
 

@@ -39,6 +39,10 @@ COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 
 #: (regular expression over "question: difference", heading in docs/compatibility.md)
 EXPLAINED = [
+    (
+        r"^TLS transport: (write: stock method|write (docstring|signature): .*missing|del t.write)",
+        "write() of a TLS transport",
+    ),
     (r"^loop: sock_\w+: stock coroutine function, fastloop method$", "The sock_ methods"),
     (r"max_size: stock attribute, fastloop missing$", "Size of a read"),
     (r"call_later\(1j, f\)|sleep\(float\(\"nan\"\)\)", "Times that are no numbers"),
