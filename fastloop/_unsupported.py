@@ -33,7 +33,7 @@ def explain(error):
         return (
             f"the library libuv is older than the one that fastloop was built with ({reason}): build it again, {_BUILD}"
         )
-    built = sorted(path.name for path in Path(__file__).parent.glob("_core.*"))
+    built = sorted(path.name for path in Path(__file__).parent.glob("_core.*.so"))
     if "fastloop._core" in reason:
         wanted = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
         found = f"there is only {', '.join(built)}" if built else "nothing has been built"
