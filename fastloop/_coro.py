@@ -52,11 +52,6 @@ def fresh_generator():
     yield
 
 
-def is_exhausted(iterator):
-    """Whether a future's iterator has given its future up."""
-    return not any(isinstance(held, _asyncio.Future) for held in gc.get_referents(iterator))
-
-
 def create_task_takes_any_keyword():
     """Whether BaseEventLoop.create_task() passes keywords on that it does not know."""
     return bool(base_events.BaseEventLoop.create_task.__code__.co_flags & CO_VARKEYWORDS)

@@ -63,12 +63,15 @@ class StreamReader(stock_reader):
         while type(found) is not bytes:
             if found is None:
                 return await super().readuntil(separator)
-            scanned = max(scanned, len(self._buffer))
+            scanned = max(scanned, 0)
             try:
                 await found
             finally:
                 self._waiter = None
+            # Measured before: a transport that is resumed may deliver at once, what nobody has looked at.
+            size = len(self._buffer)
             found = _stream_read_until(self, separator, scanned)
+            scanned = max(scanned, size)
         return found
 
     async def readline(self):
@@ -78,12 +81,14 @@ class StreamReader(stock_reader):
             while type(found) is not bytes:
                 if found is None:
                     return await super().readline()
-                scanned = max(scanned, len(self._buffer))
+                scanned = max(scanned, 0)
                 try:
                     await found
                 finally:
                     self._waiter = None
+                size = len(self._buffer)
                 found = _stream_read_until(self, b"\n", scanned)
+                scanned = max(scanned, size)
             return found
         except IncompleteReadError as exc:
             return exc.partial

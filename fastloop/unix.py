@@ -139,16 +139,16 @@ class UnixMixin:
         try:
             await waiter
             protocol = protocol_factory()
-            waiter = self.create_future()
-            transport = connector.make_transport(protocol, waiter)
+            made = self.create_future()
+            transport = connector.make_transport(protocol, made)
         except BaseException:
             connector.close()
             raise
         finally:
             # An exception in the future refers to this frame.
-            connector = None
+            connector = waiter = None
         try:
-            await waiter
+            await made
         except BaseException:
             transport.close()
             raise
@@ -211,12 +211,14 @@ class UnixMixin:
     start_tls = tls.with_our_protocol(base_events.BaseEventLoop.start_tls)
 
     async def _sendfile_native(self, transport, file, offset, count):
+        # Raises when another sendfile() is under way, which must keep its waiter.
+        waiter = transport._make_empty_waiter()
         # Lent to sock_sendfile(), the descriptor may be given to add_writer().
         transport._lend_fd(True)
         resume_reading = transport.is_reading()
         transport.pause_reading()
         try:
-            await transport._make_empty_waiter()
+            await waiter
             return await self.sock_sendfile(transport._sock, file, offset, count, fallback=False)
         finally:
             transport._reset_empty_waiter()

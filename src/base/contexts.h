@@ -32,7 +32,8 @@ context_copy_current(PyObject *spare)
 {
     if (spare != NULL) {
         PyObject *current = PyThreadState_Get()->context;
-        if (LIKELY(current == NULL || context_is_empty(current))) {
+        /* Somebody may have found it meanwhile, by gc.get_objects() for one. */
+        if (LIKELY((current == NULL || context_is_empty(current)) && context_is_spare(spare))) {
             return spare;
         }
         Py_DECREF(spare);

@@ -252,6 +252,13 @@ Awaiter_send(PyObject *op, PyObject *value)
 PyDoc_STRVAR(Awaiter_throw_doc, "throw($self, type, value=None, traceback=None, /)\n--\n\n"
                                 "Raise an exception and end the iteration.");
 
+/* visitproc: ends the visit with 1 at `arg`. */
+static int
+is_same(PyObject *op, void *arg)
+{
+    return op == arg;
+}
+
 /* Rare, and its checks and warnings differ between versions: a standard iterator does it. */
 static PyObject *
 Awaiter_throw(PyObject *op, PyObject *args)
@@ -271,11 +278,7 @@ Awaiter_throw(PyObject *op, PyObject *args)
     if (standard != NULL && PyErr_Occurred() && fut != NULL) {
         /* The future is given up only if the arguments were right: then the standard one gave it up, too. */
         PyObject *exc = compat_take_exception();
-        PyObject *left = PyObject_CallMethod(coro->helpers, "is_exhausted", "O", standard);
-        bool exhausted = left == Py_True;
-        Py_XDECREF(left);
-        PyErr_Clear();
-        if (exhausted) {
+        if (Py_TYPE(standard)->tp_traverse(standard, is_same, fut) == 0) {
             exhaust(it);
         }
         compat_restore_exception(exc);
@@ -367,7 +370,12 @@ Wakeup_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *
     }
     PyObject *task = Py_NewRef(WakeupObject_CAST(op)->task);
     State *state = state_of_object(task);
-    int err = state == NULL ? -1 : task_wakeup(state, NULL, BaseTask_CAST(task), args[0]);
+    int err = -1;
+    FL_BEGIN_CRITICAL_SECTION(task);
+    if (state != NULL) {
+        err = task_wakeup(state, NULL, BaseTask_CAST(task), args[0]);
+    }
+    FL_END_CRITICAL_SECTION();
     Py_DECREF(task);
     if (err < 0) {
         return NULL;

@@ -498,9 +498,13 @@ task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
 #endif
     PyObject *exc;
     int err;
+    bool plain = future_is_plain(coro, future);
+    if (native != NULL && UNLIKELY(!plain || BaseFuture_CAST(future)->exception != NULL)) {
+        /* result() of a subclass, and what an old traceback holds, may run code. */
+        loop_leave_task(native);
+    }
     FL_BEGIN_CRITICAL_SECTION(future);
-    err = LIKELY(future_is_plain(coro, future)) ? outcome_of_plain(coro, BaseFuture_CAST(future), &exc)
-                                                : outcome_of_other(coro, future, &exc);
+    err = LIKELY(plain) ? outcome_of_plain(coro, BaseFuture_CAST(future), &exc) : outcome_of_other(coro, future, &exc);
     FL_END_CRITICAL_SECTION();
     if (UNLIKELY(err < 0)) {
         exc = compat_take_exception();

@@ -171,6 +171,12 @@ work_of(LoopObject *loop)
     return (Work){.ready = loop->ready.count, .timers = loop->timers.count};
 }
 
+static bool
+is_readable(DatagramObject *self)
+{
+    return self->max_size >= 0 && self->max_size <= IO_RECEIVE_SIZE && loop_if_plain(self) != NULL;
+}
+
 /* The standard transport reads one datagram in a turn. A second one right away makes no difference that anybody can
    see, as long as the protocol did nothing but send, so that nothing waits to run in between. */
 static bool
@@ -178,18 +184,12 @@ may_read_again(DatagramObject *self, LoopObject *loop, Work before)
 {
     Work now = work_of(loop);
     if (now.ready != before.ready || now.timers != before.timers || loop->stopping || loop->pending != NULL ||
-        !is_false(self->conn_lost) || loop_if_plain(self) != loop) {
+        !is_false(self->conn_lost) || !is_readable(self) || loop_if_plain(self) != loop) {
         return false;
     }
     /* close() and pause_reading() take the reader away. */
     const PollerEntry *entry = poller_get_entry(loop, SocketObject_CAST(self->sock)->fd);
     return entry != NULL && entry->reader.run != NULL;
-}
-
-static bool
-is_readable(DatagramObject *self)
-{
-    return self->max_size >= 0 && self->max_size <= IO_RECEIVE_SIZE && loop_if_plain(self) != NULL;
 }
 
 static PyObject *

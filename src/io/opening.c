@@ -116,7 +116,7 @@ take_python_socket(SocketTransport *self, PyObject *sock)
         return -1;
     }
     self->sock_state = shared ? SOCK_SHARED : SOCK_OWN;
-    if (inspect_socket(self, sock) < 0 || note_foreign_addresses(self, sock) < 0) {
+    if (inspect_socket(self, sock) < 0 || loop_check_open(self->loop) < 0) {
         if (!shared) {
             close(self->fd);
         }
@@ -159,7 +159,10 @@ open_stream(SocketTransport *self, const TransportSpec *spec)
 static int
 attach(SocketTransport *self, PyObject *server)
 {
-    if (poller_set_transport(self->loop, self->fd, self) < 0) {
+    /* The standard transport's own reader would take the place of one that is left from before. */
+    if (poller_unwatch(self->loop, self->fd, POLLSET_READ) < 0 ||
+        poller_unwatch(self->loop, self->fd, POLLSET_WRITE) < 0 ||
+        poller_set_transport(self->loop, self->fd, self) < 0) {
         return -1;
     }
     if (server == NULL || server == Py_None) {
@@ -246,8 +249,10 @@ transport_new(LoopObject *loop, const TransportSpec *spec)
     self->traits = loop->io->traits;
     limits_init(self);
     if (open_stream(self, spec) < 0 || set_contexts(self, spec->context) < 0 ||
-        transport_set_extra(self, spec->extra) < 0 || transport_set_protocol(self, spec->protocol) < 0 ||
-        attach(self, spec->server) < 0 || set_nodelay(self) < 0 || schedule_start(self, spec->waiter) < 0) {
+        transport_set_extra(self, spec->extra) < 0 ||
+        (spec->sock != NULL && note_foreign_addresses(self, spec->sock) < 0) ||
+        transport_set_protocol(self, spec->protocol) < 0 || attach(self, spec->server) < 0 || set_nodelay(self) < 0 ||
+        schedule_start(self, spec->waiter) < 0) {
         PyObject *exc = compat_take_exception();
         self->over = self->closing = true;
         transport_close_socket(self);
@@ -271,7 +276,8 @@ Loop_make_socket_transport(PyObject *op, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     int fd;
-    if (loop_check_open(loop) < 0 || poller_check_no_transport(loop, spec.sock, &fd) < 0) {
+    /* The check runs Python code, which may close the loop. */
+    if (poller_check_no_transport(loop, spec.sock, &fd) < 0 || loop_check_open(loop) < 0) {
         return NULL;
     }
     return (PyObject *)transport_new(loop, &spec);

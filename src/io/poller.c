@@ -117,6 +117,10 @@ static void
 dispatch(LoopObject *loop, PollsetEvent *event)
 {
     PollerEntry *entry = get_entry(loop, event->fd);
+    if (UNLIKELY(event->tag != (entry != NULL && is_edge(entry) ? entry->tag : 0))) {
+        /* Of a socket that had the number before, was closed, and stays open in a duplicate: say in a forked child. */
+        return;
+    }
     if (entry == NULL || entry->watched == 0) {
         /* Closed while a duplicate of it stays open: the kernel goes on reporting it. */
         (void)pollset_change(loop->io->poller.set, event->fd, POLLSET_READ, 0);
@@ -321,27 +325,34 @@ poller_unwatch(LoopObject *loop, int fd, unsigned event)
 /* Registers the descriptor of `sock` for good, if it is not. Only for what has been waited for: a datagram or Unix
    socket that is watched for writing would wake the loop whenever something that was sent has been taken. */
 static int
-register_edge(LoopObject *loop, int fd, PollerEntry *entry, unsigned event, PyObject *sock)
+register_edge(LoopObject *loop, int fd, unsigned event, PyObject *sock)
 {
     /* The weak reference of a live object is always the same one, and another object never has it. */
     PyObject *ref = PyWeakref_NewRef(sock, NULL);
     if (ref == NULL) {
         return -1;
     }
-    /* The number may have been another socket's, which has left the set by being closed. */
-    bool known = is_edge(entry) && entry->sock_ref == ref;
+    /* Only now: a new reference may be what starts a collection, and that may have the table grow. */
+    PollerEntry *entry = get_entry(loop, fd);
+    uint64_t inode = 0;
+    /* The number may have been another socket's, which has left the set by being closed; dup2() puts another one under the
+       very object. */
+    bool known = stream_find_inode(fd, &inode) && is_edge(entry) && entry->sock_ref == ref && entry->inode == inode;
     if (LIKELY(known && (entry->watched & event))) {
         Py_DECREF(ref);
         return 0;
     }
     unsigned after = (known ? entry->watched : wanted(entry)) | event | POLLSET_EDGE;
-    int err = pollset_change(loop->io->poller.set, fd, entry->watched, after);
+    unsigned tag = known || entry->tag + 1 == 0 ? entry->tag : entry->tag + 1;
+    int err = pollset_change_tagged(loop->io->poller.set, fd, entry->watched, after, tag);
     if (err < 0) {
         Py_DECREF(ref);
         uverror_raise(err);
         return -1;
     }
     entry->watched = after;
+    entry->tag = tag;
+    entry->inode = inode;
     Py_XSETREF(entry->sock_ref, ref);
     return 0;
 }
@@ -357,7 +368,7 @@ poller_wait(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *o
         return -1;
     }
     bool shared = entry->internal != NULL || (!is_edge(entry) && wanted(entry) != 0);
-    if (shared ? update(loop, fd, wanted(entry) | event) < 0 : register_edge(loop, fd, entry, event, sock) < 0) {
+    if (shared ? update(loop, fd, wanted(entry) | event) < 0 : register_edge(loop, fd, event, sock) < 0) {
         return -1;
     }
     set_record(loop, get_entry(loop, fd), event, run, owner);
@@ -622,7 +633,8 @@ poller_fork(LoopObject *loop)
     }
     for (size_t fd = 0; fd < poller->size; fd++) {
         PollerEntry *entry = &poller->entries[fd];
-        if (entry->watched != 0 && pollset_change(poller->set, (int)fd, 0, entry->watched) < 0) {
+        unsigned tag = is_edge(entry) ? entry->tag : 0;
+        if (entry->watched != 0 && pollset_change_tagged(poller->set, (int)fd, 0, entry->watched, tag) < 0) {
             entry->watched = 0;
         }
     }

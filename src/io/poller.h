@@ -21,7 +21,9 @@ typedef struct {
     poller_internal internal; /* instead of a reader */
     PyObject *fileobj;        /* what was registered, when it was no int: strong or NULL */
     PyObject *sock_ref;       /* weak reference to the socket that poller_wait() registered; strong or NULL */
+    uint64_t inode;           /* of that socket */
     unsigned watched;         /* what the set watches; with POLLSET_EDGE it was poller_wait() */
+    unsigned tag;             /* of the last socket that poller_wait() registered; never 0 then */
 } PollerEntry;
 
 typedef struct {

@@ -18,29 +18,29 @@ pollset_open(void)
 }
 
 static int
-control(int set, int operation, int fd, unsigned events)
+control(int set, int operation, int fd, unsigned events, unsigned tag)
 {
     struct epoll_event event = {
         .events = (events & POLLSET_READ ? EPOLLIN : 0) | (events & POLLSET_WRITE ? EPOLLOUT : 0) |
                   (events & POLLSET_EDGE ? (uint32_t)EPOLLET : 0),
-        .data = {.fd = fd},
+        .data = {.u64 = (uint64_t)tag << 32 | (uint32_t)fd},
     };
     return epoll_ctl(set, operation, fd, &event) < 0 ? -errno : 0;
 }
 
 int
-pollset_change(int set, int fd, unsigned before, unsigned after)
+pollset_change_tagged(int set, int fd, unsigned before, unsigned after, unsigned tag)
 {
     if (after == 0) {
-        return control(set, EPOLL_CTL_DEL, fd, 0);
+        return control(set, EPOLL_CTL_DEL, fd, 0, 0);
     }
     if (before == 0) {
-        int err = control(set, EPOLL_CTL_ADD, fd, after);
+        int err = control(set, EPOLL_CTL_ADD, fd, after, tag);
         /* We forgot it, the kernel did not: it was closed while a duplicate of it stays open. */
-        return err == -EEXIST ? control(set, EPOLL_CTL_MOD, fd, after) : err;
+        return err == -EEXIST ? control(set, EPOLL_CTL_MOD, fd, after, tag) : err;
     }
-    int err = control(set, EPOLL_CTL_MOD, fd, after);
-    return err == -ENOENT ? control(set, EPOLL_CTL_ADD, fd, after) : err;
+    int err = control(set, EPOLL_CTL_MOD, fd, after, tag);
+    return err == -ENOENT ? control(set, EPOLL_CTL_ADD, fd, after, tag) : err;
 }
 
 int
@@ -52,7 +52,8 @@ pollset_poll(int set, PollsetEvent *events)
         return -errno;
     }
     for (int i = 0; i < count; i++) {
-        events[i].fd = ready[i].data.fd;
+        events[i].fd = (int)(uint32_t)ready[i].data.u64;
+        events[i].tag = (unsigned)(ready[i].data.u64 >> 32);
         events[i].events = (ready[i].events & ~(uint32_t)EPOLLOUT ? POLLSET_READ : 0) |
                            (ready[i].events & ~(uint32_t)EPOLLIN ? POLLSET_WRITE : 0);
     }
@@ -76,28 +77,28 @@ pollset_open(void)
 }
 
 static int
-control(int set, int fd, int filter, bool before, bool after, bool edge)
+control(int set, int fd, int filter, bool before, bool after, bool edge, unsigned tag)
 {
     if (!before && !after) {
         return 0;
     }
     struct kevent change;
-    EV_SET(&change, fd, filter, after ? EV_ADD | (edge ? EV_CLEAR : 0) : EV_DELETE, 0, 0, NULL);
+    EV_SET(&change, fd, filter, after ? EV_ADD | (edge ? EV_CLEAR : 0) : EV_DELETE, 0, 0, (void *)(uintptr_t)tag);
     return kevent(set, &change, 1, NULL, 0, NULL) < 0 ? -errno : 0;
 }
 
 int
-pollset_change(int set, int fd, unsigned before, unsigned after)
+pollset_change_tagged(int set, int fd, unsigned before, unsigned after, unsigned tag)
 {
     bool edge = after & POLLSET_EDGE;
     if ((before ^ after) & POLLSET_EDGE) {
         /* Adding a filter again does not change how it triggers. */
-        (void)control(set, fd, EVFILT_READ, before & POLLSET_READ, false, false);
-        (void)control(set, fd, EVFILT_WRITE, before & POLLSET_WRITE, false, false);
+        (void)control(set, fd, EVFILT_READ, before & POLLSET_READ, false, false, 0);
+        (void)control(set, fd, EVFILT_WRITE, before & POLLSET_WRITE, false, false, 0);
         before = 0;
     }
-    int err = control(set, fd, EVFILT_READ, before & POLLSET_READ, after & POLLSET_READ, edge);
-    int second = control(set, fd, EVFILT_WRITE, before & POLLSET_WRITE, after & POLLSET_WRITE, edge);
+    int err = control(set, fd, EVFILT_READ, before & POLLSET_READ, after & POLLSET_READ, edge, tag);
+    int second = control(set, fd, EVFILT_WRITE, before & POLLSET_WRITE, after & POLLSET_WRITE, edge, tag);
     return err < 0 ? err : second;
 }
 
@@ -112,6 +113,7 @@ pollset_poll(int set, PollsetEvent *events)
     }
     for (int i = 0; i < count; i++) {
         events[i].fd = (int)ready[i].ident;
+        events[i].tag = (unsigned)(uintptr_t)ready[i].udata;
         events[i].events = ready[i].filter == EVFILT_READ ? POLLSET_READ : POLLSET_WRITE;
     }
     return count;
@@ -120,3 +122,9 @@ pollset_poll(int set, PollsetEvent *events)
 #else
 #error "fastloop needs epoll or kqueue"
 #endif
+
+int
+pollset_change(int set, int fd, unsigned before, unsigned after)
+{
+    return pollset_change_tagged(set, fd, before, after, 0);
+}

@@ -327,7 +327,9 @@ Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
     self->backlog = backlog;
     PyObject_GC_Track(self);
     self->timeouts = PyTuple_Pack(2, handshake, shutdown_timeout);
-    int err = self->timeouts == NULL || set_context(self, context) < 0 || inspect(self) < 0 ? -1 : watch(loop, self);
+    int err = self->timeouts == NULL || set_context(self, context) < 0 || inspect(self) < 0 || loop_check_open(loop) < 0
+                  ? -1
+                  : watch(loop, self);
     Py_DECREF(self);
     return err < 0 ? NULL : Py_NewRef(Py_None);
 }

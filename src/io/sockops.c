@@ -104,7 +104,8 @@ static char *
 receive_buffer(SockOpObject *self, PyObject **own)
 {
     *own = NULL;
-    if (self->size <= IO_RECEIVE_SIZE) {
+    /* The loop may have been closed since the call was made. */
+    if (self->size <= IO_RECEIVE_SIZE && LIKELY(self->loop->io != NULL)) {
         return io_receive_buffer(self->loop);
     }
     *own = PyBytes_FromStringAndSize(NULL, self->size);
@@ -134,7 +135,7 @@ try_recv(SockOpObject *self, PyObject **result)
     if (buffer == NULL) {
         return -1;
     }
-    ssize_t count = recv(fd_of(self), buffer, (size_t)self->size, 0);
+    ssize_t count = recv(fd_of(self), buffer, (size_t)self->size, MSG_DONTWAIT);
     if (count < 0) {
         int error = errno;
         Py_XDECREF(own);
@@ -154,7 +155,8 @@ try_recvfrom(SockOpObject *self, PyObject **result)
     if (buffer == NULL) {
         return -1;
     }
-    ssize_t count = recvfrom(fd_of(self), buffer, (size_t)self->size, 0, (struct sockaddr *)&address, &address_size);
+    ssize_t count =
+        recvfrom(fd_of(self), buffer, (size_t)self->size, MSG_DONTWAIT, (struct sockaddr *)&address, &address_size);
     if (count < 0) {
         int error = errno;
         Py_XDECREF(own);
@@ -176,7 +178,7 @@ try_recv_into(SockOpObject *self, PyObject **result)
     if (PyObject_GetBuffer(self->argument, &view, PyBUF_WRITABLE) < 0) {
         return -1;
     }
-    ssize_t count = view.len == 0 ? 0 : recv(fd_of(self), view.buf, (size_t)view.len, 0);
+    ssize_t count = view.len == 0 ? 0 : recv(fd_of(self), view.buf, (size_t)view.len, MSG_DONTWAIT);
     int error = errno;
     PyBuffer_Release(&view);
     errno = error;
@@ -203,7 +205,8 @@ try_recvfrom_into(SockOpObject *self, PyObject **result)
         Py_XDECREF(size);
         return from_method(pair, result);
     }
-    ssize_t count = recvfrom(fd_of(self), view.buf, (size_t)self->size, 0, (struct sockaddr *)&address, &address_size);
+    ssize_t count =
+        recvfrom(fd_of(self), view.buf, (size_t)self->size, MSG_DONTWAIT, (struct sockaddr *)&address, &address_size);
     int error = errno;
     PyBuffer_Release(&view);
     errno = error;
@@ -228,7 +231,7 @@ try_sendall(SockOpObject *self, PyObject **result)
             return 0;
         }
         const char *rest = (const char *)self->view.buf + self->sent;
-        ssize_t count = send(fd_of(self), rest, (size_t)(self->view.len - self->sent), 0);
+        ssize_t count = send(fd_of(self), rest, (size_t)(self->view.len - self->sent), MSG_DONTWAIT);
         if (count < 0) {
             return refused();
         }
@@ -254,7 +257,8 @@ try_sendto(SockOpObject *self, PyObject **result)
         PyObject_GetBuffer(self->argument, &view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    ssize_t count = sendto(fd_of(self), view.buf, (size_t)view.len, 0, (struct sockaddr *)&target, target_size);
+    ssize_t count =
+        sendto(fd_of(self), view.buf, (size_t)view.len, MSG_DONTWAIT, (struct sockaddr *)&target, target_size);
     int error = errno;
     PyBuffer_Release(&view);
     errno = error;
@@ -475,6 +479,11 @@ start_waiting(SockOpObject *self)
     PyObject *number = self->future == NULL ? NULL : PyLong_FromLong(fd);
     int err = number == NULL ? -1 : poller_check_no_transport(self->loop, number, &fd);
     Py_XDECREF(number);
+    if (err == 0 && fd < 0) {
+        errno = EBADF;
+        PyErr_SetFromErrno(PyExc_OSError);
+        err = -1;
+    }
     /* Python code ran, which may have closed things. */
     if (err < 0 || loop_check_open(self->loop) < 0 || end_stale_wait(self->loop, fd, self->kind->event) < 0 ||
         poller_wait(self->loop, fd, self->kind->event, run_ready, (PyObject *)self, self->sock) < 0) {

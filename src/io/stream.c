@@ -56,8 +56,8 @@ unlink_stream(UvStream *stream)
 
 /* ---- whose number ---- */
 
-static bool
-find_inode(int fd, uint64_t *inode)
+bool
+stream_find_inode(int fd, uint64_t *inode)
 {
     struct stat status;
     if (fstat(fd, &status) < 0 || !S_ISSOCK(status.st_mode)) {
@@ -71,7 +71,7 @@ bool
 stream_owns_descriptor(UvStream *stream)
 {
     uint64_t inode;
-    return find_inode(stream->fd, &inode) && inode == stream->inode;
+    return stream_find_inode(stream->fd, &inode) && inode == stream->inode;
 }
 
 void
@@ -153,7 +153,7 @@ stream_open(LoopObject *loop, int fd, bool is_tcp, SocketTransport *owner)
     stream->loop = loop;
     stream->owner = owner;
     stream->fd = fd;
-    (void)find_inode(fd, &stream->inode);
+    (void)stream_find_inode(fd, &stream->inode);
     link_stream(stream);
     return stream;
 }

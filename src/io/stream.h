@@ -31,6 +31,9 @@ struct UvStream {
     } uv;
 };
 
+/* What tells the socket behind a descriptor from every other file; false where there is none. */
+bool stream_find_inode(int fd, uint64_t *inode);
+
 /* Is the number still that of our socket? Anybody may close() or dup2() any number. */
 bool stream_owns_descriptor(UvStream *stream);
 

@@ -19,6 +19,9 @@ enum {
     ENCRYPT_AT = RECORD_SIZE,
 };
 
+/* What reading natively comes to, besides 0 and -1. */
+enum { READ_UNUSUAL = 1, READ_CLOSED = 2 };
+
 /* ---- asking Python ---- */
 
 /* The method of asyncio's own SSLProtocol, with at most one argument (NULL: none). -1 with an exception. */
@@ -180,6 +183,29 @@ encrypt(TlsConnection *self)
         }
     }
     return tls_is_native(self) ? control_writing(self) : 0;
+}
+
+void
+tls_seal_rest(TlsConnection *self)
+{
+    OpenSSL *openssl = self->state->openssl;
+    char joined[RECORD_SIZE];
+    while (self->plain.count > 0 && tls_is_native(self) && !self->ssl_writing_paused &&
+           transport_takes_output(SocketTransport_CAST(self->transport))) {
+        size_t size, written = 0;
+        const char *record = next_record(self, joined, &size);
+        openssl_clear_errors(openssl);
+        if (!openssl->SSL_write_ex(self->ssl, record, size, &written)) {
+            openssl_clear_errors(openssl);
+            break;
+        }
+        chunks_consume(&self->plain, written);
+        if (move_ciphertext(self) < 0) {
+            PyErr_Clear();
+            break;
+        }
+    }
+    tls_drop_plain(self);
 }
 
 int
@@ -378,9 +404,9 @@ deliver_to_reader(TlsConnection *self, const char *data, size_t size)
     Py_INCREF(loop);
     Py_INCREF(protocol);
     int taken = sink_feed(self->state, protocol, data, (Py_ssize_t)size, NULL);
-    if (loop->io == NULL || loop->io->plain_buffer != NULL) {
-        PyMem_RawFree(lent);
-    } else {
+    if (lent != NULL && loop->io != NULL) {
+        /* Ours again, not the other one: the protocol may still have to be called with `data`. */
+        PyMem_RawFree(loop->io->plain_buffer);
         loop->io->plain_buffer = lent;
     }
     Py_DECREF(protocol);
@@ -415,8 +441,14 @@ deliver(TlsConnection *self, const char *data, size_t size, PyObject *bytes)
     return result == NULL ? -1 : 0;
 }
 
-/* Decrypts and delivers all there is: what SSLProtocol._do_read__copied() does. 0, or 1 when Python must look what
-   OpenSSL has to say, or -1 with an exception. */
+static int
+read_outcome(int code)
+{
+    return code == TLS_ERROR_WANT_READ ? 0 : code == TLS_ERROR_ZERO_RETURN ? READ_CLOSED : READ_UNUSUAL;
+}
+
+/* Decrypts and delivers all there is: what SSLProtocol._do_read__copied() does. 0, or READ_CLOSED after the peer's
+   close_notify, READ_UNUSUAL when Python must look what OpenSSL has to say, or -1 with an exception. */
 static int
 read_copied(TlsConnection *self, const char *data, size_t size)
 {
@@ -438,9 +470,9 @@ read_copied(TlsConnection *self, const char *data, size_t size)
     if (filled == 0 || (unusual && code != 0 && code != TLS_ERROR_ZERO_RETURN)) {
         /* After an error the standard's method drops what it has read before it in the same go. */
         Py_XDECREF(bytes);
-        return code < 0 ? -1 : unusual;
+        return code < 0 ? -1 : read_outcome(code);
     }
-    return deliver(self, memory, filled, bytes) < 0 ? -1 : unusual;
+    return deliver(self, memory, filled, bytes) < 0 ? -1 : read_outcome(code);
 }
 
 /* The buffer of a BufferedProtocol, in `view`; how much of it to fill, or -1 with an exception. */
@@ -494,17 +526,21 @@ read_soon(TlsConnection *self)
 static int
 read_buffered(TlsConnection *self, const char *data, size_t size)
 {
+    /* Before get_buffer(), which may close the connection: the rest of the data is then read on the way. */
+    if (store(self, data, size) < 0) {
+        return -1;
+    }
     Py_buffer view = {NULL};
-    Py_ssize_t wanted = take_buffer(self, self->state->openssl->BIO_ctrl_pending(self->incoming) + size, &view);
+    Py_ssize_t wanted = take_buffer(self, self->state->openssl->BIO_ctrl_pending(self->incoming), &view);
     if (wanted <= 0 || !tls_is_native(self)) {
         PyBuffer_Release(&view);
-        return store(self, data, size) < 0 || wanted < 0 ? -1 : 1;
+        return wanted < 0 ? -1 : READ_UNUSUAL;
     }
     size_t filled = 0;
-    int code = decrypt(self, data, size, view.buf, (size_t)wanted, &filled);
+    int code = decrypt_stored(self, view.buf, (size_t)wanted, &filled);
     PyBuffer_Release(&view);
     if (code != 0 && code != TLS_ERROR_WANT_READ && code != TLS_ERROR_ZERO_RETURN) {
-        return code < 0 ? -1 : 1;
+        return code < 0 ? -1 : READ_UNUSUAL;
     }
     if (filled == (size_t)wanted && read_soon(self) < 0) {
         return -1;
@@ -512,7 +548,7 @@ read_buffered(TlsConnection *self, const char *data, size_t size)
     if (filled > 0 && deliver_filled(self, filled) < 0) {
         return -1;
     }
-    return code == TLS_ERROR_ZERO_RETURN;
+    return code == TLS_ERROR_ZERO_RETURN ? READ_CLOSED : 0;
 }
 
 /* What OpenSSL wants to send of its own accord, and flow control. -1 with an exception. */
@@ -543,6 +579,19 @@ after_reading(TlsConnection *self)
     return tls_is_native(self) ? control_reading(self) : 0;
 }
 
+/* The peer has said good-bye, which OpenSSL tells only once it is asked: passed on at once, whether or not the data
+   before it made the application pause. -1 with an exception. */
+static int
+end_reading(TlsConnection *self)
+{
+    PyObject *result = PyObject_CallMethod((PyObject *)self, "_call_eof_received", NULL);
+    if (result != NULL) {
+        Py_SETREF(result, PyObject_CallMethod((PyObject *)self, "_start_shutdown", NULL));
+    }
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* SSLProtocol._do_read() for what is stored and then `data`. -1 with what that does not catch. */
 static int
 do_read(TlsConnection *self, const char *data, size_t size)
@@ -555,6 +604,8 @@ do_read(TlsConnection *self, const char *data, size_t size)
         outcome = self->app_protocol_is_buffer ? read_buffered(self, data, size) : read_copied(self, data, size);
         if (outcome == 0) {
             outcome = after_reading(self);
+        } else if (outcome == READ_CLOSED) {
+            outcome = end_reading(self);
         }
     }
     Py_DECREF(socket);

@@ -71,6 +71,10 @@ PyObject *TLSConnection_write(PyObject *op, PyObject *const *args, Py_ssize_t na
 PyObject *TLSConnection_write_appdata(PyObject *op, PyObject *list);
 PyObject *TLSConnection_do_read(PyObject *op, PyObject *ignored);
 
+/* Before the connection is dropped: puts what the standard transport would have sent by now into the queue of ours, and
+   drops the rest. Calls no Python code. */
+void tls_seal_rest(TlsConnection *self);
+
 /* Drops what was written and not encrypted. */
 void tls_drop_plain(TlsConnection *self);
 

@@ -123,7 +123,7 @@ set_state(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
     }
     if (self->plain.count > 0) {
         if (value == self->state->openssl->unwrapped || !tls_is_native(self)) {
-            tls_drop_plain(self);
+            tls_seal_rest(self);
         } else if (tls_send(self) < 0) {
             return -1;
         }

@@ -259,7 +259,7 @@ transport_force_close(SocketTransport *self, PyObject *exc)
     if (self->conn_lost) {
         return 0;
     }
-    transport_drop_output(self);
+    transport_send_last(self);
     if (!self->closing) {
         self->closing = true;
         transport_stop_reading(self);

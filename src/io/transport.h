@@ -219,6 +219,16 @@ int transport_drained(SocketTransport *self);
    an exception. */
 int transport_finish_waiter(SocketTransport *self, PyObject *exc);
 
+static inline bool
+transport_takes_output(SocketTransport *self)
+{
+    return self->conn_lost == 0 && self->stream != NULL && io_may_touch(self->loop);
+}
+
+/* Offers the kernel what was written in this turn, as the standard transport's write() has done, and drops the rest. Runs
+   no Python code. */
+void transport_send_last(SocketTransport *self);
+
 /* Drops what was not sent. */
 void transport_drop_output(SocketTransport *self);
 

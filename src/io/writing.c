@@ -59,6 +59,19 @@ try_queue(SocketTransport *self)
     return 0;
 }
 
+void
+transport_send_last(SocketTransport *self)
+{
+    TlsConnection *tls = self->secured ? tls_of(self->state, self->protocol) : NULL;
+    if (tls != NULL) {
+        tls_seal_rest(tls);
+    }
+    if (!self->writing && transport_takes_output(self) && self->queue.count > 0) {
+        (void)try_queue(self);
+    }
+    transport_drop_output(self);
+}
+
 int
 transport_flush(SocketTransport *self)
 {

@@ -424,6 +424,8 @@ run_timed(LoopObject *loop, ReadyEntry *entry)
     if (err < 0) {
         return err;
     }
+    /* A step that was queued before debug mode was switched on. */
+    loop_leave_task(loop);
     PyObject *duration = PyFloat_FromDouble(seconds);
     PyObject *result = duration == NULL
                            ? NULL
@@ -493,6 +495,14 @@ yield_now_and_then(LoopObject *loop, uint64_t now)
     return PyErr_CheckSignals();
 }
 
+/* Was the last poll so short ago that a turn with work may do without? */
+static inline bool
+may_skip_poll(LoopObject *loop, uint64_t now)
+{
+    return loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < loop->poll_interval_ns &&
+           !loop->stopping;
+}
+
 /* Polls if it is time to, and blocks if there is nothing to do. -1 with an exception. */
 static int
 poll_events(LoopObject *loop)
@@ -502,8 +512,7 @@ poll_events(LoopObject *loop)
     }
     bool busy = loop->ready.count > 0 || loop->stopping;
     uint64_t now = compat_monotonic_ns();
-    if (busy && loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < loop->poll_interval_ns &&
-        !loop->stopping) {
+    if (busy && may_skip_poll(loop, now)) {
         loop->turns_since_poll++;
         return 0;
     }
@@ -517,10 +526,15 @@ poll_events(LoopObject *loop)
         if (polled < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
             return -1;
         }
-        if (polled == 0) {
-            return 0;
-        }
         now = compat_monotonic_ns();
+        if (polled == 0) {
+            /* One short job after the other must not keep what is ready waiting. */
+            if (may_skip_poll(loop, now)) {
+                loop->turns_since_poll++;
+                return 0;
+            }
+            loop_poll_now(loop);
+        }
     }
     loop->turns_since_poll = 0;
     loop->last_poll_ns = now;

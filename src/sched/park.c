@@ -2,6 +2,7 @@
 
 #include "sched/park.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #include "base/lowfds.h"
@@ -86,8 +87,16 @@ static bool
 is_intact(uv_loop_t *uv)
 {
     int fd = uv->async_io_watcher.fd;
-    struct epoll_event event = {.events = EPOLLIN, .data = {.fd = fd}};
-    return fd >= 0 && epoll_ctl(uv_backend_fd(uv), EPOLL_CTL_MOD, fd, &event) == 0;
+    struct epoll_event event = {.events = 0, .data = {.fd = fd}};
+    if (fd < 0) {
+        return false;
+    }
+    /* Not EPOLL_CTL_MOD, which would change how it is watched: libuv 1.49.0 does so edge-triggered. */
+    if (epoll_ctl(uv_backend_fd(uv), EPOLL_CTL_ADD, fd, &event) == 0) {
+        (void)epoll_ctl(uv_backend_fd(uv), EPOLL_CTL_DEL, fd, &event);
+        return false;
+    }
+    return errno == EEXIST;
 }
 
 #else

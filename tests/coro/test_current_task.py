@@ -412,3 +412,33 @@ def test_foreign_task_types_between_ours(observed):
     observed.run(main())
     seen = [pair for pair in observed.seen if pair[0] != "after the run"]
     assert len(seen) in (20, 30) and all(where == name for where, name in seen)
+
+
+def test_in_result_of_a_subclass(observed):
+    """A future of a Python class is asked for its result between two steps."""
+    base = fastloop.Future if isinstance(observed.loop, fastloop.Loop) else asyncio.Future
+    seen = []
+
+    class Future(base):
+        def result(self):
+            seen.append(asyncio.current_task())
+            return super().result()
+
+    async def busy():
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+    async def main():
+        future = Future(loop=observed.loop)
+        waiter = observed.loop.create_task(answer_of(future))
+        other = observed.loop.create_task(busy())
+        await asyncio.sleep(0)
+        observed.loop.call_soon(future.set_result, 1)
+        assert await waiter == 1
+        await other
+
+    async def answer_of(future):
+        return await future
+
+    observed.loop.run_until_complete(main())
+    assert seen[0] is None

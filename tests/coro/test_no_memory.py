@@ -88,8 +88,8 @@ for operation in (call_soon, call_later, create_task, create_future, set_result,
             future.cancel()
             task.cancel()
             assert loop.run_until_complete(answer(number)) == number
-            # A task whose step could not even begin (its context could not be entered) stays as it is, as on the standard
-            # loop; how often that is depends on the version.
+            # A task whose step could not even begin, since its context could not be entered, stays as it is, as on the
+            # standard loop; how often that is depends on the version.
             lost += not task.done()
             task._log_destroy_pending = False
             hoard += [result, task, future]

@@ -847,3 +847,30 @@ def test_sending_from_another_thread(run, endpoint):
         await until(lambda: protocol.received)
 
     run(main())
+
+
+def test_max_size_changed_while_datagrams_are_delivered(loop, run):
+    class Greedy(asyncio.DatagramProtocol):
+        sizes = []
+
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def datagram_received(self, data, address):
+            self.sizes.append(len(data))
+            self.transport.max_size = 1 << 24
+
+    async def main():
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ours.setblocking(False)
+        transport, protocol = await loop.create_datagram_endpoint(Greedy, sock=ours)
+        theirs.send(b"x")
+        theirs.send(b"y" * 400_000)
+        await until(lambda: len(protocol.sizes) == 2)
+        assert protocol.sizes == [1, 400_000]
+        transport.close()
+        theirs.close()
+        await turns(3)
+
+    run(main())

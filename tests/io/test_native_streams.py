@@ -859,3 +859,27 @@ assert all(dict(vars(cls)) == old for cls, old in before.items())
 assert asyncio.StreamReader is asyncio.streams.StreamReader
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_resumed_transport_may_deliver_at_once(run):
+    """What it feeds while it is resumed has not been searched yet."""
+
+    async def main():
+        async with connected() as connection:
+            reader = connection.reader
+            real = reader._transport
+
+            class Foreign:
+                def resume_reading(self):
+                    reader._buffer.extend(b"line\n")
+
+                def pause_reading(self):
+                    pass
+
+            reader._transport = Foreign()
+            reader._paused = True
+            asyncio.get_running_loop().call_soon(reader.feed_data, b"x")
+            assert await reader.readline() == b"line\n"
+            reader._transport = real
+
+    run(main())

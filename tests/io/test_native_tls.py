@@ -147,6 +147,22 @@ def pieces_of(data, seed, most):
         at += size
 
 
+def test_a_good_bye_behind_data_that_makes_the_protocol_pause(link, run):
+    """It comes in the same read, and is told although reading is paused."""
+
+    async def main():
+        protocol, peer = await link(lambda: Recorder(data_received=lambda p: p.transport.pause_reading()))
+        peer.tls.write(b"x" * 1000)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.send()
+        await until(lambda: "eof_received" in protocol.events)
+        assert protocol.data == b"x" * 1000
+        assert await peer.read() == b""
+
+    run(main())
+
+
 # ---------------------------------------------------------------- which way
 
 

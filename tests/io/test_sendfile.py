@@ -229,3 +229,23 @@ def test_wrong_arguments_for_a_plain_socket(loop, run, file):
         theirs.close()
 
     run(main())
+
+
+@pytest.mark.fastloop_only(reason="a KeyError, and the first one hangs, on the standard loop")
+@plain
+def test_a_second_sendfile_does_not_disturb_the_first(connect, loop, run, file, tmp_path):
+    async def main():
+        transport, protocol, peer = await connect(small=True)
+        first = asyncio.ensure_future(loop.sendfile(transport, file))
+        await turns(20)
+        assert not first.done()
+        other = tmp_path / "other"
+        other.write_bytes(b"other")
+        with open(other, "rb") as opened, pytest.raises(RuntimeError, match="Empty waiter is already set"):
+            await loop.sendfile(transport, opened)
+        with pytest.raises(RuntimeError, match="sendfile is in progress"):
+            transport.write(b"intruder")
+        assert await peer.recv_exactly(len(DATA)) == DATA
+        assert await first == len(DATA)
+
+    run(main())

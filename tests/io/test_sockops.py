@@ -1092,3 +1092,83 @@ def test_a_loop_closed_while_calls_wait(loop_factory, pair, guard):
 
 async def started(call):
     return call.send(None)
+
+
+# ---------------------------------------------------------------- what happens between the call and the wait
+
+
+def test_a_call_of_a_loop_that_was_closed(loop_factory):
+    """What is there is received, by whoever awaits it."""
+    first, second = socket_pair("unix")
+    second.send(b"x")
+    old, new = loop_factory(), loop_factory()
+    call = old.sock_recv(first, 10)
+    old.close()
+
+    async def main():
+        return await call
+
+    assert new.run_until_complete(main()) == b"x"
+    new.close()
+    first.close()
+    second.close()
+
+
+@pytest.mark.fastloop_only(reason="the standard loop blocks")
+def test_a_socket_made_blocking_after_the_call(loop, run, pair, disabled):
+    if disabled == "sockets":
+        pytest.skip("the standard code blocks")
+
+    async def main():
+        first, second = pair
+        call = loop.sock_recv(first, 10)
+        first.setblocking(True)
+        task = asyncio.ensure_future(call)
+        # A call that blocks would let nobody send.
+        loop.call_later(0.01, second.send, b"x")
+        assert await task == b"x"
+        first.setblocking(False)
+
+    run(main())
+
+
+def test_another_socket_under_the_same_number(loop, run, pair):
+    """dup2() puts another connection under the very object that was waited for."""
+
+    async def main():
+        first, second = pair
+        loop.call_later(0.001, second.send, b"x")
+        assert await loop.sock_recv(first, 10) == b"x"
+        third, fourth = socket_pair("unix")
+        os.dup2(third.fileno(), first.fileno())
+        third.close()
+        loop.call_later(0.001, fourth.send, b"y")
+        assert await loop.sock_recv(first, 10) == b"y"
+        fourth.close()
+
+    run(main())
+
+
+def test_a_duplicate_that_stays_open_tells_nobody(loop, run):
+    """As in a child of a fork: the kernel goes on reporting the closed socket under its number."""
+
+    async def main():
+        first, second = socket_pair("unix")
+        loop.call_later(0.001, second.send, b"x")
+        assert await loop.sock_recv(first, 10) == b"x"
+        duplicate = first.dup()
+        number = first.fileno()
+        first.close()
+        quiet, silent = socket_pair("unix")
+        assert quiet.fileno() == number
+        called = []
+        loop.add_reader(quiet, called.append, "?")
+        for _ in range(5):
+            second.send(b"y")
+            await asyncio.sleep(0.001)
+        loop.remove_reader(quiet)
+        assert called == []
+        for sock in (duplicate, second, quiet, silent):
+            sock.close()
+
+    run(main())

@@ -510,6 +510,33 @@ def test_abort_drops_what_was_not_sent(connect, run):
     run(main())
 
 
+def test_what_was_written_before_abort_is_sent(connect, run):
+    async def main():
+        transport, protocol, peer = await connect()
+        transport.write(b"good-")
+        transport.write(b"bye")
+        transport.abort()
+        assert await peer.recv_exactly(8) == b"good-bye"
+        await until(lambda: protocol.lost)
+
+    run(main())
+
+
+def test_what_was_written_before_the_protocol_failed_is_sent(connect, run, guard):
+    def fail(protocol):
+        protocol.transport.write(b"error 400")
+        raise LookupError("asked too much")
+
+    async def main():
+        _, protocol, peer = await connect(lambda: Recorder(data_received=fail))
+        await peer.sendall(b"?")
+        assert await peer.recv_exactly(9) == b"error 400"
+        await until(lambda: protocol.lost)
+        assert any("data_received() call failed" in text for text in guard.log.take()) or connect.tls
+
+    run(main())
+
+
 def test_abort_after_close_ends_the_wait_for_a_peer_that_does_not_read(connect, run):
     async def main():
         transport, protocol, _ = await connect(small=True)
@@ -711,5 +738,24 @@ def test_nagle_is_off(connect, run):
         # The stock loop sees only sockets whose protocol is IPPROTO_TCP.
         if sock.proto == socket.IPPROTO_TCP:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    run(main())
+
+
+def test_a_reader_of_the_descriptor_is_replaced_by_the_transport(loop, run):
+    async def main():
+        ours, theirs = socket_pair("unix")
+        called = []
+        loop.add_reader(ours, called.append, "?")
+        transport, protocol = await loop.create_unix_connection(Recorder, sock=ours)
+        transport.pause_reading()
+        theirs.send(b"hello")
+        await turns(20)
+        transport.resume_reading()
+        await until(lambda: protocol.data == b"hello")
+        assert called == []
+        transport.close()
+        await until(lambda: protocol.lost)
+        theirs.close()
 
     run(main())

@@ -446,3 +446,30 @@ def test_done_callbacks_of_a_future_run_in_order_in_a_later_turn(loop, run):
 
     run(main())
     assert seen == [(i, "value") for i in range(5)] + ["late"]
+
+
+@pytest.mark.fastloop_only(reason="the standard loop keeps no contexts")
+def test_a_kept_context_that_somebody_found_is_not_used(loop):
+    """Contexts of handles that have run are kept; gc.get_objects() finds them."""
+    variable = contextvars.ContextVar("variable")
+    seen = []
+
+    def spoil():
+        for found in gc.get_objects():
+            if type(found) is contextvars.Context and not found:
+                try:
+                    found.run(variable.set, "foreign")
+                except RuntimeError:
+                    pass
+
+    def main():
+        for function in [int] * 5 + [spoil, loop.stop]:
+            loop.call_soon(function)
+        loop.run_forever()
+        for _ in range(8):
+            loop.call_soon(lambda: seen.append(variable.get(None)))
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+    contextvars.Context().run(main)
+    assert seen == [None] * 8
