@@ -17,8 +17,8 @@ TSAN_SECONDS ?= 1800
 
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2], sys.abiflags))')
 VENV := .venv-$(TAG)
-PY := $(VENV)/bin/python
-SETUP := PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
+PY = $(VENV)/bin/python
+SETUP = PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 # Plugins that come with libraries of the extra 'ecosystem' would make loops and tests of their own.
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
@@ -137,6 +137,8 @@ conformance: ## run CPython's own tests of asyncio on fastloop, and compare the 
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json
 	$(PY) tests/conformance/surface.py
 
+# An environment of its own: some of these libraries change what others do, and the signal handlers of the process.
+ecosystem setup-ecosystem: VENV = .venv-$(TAG)-ecosystem
 ecosystem: ## install the libraries and servers that tests/ecosystem, stress and docs use, and run these
 	@$(SETUP) ecosystem
 	FASTLOOP_REQUIRE_ALL=1 $(PY) $(PYTEST) tests/ecosystem tests/stress tests/docs
