@@ -39,6 +39,7 @@ COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 
 #: (regular expression over "question: difference", heading in docs/compatibility.md)
 EXPLAINED = [
+    (r"^UDP transport: bases: stock (?!.*DatagramTransport.*fastloop)", "Bases of datagram transports"),
     (
         r"^TLS transport: (write: stock method|write (docstring|signature): .*missing|del t.write)",
         "write() of a TLS transport",

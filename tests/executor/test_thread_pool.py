@@ -13,7 +13,7 @@ from concurrent.futures.thread import BrokenThreadPool
 import pytest
 
 import fastloop
-from fastloop import ThreadPool
+from fastloop import ThreadPool, switches
 from helpers import new_loop, outcome, until
 
 from .pools import occupy, workers
@@ -96,6 +96,7 @@ def test_items_and_jobs_share_one_queue_in_order(loop, run):
     assert seen == list(range(200))
 
 
+@pytest.mark.skipif("pool" in switches.disabled(), reason="it is about what is switched off")
 def test_jobs_of_loops_make_no_concurrent_futures(loop, run, monkeypatch):
     def refuse(*args):
         raise AssertionError("a concurrent.futures.Future was made")

@@ -29,6 +29,8 @@ def streams(request, loop_name, monkeypatch):
         if loop_name == "stock":
             pytest.skip("nothing to switch off")
         monkeypatch.setenv("FASTLOOP_DISABLE", "streams")
+    else:
+        monkeypatch.delenv("FASTLOOP_DISABLE", raising=False)
     return request.param
 
 

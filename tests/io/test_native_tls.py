@@ -22,6 +22,8 @@ def path(request, loop_name, monkeypatch):
         if loop_name == "stock":
             pytest.skip("the switch is fastloop's")
         monkeypatch.setenv("FASTLOOP_DISABLE", "tls")
+    else:
+        monkeypatch.delenv("FASTLOOP_DISABLE", raising=False)
     return request.param
 
 

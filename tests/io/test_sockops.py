@@ -1023,20 +1023,20 @@ def test_other_callbacks_run_while_a_quick_reader_takes_everything(loop, run, pa
 
         def read():
             nonlocal received
-            while received < 64 * MIB:
+            while received < 16 * MIB:
                 received += len(second.recv(MIB))
 
         def tick():
             nonlocal ticks
             ticks += 1
-            if received < 64 * MIB:
+            if received < 16 * MIB:
                 loop.call_soon(tick)
 
         reading = loop.run_in_executor(None, read)
         tick()
-        await loop.sock_sendall(first, b"x" * 64 * MIB)
+        await loop.sock_sendall(first, b"x" * 16 * MIB)
         await reading
-        assert received == 64 * MIB and ticks > 1
+        assert received == 16 * MIB and ticks > 1
         await loop.shutdown_default_executor()
         await turns(2)
 
