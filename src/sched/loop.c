@@ -21,8 +21,12 @@ enum {
        callbacks must not wait longer than 20 us; an empty poll costs 0.5 us. */
     POLL_INTERVAL_NS = 10000, /* loop.poll_interval_ns, which only benchmarks change */
     POLL_INTERVAL_TURNS = 16,
-    /* A chain of callbacks that is pure C lets nobody else run: give the thread state away this often. */
-    RELEASE_INTERVAL_NS = 5000000,
+    /* Where each turn has work, other threads get the interpreter around a poll, this often. A thread that waits for it
+       may still be late each time, and each time starts anew to count the switch interval (5 ms) after which it would
+       demand it. So the first part of each period is without, and long enough for that. */
+    RELEASE_INTERVAL_NS = 20000,
+    RELEASE_PERIOD_NS = 20000000,
+    DEMAND_NS = 8000000,
 };
 
 /* ---- time ---- */
@@ -482,17 +486,24 @@ collect_timers(LoopObject *loop)
     return 0;
 }
 
-/* Lets other threads and signal handlers in when nothing else did for a while. */
+/* Polls without blocking, for a turn that has work. Lets signal handlers in, and other threads now and then. */
 static int
-yield_now_and_then(LoopObject *loop, uint64_t now)
+poll_between(LoopObject *loop, uint64_t now)
 {
     loop_leave_task(loop);
-    if (now - loop->last_release_ns > RELEASE_INTERVAL_NS) {
-        PyThreadState *thread_state = PyEval_SaveThread();
-        PyEval_RestoreThread(thread_state);
-        loop->last_release_ns = compat_monotonic_ns();
+    if (PyErr_CheckSignals() < 0) {
+        return -1;
     }
-    return PyErr_CheckSignals();
+    if (loop->watchers_changed || now - loop->last_release_ns < RELEASE_INTERVAL_NS ||
+        now % RELEASE_PERIOD_NS < DEMAND_NS) {
+        loop_poll_now(loop);
+        return 0;
+    }
+    loop_release(loop);
+    loop_poll(loop, UV_RUN_NOWAIT);
+    loop_enter(loop);
+    loop->last_release_ns = now;
+    return 0;
 }
 
 /* Was the last poll so short ago that a turn with work may do without? */
@@ -517,10 +528,9 @@ poll_events(LoopObject *loop)
         return 0;
     }
     if (busy) {
-        if (yield_now_and_then(loop, now) < 0) {
+        if (poll_between(loop, now) < 0) {
             return -1;
         }
-        loop_poll_now(loop);
     } else {
         int polled = sleep_until_event(loop, now);
         if (polled < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {

@@ -157,6 +157,14 @@ loop_leave_task(LoopObject *loop)
     }
 }
 
+/* Gives the thread state away for a poll; loop_enter() takes it back. */
+static inline void
+loop_release(LoopObject *loop)
+{
+    atomic_fetch_sub_explicit(&loop->state->attached, 1, memory_order_relaxed);
+    loop->released = PyEval_SaveThread();
+}
+
 /* First statement of every libuv callback: takes the thread state back if the poll gave it away. */
 static inline void
 loop_enter(LoopObject *loop)

@@ -270,8 +270,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         loop_poll_now(loop);
         return 1;
     }
-    atomic_fetch_sub_explicit(&loop->state->attached, 1, memory_order_relaxed);
-    loop->released = PyEval_SaveThread();
+    loop_release(loop);
     if (spin_ns > 0 && spin_until_woken(loop, spin_ns)) {
         loop_enter(loop);
         loop->last_release_ns = compat_monotonic_ns();

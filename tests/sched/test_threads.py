@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import os
 import queue
 import threading
 import time
@@ -380,3 +381,35 @@ def test_other_threads_run_while_the_loop_waits_or_spins(loop):
     stop.set()
     thread.join()
     assert progress[0] >= 5
+
+
+@pytest.mark.parametrize("chain", ["callbacks", "tasks"])
+def test_a_thread_gets_the_interpreter_beside_a_busy_chain(loop, run, chain):
+    """Each write lets go of the interpreter, and takes it back from a loop that always has work."""
+
+    async def main():
+        writing = True
+
+        def write():
+            nonlocal writing
+            try:
+                with open(os.devnull, "wb", buffering=0) as file:
+                    for _ in range(1000):
+                        file.write(b"x")
+            finally:
+                writing = False
+
+        def tick():
+            if writing:
+                loop.call_soon(tick)
+
+        job = loop.run_in_executor(None, write)
+        if chain == "callbacks":
+            tick()
+        while writing and chain == "tasks":
+            await asyncio.sleep(0)
+        await job
+        await loop.shutdown_default_executor()
+        await asyncio.sleep(0)
+
+    run(main())
