@@ -7,6 +7,7 @@ what a test brings about on purpose it takes from `guard` (see helpers.Guard).
 """
 
 import asyncio
+import contextvars
 import faulthandler
 import socket
 import ssl
@@ -59,6 +60,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.timeout(TIMEOUT, method="signal"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run it in an empty context, as programs begin; what pytest imports leaves a variable in that of the thread."""
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    contextvars.Context().run(pyfuncitem.obj, **arguments)
+    return True
+
+
 def pytest_unconfigure(config):
     faulthandler.cancel_dump_traceback_later()
 
@@ -97,6 +106,14 @@ def guard(request):
         yield watch
     if problems := watch.leftovers():
         pytest.fail("left behind:\n  " + "\n  ".join(problems), pytrace=False)
+
+
+@pytest.fixture
+def debug_off(monkeypatch):
+    """For what debug mode refuses or prints: loops are made without, however Python was started; children too."""
+    monkeypatch.setattr(asyncio.coroutines, "_is_debug_mode", lambda: False)
+    for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -18,12 +18,26 @@ context_is_empty(PyObject *context)
     return PyContext_CheckExact(context) && PyContext_Type.tp_as_mapping->mp_length(context) == 0;
 }
 
+static int
+context_visit(PyObject *Py_UNUSED(op), void *Py_UNUSED(arg))
+{
+    return 1;
+}
+
+/* The garbage collector takes the variables out of a context that it found unreachable, which is not usable then. It may
+   reach the context only after its holder is gone: a spare one is asked again before it serves. */
+static inline bool
+context_is_whole(PyObject *context)
+{
+    return PyContext_Type.tp_traverse(context, context_visit, NULL) != 0;
+}
+
 /* Is `context`, of which we hold a reference, as good as a new copy of an empty one? */
 static inline bool
 context_is_spare(PyObject *context)
 {
-    return is_unshared(context) && context_is_empty(context) &&
-           *(PyObject **)((char *)context + PyContext_Type.tp_weaklistoffset) == NULL;
+    return is_unshared(context) && PyContext_CheckExact(context) && context_is_whole(context) &&
+           context_is_empty(context) && *(PyObject **)((char *)context + PyContext_Type.tp_weaklistoffset) == NULL;
 }
 
 /* PyContext_CopyCurrent(); `spare` is NULL or a spare context, whose reference is taken. */

@@ -104,6 +104,7 @@ print("fine")
 """
 
 
+@pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only
 def test_allocations_fail(python):
     assert python(PROGRAM, stderr=None).strip() == "fine"

@@ -71,6 +71,7 @@ def test_native():
     assert fastloop.Task is not asyncio.Task
 
 
+@pytest.mark.usefixtures("debug_off")
 def test_import_leaves_no_tasks_behind():
     """The check of the structs uses standard tasks; none of them may outlive it, or be seen in a debugger."""
     code = (
@@ -256,6 +257,7 @@ def test_recycled_objects_are_fresh():
         loop.close()
 
 
+@pytest.mark.usefixtures("debug_off")
 def test_looking_in(kind):
     future = kind.future()
     variable = contextvars.ContextVar("variable")

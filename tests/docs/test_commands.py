@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("shell", "python")
 MARKS = ("not run", "file", "prints", "exits", "serves", "needs", "python")
-STRICT = any(os.environ.get(name, "").lower() in ("1", "true") for name in ("CI", "FASTLOOP_REQUIRE_ALL"))
+# Set by `make ecosystem`, which installs all of it.
+STRICT = os.environ.get("FASTLOOP_REQUIRE_ALL", "").lower() in ("1", "true")
 SECONDS = 100
 
 

@@ -473,3 +473,36 @@ def test_a_kept_context_that_somebody_found_is_not_used(loop):
 
     contextvars.Context().run(main)
     assert seen == [None] * 8
+
+
+@pytest.mark.parametrize("kind", ["handle", "timer", "task"])
+def test_what_the_garbage_collector_took_apart_is_not_used_again(loop, run, kind):
+    """It empties a context that only a handle or a task in a cycle held, before or after that is freed."""
+
+    async def leave_a_cycle():
+        class Owner:
+            def method(self):
+                pass
+
+            async def wait(self):
+                await asyncio.sleep(0)
+
+        owner = Owner()
+        if kind == "handle":
+            owner.held = loop.call_soon(owner.method)
+        elif kind == "timer":
+            owner.held = loop.call_later(0, owner.method)
+        else:
+            owner.held = loop.create_task(owner.wait())
+        await asyncio.sleep(0.001)
+
+    async def main():
+        for _ in range(3):
+            await leave_a_cycle()
+            gc.collect()
+            handles = [loop.call_later(1000, int) for _ in range(5)] + [loop.call_soon(int) for _ in range(5)]
+            await asyncio.gather(*(loop.create_task(asyncio.sleep(0)) for _ in range(5)))
+            for handle in handles:
+                handle.cancel()
+
+    run(main())

@@ -12,7 +12,11 @@ import pytest
 
 from helpers import until
 
-pytestmark = pytest.mark.fastloop_only("the stock loop is not made for this")
+# Debug mode refuses what these threads do.
+pytestmark = [
+    pytest.mark.fastloop_only("the stock loop is not made for this"),
+    pytest.mark.usefixtures("debug_off"),
+]
 
 #: Makes everything here longer; `make stress` sets it.
 SCALE = int(os.environ.get("FASTLOOP_STRESS", "1"))
