@@ -323,6 +323,7 @@ def test_getaddrinfo_answers_as_socket_getaddrinfo(loop, run, flags):
     run(main())
 
 
+@pytest.mark.usefixtures("debug_off")
 def test_a_numeric_address_needs_no_thread(loop, loop_name, run):
     async def main():
         before = threading.active_count()

@@ -406,6 +406,7 @@ loop.close()
 
 @ours
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("debug_off")
 def test_descriptors_closed_at_random(python, seed):
     """Never does the process end, nor is a connection harmed whose descriptor was left alone."""
     python(FUZZ.replace("SEED", str(seed)).replace("SECONDS", "1.5"))

@@ -179,6 +179,7 @@ def trace_on(loop, seed):
 
 @pytest.mark.fastloop_only("a direct comparison")
 @pytest.mark.parametrize("block", range(10))
+@pytest.mark.usefixtures("debug_off")
 def test_random_traces_are_those_of_the_standard_loop(loop, is_native, block):
     stock = new_loop("stock")
     try:

@@ -615,6 +615,7 @@ def test_keywords(loop, run, pair):
     run(main())
 
 
+@pytest.mark.usefixtures("debug_off")
 def test_a_socket_with_a_timeout_blocks_as_on_the_stock_loop(loop, run, pair):
     first, second = pair
     first.settimeout(0.01)
@@ -868,6 +869,7 @@ def test_another_object_for_the_same_descriptor(loop, run, pair):
 
 
 @pytest.mark.fastloop_only(reason="the stock loop never ends such a wait")
+@pytest.mark.usefixtures("debug_off")
 def test_a_wait_on_a_closed_socket_ends_when_its_number_is_waited_for_again(loop, run, disabled):
     if disabled == "sockets":
         return
@@ -1115,6 +1117,7 @@ def test_a_call_of_a_loop_that_was_closed(loop_factory):
 
 
 @pytest.mark.fastloop_only(reason="the standard loop blocks")
+@pytest.mark.usefixtures("debug_off")
 def test_a_socket_made_blocking_after_the_call(loop, run, pair, disabled):
     if disabled == "sockets":
         pytest.skip("the standard code blocks")
