@@ -40,14 +40,21 @@ context_is_spare(PyObject *context)
            context_is_empty(context) && *(PyObject **)((char *)context + PyContext_Type.tp_weaklistoffset) == NULL;
 }
 
+/* Would PyContext_CopyCurrent() give an empty context? */
+static inline bool
+context_current_is_empty(void)
+{
+    PyObject *current = PyThreadState_Get()->context;
+    return current == NULL || context_is_empty(current);
+}
+
 /* PyContext_CopyCurrent(); `spare` is NULL or a spare context, whose reference is taken. */
 static inline PyObject *
 context_copy_current(PyObject *spare)
 {
     if (spare != NULL) {
-        PyObject *current = PyThreadState_Get()->context;
         /* Somebody may have found it meanwhile, by gc.get_objects() for one. */
-        if (LIKELY((current == NULL || context_is_empty(current)) && context_is_spare(spare))) {
+        if (LIKELY(context_current_is_empty() && context_is_spare(spare))) {
             return spare;
         }
         Py_DECREF(spare);

@@ -36,7 +36,15 @@ take_parked(LoopObject *loop, PyTypeObject *type)
     return handle;
 }
 
-/* A tracked handle with everything but the type's own fields set. */
+void
+handle_track(PyObject *handle)
+{
+    if (!PyObject_GC_IsTracked(handle)) {
+        PyObject_GC_Track(handle);
+    }
+}
+
+/* An untracked handle with everything but the type's own fields set. */
 static HandleObject *
 make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
      PyObject *context)
@@ -61,20 +69,17 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
         }
         PyObject_GC_UnTrack(handle);
     }
-    /* The one that it was parked with, if it may serve. */
-    PyObject *spare = handle->context;
-    handle->context = NULL;
-    if (context == NULL || context == Py_None) {
-        handle->context = context_copy_current(spare);
-    } else {
-        Py_XDECREF(spare);
-        handle->context = Py_NewRef(context);
-    }
     handle->callback = NULL;
-    if (handle->context == NULL) {
-        Py_XDECREF(args_tuple);
-        Py_DECREF(handle);
-        return NULL;
+    handle->context = NULL;
+    if (context != NULL && context != Py_None) {
+        handle->context = Py_NewRef(context);
+    } else if (!context_current_is_empty()) {
+        handle->context = PyContext_CopyCurrent();
+        if (handle->context == NULL) {
+            Py_XDECREF(args_tuple);
+            Py_DECREF(handle);
+            return NULL;
+        }
     }
     handle->loop = (LoopObject *)Py_NewRef(loop);
     handle->callback = Py_NewRef(callback);
@@ -89,7 +94,6 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
     handle->threadsafe = false;
     handle->scheduled = false;
     handle->when_object = NULL;
-    PyObject_GC_Track(handle);
     return handle;
 }
 
@@ -105,11 +109,21 @@ handle_set_traceback(LoopObject *loop, HandleObject *handle)
 }
 
 HandleObject *
-handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+handle_new_untracked(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
 {
     HandleObject *handle = make(loop, loop->state->HandleType, callback, args, nargs, context);
     if (handle != NULL && UNLIKELY(loop->debug) && handle_set_traceback(loop, handle) < 0) {
         Py_CLEAR(handle);
+    }
+    return handle;
+}
+
+HandleObject *
+handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    HandleObject *handle = handle_new_untracked(loop, callback, args, nargs, context);
+    if (handle != NULL) {
+        handle_track((PyObject *)handle);
     }
     return handle;
 }
@@ -122,6 +136,7 @@ timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject 
     if (handle == NULL) {
         return NULL;
     }
+    PyObject_GC_Track(handle);
     handle->when = when;
     handle->when_object = Py_XNewRef(when_object);
     if (UNLIKELY(isnan(when))) {
@@ -141,12 +156,60 @@ timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject 
     return handle;
 }
 
+/* ---- contexts ---- */
+
+/* The context of a handle, made now if nobody has asked for it yet: an empty one. NULL with MemoryError, or without an
+   exception when the collector has cleared the handle. */
+static PyObject *
+context_of(HandleObject *handle)
+{
+    PyObject *context;
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    context = Py_XNewRef(handle->context);
+    FL_END_CRITICAL_SECTION();
+    LoopObject *loop = handle->loop;
+    if (context != NULL || loop == NULL) {
+        return context;
+    }
+    if (!HAVE_FREE_THREADING) {
+        context = loop->spare_context;
+        loop->spare_context = NULL;
+    }
+    /* Somebody may have found it meanwhile, by gc.get_objects() for one. */
+    if (context == NULL || UNLIKELY(!context_is_spare(context))) {
+        Py_XDECREF(context);
+        context = PyContext_New();
+        if (context == NULL) {
+            return NULL;
+        }
+    }
+    FL_BEGIN_CRITICAL_SECTION(handle);
+    if (handle->context == NULL) {
+        handle->context = Py_NewRef(context);
+    } else {
+        Py_SETREF(context, Py_NewRef(handle->context));
+    }
+    FL_END_CRITICAL_SECTION();
+    return context;
+}
+
+/* Keeps the context of a handle that has run for the next one, if nobody can tell. */
+static inline void
+spare_context(LoopObject *loop, HandleObject *handle)
+{
+    if (!HAVE_FREE_THREADING && loop->spare_context == NULL && handle->context != NULL && !loop->closed &&
+        context_is_spare(handle->context)) {
+        loop->spare_context = handle->context;
+        handle->context = NULL;
+    }
+}
+
 /* ---- running ---- */
 
 /* What a handle calls, with references of its own: the callee may cancel the handle, and so may another thread. */
 typedef struct {
-    PyObject *callback; /* NULL when there is nothing to call any more */
-    PyObject *context;
+    PyObject *callback;                      /* NULL when there is nothing to call any more */
+    PyObject *context;                       /* NULL while it is not needed */
     PyObject *tuple;                         /* the arguments, or NULL ... */
     PyObject *stack[1 + HANDLE_INLINE_ARGS]; /* ... and then they are here, behind one free place */
     int nargs;
@@ -155,11 +218,10 @@ typedef struct {
 static inline void
 get_call(HandleObject *handle, Call *call)
 {
-    call->callback = NULL;
+    call->callback = call->context = NULL;
     FL_BEGIN_CRITICAL_SECTION(handle);
     if (LIKELY(!handle->cancelled && handle->callback != NULL)) {
         call->callback = Py_NewRef(handle->callback);
-        call->context = Py_NewRef(handle->context);
         call->tuple = Py_XNewRef(handle->args_tuple);
         call->nargs = handle->nargs;
         for (int i = 0; i < handle->nargs; i++) {
@@ -176,7 +238,7 @@ drop_call(Call *call)
         Py_DECREF(call->stack[1 + i]);
     }
     Py_XDECREF(call->tuple);
-    Py_DECREF(call->context);
+    Py_XDECREF(call->context);
     Py_DECREF(call->callback);
 }
 
@@ -201,10 +263,14 @@ call_in_foreign_context(Call *call)
     return result;
 }
 
-/* Calls callback(*args) in its context. */
+/* Calls callback(*args) in the context of the handle. */
 static PyObject *
-call_in_context(Call *call)
+call_in_context(HandleObject *handle, Call *call)
 {
+    call->context = context_of(handle);
+    if (UNLIKELY(call->context == NULL)) {
+        return NULL;
+    }
     if (UNLIKELY(!PyContext_CheckExact(call->context))) {
         return call_in_foreign_context(call);
     }
@@ -245,12 +311,13 @@ report_error(LoopObject *loop, PyObject *handle)
     return 0;
 }
 
-int
-handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+/* Calls what the handle has to call. -1 with an exception that ends the run. */
+static inline int
+run_call(LoopObject *loop, HandleObject *handle)
 {
     State *state = loop->state;
     Call call;
-    get_call(HandleObject_CAST(owner), &call);
+    get_call(handle, &call);
     if (call.callback == NULL) {
         return 0;
     }
@@ -260,12 +327,23 @@ handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
         done = state->complete_future(state, call.stack[1], call.stack[2]);
     }
     if (done == 0) {
-        PyObject *result = call_in_context(&call);
+        PyObject *result = call_in_context(handle, &call);
         done = result == NULL ? -1 : 1;
         Py_XDECREF(result);
     }
-    int err = done < 0 ? report_error(loop, owner) : 0;
+    int err = done < 0 ? report_error(loop, (PyObject *)handle) : 0;
     drop_call(&call);
+    spare_context(loop, handle);
+    return err;
+}
+
+int
+handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    int err = run_call(loop, HandleObject_CAST(owner));
+    if (UNLIKELY(Py_REFCNT(owner) > 1)) {
+        handle_track(owner);
+    }
     return err;
 }
 
@@ -420,8 +498,8 @@ Handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *context = HandleObject_CAST(op)->context;
-    return Py_NewRef(context == NULL ? Py_None : context);
+    PyObject *context = context_of(HandleObject_CAST(op));
+    return context != NULL || PyErr_Occurred() ? context : Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -513,7 +591,7 @@ get_loop(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 get_context(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none(HandleObject_CAST(op), &HandleObject_CAST(op)->context);
+    return Handle_get_context(op, NULL);
 }
 
 static PyObject *
@@ -626,16 +704,15 @@ Handle_clear(PyObject *op)
     return 0;
 }
 
-/* Keeps an empty handle for the next one of its loop, and `context` with it; false when both must be freed. */
+/* Keeps an empty handle for the next one of its loop; false when it must be freed. */
 static bool
-park(LoopObject *loop, HandleObject *handle, PyObject *context)
+park(LoopObject *loop, HandleObject *handle)
 {
     HandleFreeList *list = free_list_of(loop, Py_TYPE(handle));
     if (!loop_is_held_here(loop) || loop->closed || list->count >= HANDLE_FREE_MAX) {
         return false;
     }
     handle->callback = (PyObject *)list->first;
-    handle->context = context;
     list->first = handle;
     list->count++;
     return true;
@@ -654,14 +731,8 @@ Handle_dealloc(PyObject *op)
     }
     /* Our reference keeps the loop alive until the handle is parked with it. */
     LoopObject *loop = (LoopObject *)Py_XNewRef(handle->loop);
-    PyObject *context = handle->context;
-    handle->context = NULL;
     (void)Handle_clear(op);
-    if (context != NULL && !context_is_spare(context)) {
-        Py_CLEAR(context);
-    }
-    if (loop == NULL || !park(loop, handle, context)) {
-        Py_XDECREF(context);
+    if (loop == NULL || !park(loop, handle)) {
         type->tp_free(op);
     }
     Py_DECREF(type);
@@ -670,22 +741,38 @@ Handle_dealloc(PyObject *op)
 }
 
 static void
-free_list_clear(HandleFreeList *list)
+free_list_shrink(HandleFreeList *list, int count)
 {
-    while (list->first != NULL) {
+    while (list->count > count) {
         HandleObject *handle = list->first;
         list->first = (HandleObject *)handle->callback;
-        Py_XDECREF(handle->context);
+        list->count--;
         PyObject_GC_Del(handle);
     }
-    list->count = 0;
+}
+
+static inline void
+free_list_trim(HandleFreeList *list)
+{
+    if (UNLIKELY(list->count > HANDLE_FREE_LONG)) {
+        int trimmed = list->count - HANDLE_FREE_TRIM;
+        free_list_shrink(list, trimmed > HANDLE_FREE_LONG ? trimmed : HANDLE_FREE_LONG);
+    }
+}
+
+void
+handle_free_list_trim(LoopObject *loop)
+{
+    free_list_trim(&loop->free_handles);
+    free_list_trim(&loop->free_timers);
 }
 
 void
 handle_free_list_clear(LoopObject *loop)
 {
-    free_list_clear(&loop->free_handles);
-    free_list_clear(&loop->free_timers);
+    free_list_shrink(&loop->free_handles, 0);
+    free_list_shrink(&loop->free_timers, 0);
+    Py_CLEAR(loop->spare_context);
 }
 
 static PyMethodDef Handle_methods[] = {

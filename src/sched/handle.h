@@ -16,7 +16,7 @@ typedef struct {
     PyObject *base_slots[HANDLE_BASE_SLOTS];
     LoopObject *loop;   /* strong; NULL while parked on the free list */
     PyObject *callback; /* NULL once cancelled; the next one while parked */
-    PyObject *context;  /* an empty one or NULL while parked */
+    PyObject *context;  /* NULL for an empty one that nobody has asked for yet, see context_of() */
     PyObject *args[HANDLE_INLINE_ARGS];
     PyObject *args_tuple;       /* instead of args[] when there are more than three, or when somebody looked */
     PyObject *source_traceback; /* debug mode only */
@@ -38,13 +38,19 @@ extern PyType_Spec TimerHandle_spec;
 /* New handle for callback(*args). `context` may be NULL: a copy of the current one. Leaves it to the caller to queue it. */
 HandleObject *handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *context);
+/* The same, but the collector does not know of it before handle_track(). */
+HandleObject *handle_new_untracked(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
+                                   PyObject *context);
+
+/* Hands a handle to the collector, if it was not before. */
+void handle_track(PyObject *handle);
 
 /* New timer handle for `when` seconds of the loop's clock, not in the heap yet. `when_object` is what when() gives back:
    NULL for the float itself. */
 HandleObject *timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject *callback,
                                PyObject *const *args, Py_ssize_t nargs, PyObject *context);
 
-/* ready_run of our handles. */
+/* ready_run of our handles. Who keeps the handle beyond it keeps a tracked one. */
 int handle_run(LoopObject *loop, PyObject *owner, PyObject *arg);
 
 /* ready_run of the handles of call_soon_threadsafe(): since 3.14 cancel() and cancelled() of another thread wait while
@@ -57,7 +63,10 @@ int handle_run_foreign(LoopObject *loop, PyObject *owner, PyObject *arg);
 /* The handle's record of where it was made, from the Python frame that called us; debug mode only. */
 int handle_set_traceback(LoopObject *loop, HandleObject *handle);
 
-/* Frees the parked handles of a loop. */
+/* Frees some of many parked handles. */
+void handle_free_list_trim(LoopObject *loop);
+
+/* Frees the parked handles and the spare context of a loop. */
 void handle_free_list_clear(LoopObject *loop);
 
 #endif

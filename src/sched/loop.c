@@ -137,6 +137,17 @@ check_in_debug(LoopObject *loop, PyObject *callback, const char *method, bool th
 
 /* ---- call_soon and its kin ---- */
 
+/* Queues a new handle. A loop that runs is alive, and so is what waits in its ready queue: the collector need not know of
+   a handle that does not outlive that (see handle_run() and track_queued()), which hardly any does. */
+static inline int
+push_handle(LoopObject *loop, ready_run run, HandleObject *handle)
+{
+    if (HAVE_FREE_THREADING || UNLIKELY(!loop->in_turn)) {
+        PyObject_GC_Track(handle);
+    }
+    return loop_push(loop, run, (PyObject *)handle, NULL);
+}
+
 int
 loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
 {
@@ -144,11 +155,11 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_s
         if (loop_check_open(loop) < 0) {
             return -1;
         }
-        HandleObject *handle = handle_new(loop, callback, args, nargs, context);
+        HandleObject *handle = handle_new_untracked(loop, callback, args, nargs, context);
         if (handle == NULL) {
             return -1;
         }
-        int err = loop_push(loop, handle_run, (PyObject *)handle, NULL);
+        int err = push_handle(loop, handle_run, handle);
         Py_DECREF(handle);
         return err;
     }
@@ -190,8 +201,8 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon", false) < 0) {
         return NULL;
     }
-    HandleObject *handle = handle_new(loop, args[0], args + 1, nargs - 1, context);
-    if (handle != NULL && loop_push(loop, handle_run, (PyObject *)handle, NULL) < 0) {
+    HandleObject *handle = handle_new_untracked(loop, args[0], args + 1, nargs - 1, context);
+    if (handle != NULL && push_handle(loop, handle_run, handle) < 0) {
         Py_CLEAR(handle);
     }
     return (PyObject *)handle;
@@ -217,12 +228,12 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }
-    HandleObject *handle = handle_new(loop, args[0], args + 1, nargs - 1, context);
+    HandleObject *handle = handle_new_untracked(loop, args[0], args + 1, nargs - 1, context);
     if (handle == NULL) {
         return NULL;
     }
     handle->threadsafe = HAVE_BLOCKING_HANDLES;
-    int err = loop_push(loop, HAVE_BLOCKING_HANDLES ? handle_run_threadsafe : handle_run, (PyObject *)handle, NULL);
+    int err = push_handle(loop, HAVE_BLOCKING_HANDLES ? handle_run_threadsafe : handle_run, handle);
     if (err < 0) {
         Py_CLEAR(handle);
     }
@@ -459,6 +470,18 @@ run_ready(LoopObject *loop)
     return 0;
 }
 
+/* The end of a run: what is still queued is the collector's affair from now on, see push_handle(). */
+static void
+track_queued(Ready *ready)
+{
+    for (size_t i = 0; i < ready->count; i++) {
+        ReadyEntry *entry = &ready->entries[(ready->head + i) & ready->mask];
+        if (entry->run == handle_run || entry->run == handle_run_threadsafe) {
+            handle_track(entry->owner);
+        }
+    }
+}
+
 /* Moves the timers that are due to the ready queue, earliest first. */
 static int
 collect_timers(LoopObject *loop)
@@ -668,6 +691,9 @@ run_turns_held(LoopObject *loop, bool once)
     loop->state->attached--;
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
+    if (!outer) {
+        track_queued(&loop->ready);
+    }
     return err;
 }
 

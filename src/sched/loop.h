@@ -32,8 +32,9 @@ struct LoopHooks {
     void (*clear)(LoopObject *loop);
 };
 
-/* Parked handles of each kind: enough for the bursts of a busy server, 200 bytes each. */
-enum { HANDLE_FREE_MAX = 2048 };
+/* Parked handles of each kind, 240 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
+   more than a busy server needs leave little by little, whenever there is nothing to do. */
+enum { HANDLE_FREE_MAX = 32768, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64 };
 
 typedef struct {
     HandleObject *first; /* linked through `callback` */
@@ -94,6 +95,7 @@ struct LoopObject {
 
     HandleFreeList free_handles;
     HandleFreeList free_timers;
+    PyObject *spare_context; /* an empty one of a handle that has run, or NULL */
 
     struct IoPart *io;     /* io/'s */
     struct CoroPart *coro; /* coro/'s */

@@ -270,6 +270,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         loop_poll_now(loop);
         return 1;
     }
+    handle_free_list_trim(loop);
     loop_release(loop);
     if (spin_ns > 0 && spin_until_woken(loop, spin_ns)) {
         loop_enter(loop);

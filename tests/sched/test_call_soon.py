@@ -408,6 +408,70 @@ def test_handles_in_cycles_are_collected(loop):
     assert reference() is None
 
 
+class Owner:
+    """Holds a handle that holds it."""
+
+    def __init__(self, loop, schedule="call_soon"):
+        self.handle = getattr(loop, schedule)(self.callback)
+
+    def callback(self):
+        pass
+
+
+@pytest.mark.parametrize("schedule", ["call_soon", "call_soon_threadsafe"])
+def test_handles_in_cycles_that_are_made_in_a_run_are_collected(loop, run, schedule):
+    async def main():
+        owner = Owner(loop, schedule)
+        reference = weakref.ref(owner)
+        gc.collect()
+        await turns(2)
+        del owner
+        gc.collect()
+        return reference()
+
+    assert run(main()) is None
+
+
+def test_a_loop_with_queued_handles_in_cycles_is_collected(loop_factory):
+    """They were queued in a run, which ended before their turn; the loop is not closed."""
+
+    def make():
+        loop = loop_factory()
+        owners = []
+        loop.call_soon(lambda: (loop.stop(), owners.append(Owner(loop))))
+        loop.run_forever()
+        return weakref.ref(loop), weakref.ref(owners[0])
+
+    loop, owner = make()
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+        gc.collect()
+    assert loop() is None and owner() is None
+
+
+def test_the_context_of_a_handle_stays_the_same_one(loop, run):
+    other = contextvars.ContextVar("other")
+
+    async def main():
+        found = []
+
+        def callback():
+            found.append(context_of(handle))
+            other.set("in the callback")
+
+        before, during = loop.call_soon(callback), None
+        handle = before
+        found.append(context_of(handle))
+        await turns(1)
+        found.append(context_of(handle))
+        handle = during = loop.call_soon(callback)
+        await turns(1)
+        found.append(context_of(during))
+        return [[context.get(other) for context in found], len({id(context) for context in found})]
+
+    values, contexts = contextvars.Context().run(run, main())
+    assert values == ["in the callback"] * 5 and contexts == 2
+
+
 # ---------------------------------------------------------------- tasks and callbacks share one order
 
 

@@ -571,6 +571,22 @@ def test_instances_take_attributes_and_replaced_methods(loop):
     assert not hasattr(loop, "anything")
 
 
+@pytest.mark.fastloop_only(reason="asyncio keeps the dict")
+def test_no_dict_makes_the_methods_slow(loop, run):
+    """What asyncio's constructor sets must be in Loop.__slots__: see there."""
+
+    async def main():
+        await loop.run_in_executor(None, int)
+        async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            assert await reader.read() == b""
+            writer.close()
+
+    run(main())
+    # What a switch sets does not count.
+    assert vars(loop).keys() <= {"_datagram_transport_class"}
+
+
 # ---------------------------------------------------------------- task and future factories
 
 
