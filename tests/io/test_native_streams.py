@@ -200,6 +200,7 @@ METHODS = {"read": (1,), "readexactly": (1,), "readline": (), "readuntil": ()}
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.usefixtures("debug_off")
 def test_the_methods_are_coroutine_functions(run, is_native, name):
     async def main():
         async with connected() as connection:
