@@ -151,6 +151,7 @@ read_one(DatagramObject *self, LoopObject *loop)
         }
         return report_error(self, errno) < 0 ? READ_FAILED : READ_ERROR;
     }
+    metrics_received(&loop->metrics, (size_t)size);
     /* First of all: whatever else is made may have Python code run, which may read into the same buffer. */
     PyObject *data = PyBytes_FromStringAndSize(buffer, (Py_ssize_t)size);
     if (data == NULL) {
@@ -296,6 +297,9 @@ send_one(DatagramObject *self, PyObject *data, PyObject *address)
                        ? send(fd, view.buf, (size_t)view.len, 0)
                        : sendto(fd, view.buf, (size_t)view.len, 0, (struct sockaddr *)&target, target_size);
     int error = sent < 0 ? errno : 0;
+    if (due && sent >= 0) {
+        metrics_sent(&LoopObject_CAST(self->loop)->metrics, (size_t)sent);
+    }
     PyBuffer_Release(&view);
     if (!due || (sent < 0 && would_block(error))) {
         return 0;
