@@ -307,6 +307,24 @@ send_one(DatagramObject *self, PyObject *data, PyObject *address)
     return sent < 0 && report_error(self, error) < 0 ? -1 : 1;
 }
 
+/* Counts a datagram that the standard method sent, or keeps until the kernel takes it. */
+static void
+count_queued(DatagramObject *self, PyObject *data)
+{
+    Py_buffer view;
+    if (self->loop == NULL || !loop_check(self->state, self->loop) || !is_false(self->conn_lost)) {
+        return;
+    }
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear();
+        return;
+    }
+    if (view.len > 0) {
+        metrics_sent(&LoopObject_CAST(self->loop)->metrics, (size_t)view.len);
+    }
+    PyBuffer_Release(&view);
+}
+
 static PyObject *
 Datagram_sendto(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -320,7 +338,11 @@ Datagram_sendto(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
             }
         }
     }
-    return call_standard(self, "sendto", args, nargs, kwnames);
+    PyObject *result = call_standard(self, "sendto", args, nargs, kwnames);
+    if (result != NULL && nargs > 0) {
+        count_queued(self, args[0]);
+    }
+    return result;
 }
 
 /* ---- life of the object ---- */

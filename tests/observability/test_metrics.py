@@ -211,6 +211,29 @@ def test_datagrams(loop, run, grown):
     assert grown("bytes_in", "bytes_out", "messages_in", "messages_out") == (100, 100, 10, 10)
 
 
+def test_datagrams_that_wait_for_the_kernel(loop, run, grown, tmp_path):
+    async def talk():
+        path = str(tmp_path / "s")
+        server, _ = await loop.create_datagram_endpoint(
+            helpers.DatagramRecorder, local_addr=path, family=socket.AF_UNIX
+        )
+        client, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=path, family=socket.AF_UNIX
+        )
+        before = loop.metrics()
+        for _ in range(2000):
+            client.sendto(b"0123456789")
+        assert client.get_write_buffer_size() > 0
+        while loop.metrics()["messages_in"] - before["messages_in"] < 2000:
+            await asyncio.sleep(0)
+        client.close()
+        server.close()
+        await asyncio.sleep(0)
+
+    run(talk())
+    assert grown("bytes_in", "bytes_out", "messages_in", "messages_out") == (20_000, 20_000, 2000, 2000)
+
+
 def test_sock_calls(loop, run, grown):
     async def talk():
         left, right = helpers.socket_pair("tcp")
