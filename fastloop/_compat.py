@@ -1,6 +1,7 @@
 """Every difference between Python versions that the Python side of fastloop knows, by the name of a capability."""
 
 import asyncio
+import io
 import sys
 from asyncio import coroutines, events, format_helpers, unix_events
 
@@ -35,3 +36,12 @@ ThreadedChildWatcher = unix_events.__dict__.get("_ThreadedChildWatcher") or unix
 
 #: The public one warns since 3.14.
 iscoroutinefunction = getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
+
+
+def format_task(task):
+    """Where a task stands and, where asyncio keeps account of that, who awaits it; text of several lines."""
+    if hasattr(asyncio, "format_call_graph"):
+        return asyncio.format_call_graph(task)
+    text = io.StringIO()
+    task.print_stack(file=text)
+    return text.getvalue()

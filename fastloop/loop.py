@@ -1,6 +1,7 @@
 """The event loop: the native core, joined with what asyncio.BaseEventLoop does once per connection or per loop."""
 
 import asyncio
+import os
 import socket
 import sys
 import threading
@@ -59,6 +60,12 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if "streams" in disabled:
             self._use_native_streams = False
         self._use_native_tls = "tls" not in disabled
+        self._slow_hook = self._metrics_server = None
+        wish = os.environ.get("FASTLOOP_METRICS")
+        if wish:
+            from fastloop import observe
+
+            observe.start(self, wish)
 
     def run_forever(self):
         """Run until stop() is called.
@@ -124,6 +131,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             return
         if self._debug:
             logger.debug("Close %r", self)
+        if self._metrics_server is not None:
+            self._metrics_server.close()
         self._remove_all_signal_handlers()
         self._close_core()
         self._executor_shutdown_called = True
@@ -131,6 +140,30 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if executor is not None:
             self._default_executor = None
             executor.shutdown(wait=False)
+
+    # -- observability ---------------------------------------------------------------------------------------------
+
+    def metrics(self):
+        """Return what the loop does and has done, as a dict of numbers; docs/observability.md explains each.
+
+        Any thread may call it, also after close(). What needs a look at the clock is None until set_metrics(True).
+        """
+        from fastloop import observe
+
+        return observe.read(self)
+
+    def set_slow_callback_hook(self, hook, seconds=0.1):
+        """Have hook(fastloop.observe.SlowCallback) called after each callback or task step that took that long.
+
+        hook None takes it away. Raises TypeError for what cannot be called, ValueError for a negative time or a NaN.
+        What the hook raises goes to the exception handler.
+        """
+        if hook is not None and not callable(hook):
+            raise TypeError(f"a callable or None is required, not {hook!r}")
+        if not seconds >= 0:
+            raise ValueError(f"seconds must not be negative: {seconds!r}")
+        self._slow_hook = hook
+        self._set_slow_seconds(None if hook is None else seconds)
 
     # -- names -----------------------------------------------------------------------------------------------------
 
@@ -194,6 +227,20 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if seconds >= self.slow_callback_duration:
             text = base_events._format_handle(ran) if isinstance(ran, events.Handle) else repr(ran)
             logger.warning("Executing %s took %.3f seconds", text, seconds)
+
+    def _call_slow_hook(self, ran, seconds):
+        """Tell the hook of set_slow_callback_hook() about a handle, a task's step or a transport."""
+        hook = self._slow_hook
+        if hook is None:
+            return
+        from fastloop import observe
+
+        try:
+            hook(observe.SlowCallback(ran, seconds))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.call_exception_handler({"message": "Exception in the slow-callback hook", "exception": exc})
 
 
 def _looks_numeric(host, port, flags):

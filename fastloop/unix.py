@@ -118,10 +118,15 @@ class UnixMixin:
     _sock_accept = _Selector._sock_accept
 
     # sock_sendfile() of the base class ends up in these.
-    _sock_sendfile_native = _Unix._sock_sendfile_native
     _sock_sendfile_native_impl = _Unix._sock_sendfile_native_impl
     _sock_sendfile_update_filepos = _Unix._sock_sendfile_update_filepos
     _sock_add_cancellation_callback = _Unix._sock_add_cancellation_callback
+
+    async def _sock_sendfile_native(self, sock, file, offset, count):
+        sent = await _Unix._sock_sendfile_native(self, sock, file, offset, count)
+        if sent:
+            self._count_sent(sent)
+        return sent
 
     # -- connections -----------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@
     X(_check_callback)           \
     X(_report_handle_error)      \
     X(_report_slow_callback)     \
+    X(_call_slow_hook)           \
     X(_extract_stack)            \
     X(_handle_signal)            \
     X(connection_made)           \

@@ -11,6 +11,7 @@ _COMMANDS = {
     "bench": "fastloop._cli.bench",
     "compare": "fastloop._cli.compare",
     "info": "fastloop._cli.info",
+    "top": "fastloop._cli.top",
 }
 
 _USAGE = """\
@@ -20,6 +21,7 @@ usage: python -m fastloop SCRIPT [ARGUMENTS]      run a file, or a folder or zip
        python -m fastloop bench [OPTIONS]         compare it with the standard loop, on this machine
        python -m fastloop compare SCRIPT [...]    compare a program's runs on the standard loop and on fastloop
        python -m fastloop info                    print versions and what is enabled
+       python -m fastloop top [PATH]              show what a running loop does (FASTLOOP_METRICS=PATH)
        python -m fastloop --help | --version
 """
 

@@ -151,6 +151,7 @@ read_one(DatagramObject *self, LoopObject *loop)
         }
         return report_error(self, errno) < 0 ? READ_FAILED : READ_ERROR;
     }
+    metrics_received(&loop->metrics, (size_t)size);
     /* First of all: whatever else is made may have Python code run, which may read into the same buffer. */
     PyObject *data = PyBytes_FromStringAndSize(buffer, (Py_ssize_t)size);
     if (data == NULL) {
@@ -296,11 +297,32 @@ send_one(DatagramObject *self, PyObject *data, PyObject *address)
                        ? send(fd, view.buf, (size_t)view.len, 0)
                        : sendto(fd, view.buf, (size_t)view.len, 0, (struct sockaddr *)&target, target_size);
     int error = sent < 0 ? errno : 0;
+    if (due && sent >= 0) {
+        metrics_sent(&LoopObject_CAST(self->loop)->metrics, (size_t)sent);
+    }
     PyBuffer_Release(&view);
     if (!due || (sent < 0 && would_block(error))) {
         return 0;
     }
     return sent < 0 && report_error(self, error) < 0 ? -1 : 1;
+}
+
+/* Counts a datagram that the standard method sent, or keeps until the kernel takes it. */
+static void
+count_queued(DatagramObject *self, PyObject *data)
+{
+    Py_buffer view;
+    if (self->loop == NULL || !loop_check(self->state, self->loop) || !is_false(self->conn_lost)) {
+        return;
+    }
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear();
+        return;
+    }
+    if (view.len > 0) {
+        metrics_sent(&LoopObject_CAST(self->loop)->metrics, (size_t)view.len);
+    }
+    PyBuffer_Release(&view);
 }
 
 static PyObject *
@@ -316,7 +338,11 @@ Datagram_sendto(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
             }
         }
     }
-    return call_standard(self, "sendto", args, nargs, kwnames);
+    PyObject *result = call_standard(self, "sendto", args, nargs, kwnames);
+    if (result != NULL && nargs > 0) {
+        count_queued(self, args[0]);
+    }
+    return result;
 }
 
 /* ---- life of the object ---- */

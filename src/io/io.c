@@ -234,6 +234,47 @@ Loop_open_handles(PyObject *op, PyObject *Py_UNUSED(ignored))
     return list;
 }
 
+PyDoc_STRVAR(Loop_count_handles_doc,
+             "_count_handles($self, /)\n--\n\n"
+             "How many handles of each kind are open, as a dict; None where another thread may be changing them.");
+
+static PyObject *
+Loop_count_handles(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    if (!loop_is_held_here(loop) && loop->holder != 0) {
+        Py_RETURN_NONE;
+    }
+    int tcp = 0, others = 0, readers = 0, writers = 0, listeners = 0;
+    struct IoPart *io = loop->io;
+    for (UvStream *stream = io == NULL ? NULL : io->streams; stream != NULL; stream = stream->next) {
+        tcp += stream->uv.handle.type == UV_TCP;
+        others += stream->uv.handle.type != UV_TCP;
+    }
+    for (size_t fd = 0; io != NULL && fd < io->poller.size; fd++) {
+        const PollerEntry *entry = &io->poller.entries[fd];
+        bool listens = entry->reader.owner != NULL && Py_IS_TYPE(entry->reader.owner, loop->state->ListenerType);
+        listeners += listens;
+        readers += entry->reader.run != NULL && !listens;
+        writers += entry->writer.run != NULL;
+    }
+    return Py_BuildValue("{si,si,si,si,si}", "tcp", tcp, "unix", others, "listeners", listeners, "readers", readers,
+                         "writers", writers);
+}
+
+PyDoc_STRVAR(Loop_count_sent_doc, "_count_sent($self, size, /)\n--\n\nCount bytes that Python code sent.");
+
+static PyObject *
+Loop_count_sent(PyObject *op, PyObject *size)
+{
+    size_t bytes = PyLong_AsSize_t(size);
+    if (bytes == (size_t)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    metrics_sent(&LoopObject_CAST(op)->metrics, bytes);
+    Py_RETURN_NONE;
+}
+
 #define FASTCALL_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_FASTCALL | METH_KEYWORDS
 #define VARARGS_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_VARARGS | METH_KEYWORDS
 
@@ -296,6 +337,8 @@ PyMethodDef io_loop_methods[] = {
     {"_uninstall_wakeup_fd", Loop_uninstall_wakeup_fd, METH_NOARGS, NULL},
     {"_keep_wakeup_fd", Loop_keep_wakeup_fd, METH_O, NULL},
     {"_foreign_transports", Loop_foreign_transports, METH_NOARGS, Loop_foreign_transports_doc},
+    {"_count_handles", Loop_count_handles, METH_NOARGS, Loop_count_handles_doc},
+    {"_count_sent", Loop_count_sent, METH_O, Loop_count_sent_doc},
     {"_open_handles", Loop_open_handles, METH_NOARGS, Loop_open_handles_doc},
     {NULL},
 };

@@ -303,6 +303,7 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct,
     direct = is_spare ? NULL : direct;
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
+        metrics_received(&self->loop->metrics, (size_t)size);
         int err;
         if (self->secured && !asked) {
             err = deliver_secured(self, data, (size_t)size);
@@ -325,18 +326,11 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct,
     return has_read_in_turn(self) ? deliver_eof_soon(self) : deliver_eof(self);
 }
 
-/* Debug mode: has the loop log a callback that took long, as it does for those of the ready queue. */
+/* Has the loop report how long a callback took, as it does for those of the ready queue. */
 static void
-report_if_slow(SocketTransport *self, LoopObject *loop, double seconds)
+report_time(SocketTransport *self, LoopObject *loop, uint64_t ns)
 {
-    PyObject *duration = PyFloat_FromDouble(seconds);
-    PyObject *result = duration == NULL
-                           ? NULL
-                           : PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_slow_callback,
-                                                        (PyObject *)self, duration, NULL);
-    Py_XDECREF(duration);
-    Py_XDECREF(result);
-    if (result == NULL) {
+    if (loop_report_time(loop, (PyObject *)self, ns) < 0) {
         loop_report(loop, "Reporting a slow callback failed", "transport", self, NULL);
     }
 }
@@ -370,7 +364,7 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
         transport_stop_reading(self);
     }
     PyBuffer_Release(&view);
-    uint64_t start = UNLIKELY(loop->debug) ? uv_hrtime() : 0;
+    uint64_t start = UNLIKELY(loop->times_records) ? uv_hrtime() : 0;
     PyObject *entered = transport_enter_context(self->context);
     PyObject *spare = direct != NULL && PyByteArray_CheckExact(direct) ? direct : NULL;
     if (deliver(self, size, buffer->base, direct, asked) < 0) {
@@ -380,8 +374,8 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
         sink_buffer_done(loop->state, spare);
     }
     transport_leave_context(entered);
-    if (UNLIKELY(loop->debug)) {
-        report_if_slow(self, loop, (double)(uv_hrtime() - start) / 1e9);
+    if (UNLIKELY(start != 0)) {
+        report_time(self, loop, uv_hrtime() - start);
     }
     Py_DECREF(self);
 }

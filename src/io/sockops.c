@@ -142,6 +142,9 @@ try_recv(SockOpObject *self, PyObject **result)
         errno = error;
         return refused();
     }
+    if (count > 0) {
+        metrics_received(&self->loop->metrics, (size_t)count);
+    }
     return done(received(buffer, count, own), result);
 }
 
@@ -163,6 +166,7 @@ try_recvfrom(SockOpObject *self, PyObject **result)
         errno = error;
         return refused();
     }
+    metrics_received(&self->loop->metrics, (size_t)count);
     PyObject *data = received(buffer, count, own);
     PyObject *sender = data == NULL ? NULL : senders_find(self->loop, &address, address_size);
     PyObject *pair = sender == NULL ? NULL : PyTuple_Pack(2, data, sender);
@@ -182,6 +186,9 @@ try_recv_into(SockOpObject *self, PyObject **result)
     int error = errno;
     PyBuffer_Release(&view);
     errno = error;
+    if (count > 0) {
+        metrics_received(&self->loop->metrics, (size_t)count);
+    }
     return count < 0 ? refused() : done(PyLong_FromSsize_t((Py_ssize_t)count), result);
 }
 
@@ -213,6 +220,7 @@ try_recvfrom_into(SockOpObject *self, PyObject **result)
     if (count < 0) {
         return refused();
     }
+    metrics_received(&self->loop->metrics, (size_t)count);
     PyObject *sender = senders_find(self->loop, &address, address_size);
     return done(sender == NULL ? NULL : Py_BuildValue("(nN)", (Py_ssize_t)count, sender), result);
 }
@@ -234,6 +242,9 @@ try_sendall(SockOpObject *self, PyObject **result)
         ssize_t count = send(fd_of(self), rest, (size_t)(self->view.len - self->sent), MSG_DONTWAIT);
         if (count < 0) {
             return refused();
+        }
+        if (count > 0) {
+            metrics_sent(&self->loop->metrics, (size_t)count);
         }
         self->sent += (Py_ssize_t)count;
         /* Until it refuses: only then does the kernel tell when there is room again. */
@@ -262,6 +273,9 @@ try_sendto(SockOpObject *self, PyObject **result)
     int error = errno;
     PyBuffer_Release(&view);
     errno = error;
+    if (count >= 0) {
+        metrics_sent(&self->loop->metrics, (size_t)count);
+    }
     return count < 0 ? refused() : done(PyLong_FromSsize_t((Py_ssize_t)count), result);
 }
 

@@ -222,6 +222,9 @@ on_written(uv_write_t *uv_request, int status)
     UvStream *stream = request->stream;
     loop_enter(stream->loop);
     stream_mark_changed(stream);
+    if (status == 0) {
+        metrics_sent(&stream->loop->metrics, request->chunks.size_bytes);
+    }
     chunks_clear(&request->chunks);
     PyMem_RawFree(request);
     if (stream->owner != NULL) {

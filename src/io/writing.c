@@ -51,6 +51,7 @@ try_queue(SocketTransport *self)
         if (written < 0) {
             return (int)written;
         }
+        metrics_sent(&self->loop->metrics, (size_t)written);
         chunks_consume(&self->queue, (size_t)written);
         if ((size_t)written < offered) {
             return UV_EAGAIN;

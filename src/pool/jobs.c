@@ -70,6 +70,11 @@ append_lock_held(JobQueueObject *queue, const Job *job)
     queue->empty = 0;
     if (job->loop != NULL) {
         job->loop->jobs_under_way++;
+        job->loop->metrics.jobs++;
+        job->loop->metrics.jobs_queued++;
+        if (UNLIKELY(job->loop->metrics.timed)) {
+            job_at_lock_held(queue, queue->count - 1)->queued_ns = compat_monotonic_ns();
+        }
     }
     wake_one_lock_held(queue);
     return true;
@@ -80,6 +85,9 @@ take_lock_held(JobQueueObject *queue)
 {
     Job job = *job_at_lock_held(queue, 0);
     queue->head = (queue->head + 1) & (queue->capacity - 1);
+    if (job.loop != NULL) {
+        job.loop->metrics.jobs_queued--;
+    }
     if (--queue->count > 0) {
         wake_one_lock_held(queue);
     } else {
@@ -264,6 +272,9 @@ static void
 run_timed(JobQueueObject *queue, Job *job)
 {
     uint64_t start = compat_monotonic_ns();
+    if (UNLIKELY(job->queued_ns != 0)) {
+        histogram_add(&job->loop->metrics.timing->job_wait, start - job->queued_ns);
+    }
     job_run(job);
     uint64_t taken = compat_monotonic_ns() - start;
     uint32_t average = queue->job_ns;
@@ -481,6 +492,7 @@ take_job_out(JobQueueObject *queue, Job *job)
         }
         queue->head = (queue->head + 1) & (queue->capacity - 1);
         queue->empty = --queue->count == 0;
+        job->loop->metrics.jobs_queued--;
     }
     uv_mutex_unlock(&queue->lock);
     return found;

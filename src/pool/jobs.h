@@ -16,6 +16,7 @@ typedef struct {
     PyObject *args; /* tuple, or NULL for none */
     PyObject *future;
     LoopObject *loop;
+    uint64_t queued_ns; /* while the loop's metrics are `timed`, else 0 */
 } Job;
 
 typedef struct Waiter {

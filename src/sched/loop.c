@@ -425,49 +425,62 @@ set_current_handle(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
-/* Debug mode: runs a record and has it reported when it took longer than slow_callback_duration. */
+/* Calls the loop's method `name`(ran, seconds); -1 with an exception. */
+static int
+call_with_time(LoopObject *loop, PyObject *name, PyObject *ran, uint64_t ns)
+{
+    PyObject *duration = PyFloat_FromDouble((double)ns / 1e9);
+    PyObject *result =
+        duration == NULL ? NULL : PyObject_CallMethodObjArgs((PyObject *)loop, name, ran, duration, NULL);
+    Py_XDECREF(duration);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+loop_report_time(LoopObject *loop, PyObject *ran, uint64_t ns)
+{
+    loop_leave_task(loop);
+    State *state = loop->state;
+    if (loop->debug && call_with_time(loop, state->str__report_slow_callback, ran, ns) < 0) {
+        return -1;
+    }
+    uint64_t slow_ns = loop->slow_ns;
+    return slow_ns != 0 && ns >= slow_ns ? call_with_time(loop, state->str__call_slow_hook, ran, ns) : 0;
+}
+
+/* Runs a record, and reports how long it took. */
 static int
 run_timed(LoopObject *loop, ReadyEntry *entry)
 {
     bool is_handle =
         entry->run == handle_run || entry->run == handle_run_threadsafe || entry->run == handle_run_foreign;
-    set_current_handle((PyObject *)loop, is_handle ? entry->owner : NULL, NULL);
+    set_current_handle((PyObject *)loop, is_handle && loop->debug ? entry->owner : NULL, NULL);
     uint64_t start = compat_monotonic_ns();
     int err = entry->run(loop, entry->owner, entry->arg);
-    double seconds = (double)(compat_monotonic_ns() - start) / 1e9;
+    uint64_t taken = compat_monotonic_ns() - start;
     set_current_handle((PyObject *)loop, NULL, NULL);
-    if (err < 0) {
-        return err;
-    }
-    /* A step that was queued before debug mode was switched on. */
-    loop_leave_task(loop);
-    PyObject *duration = PyFloat_FromDouble(seconds);
-    PyObject *result = duration == NULL
-                           ? NULL
-                           : PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_slow_callback,
-                                                        entry->owner, duration, NULL);
-    Py_XDECREF(duration);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return err < 0 ? err : loop_report_time(loop, entry->owner, taken);
 }
 
 /* Runs what was ready when the turn reached this point. -1 with the exception that ends the run; the rest stays. */
 static int
 run_ready(LoopObject *loop)
 {
-    for (size_t left = loop->ready.count; left > 0 && loop->ready.count > 0; left--) {
+    size_t due = loop->ready.count, left = due;
+    int err = 0;
+    while (left > 0 && loop->ready.count > 0 && err >= 0) {
         ReadyEntry entry = ready_take(&loop->ready);
+        left--;
         if (loop->left_task != NULL && entry.run != loop->state->run_wakeup && entry.run != loop->state->run_step) {
             loop_leave_task(loop);
         }
-        int err = UNLIKELY(loop->debug) ? run_timed(loop, &entry) : entry.run(loop, entry.owner, entry.arg);
+        err = UNLIKELY(loop->times_records) ? run_timed(loop, &entry) : entry.run(loop, entry.owner, entry.arg);
         Py_DECREF(entry.owner);
         Py_XDECREF(entry.arg);
-        if (UNLIKELY(err < 0)) {
-            return -1;
-        }
     }
-    return 0;
+    counter_add(&loop->metrics.callbacks, due - left);
+    return err < 0 ? -1 : 0;
 }
 
 /* The end of a run: what is still queued is the collector's affair from now on, see push_handle(). */
@@ -500,6 +513,9 @@ collect_timers(LoopObject *loop)
     double end = now + loop->clock_resolution;
     HandleObject *handle;
     while ((handle = timers_pop_due(&loop->timers, end)) != NULL) {
+        if (UNLIKELY(loop->metrics.timed) && loop->native_time) {
+            metrics_timer_due(&loop->metrics, handle->when, now);
+        }
         int err = ready_append(&loop->ready, handle_run, (PyObject *)handle, NULL);
         Py_DECREF(handle);
         if (err < 0) {
@@ -603,6 +619,7 @@ flush_keeping_exception(LoopObject *loop)
 static int
 turn(LoopObject *loop)
 {
+    counter_add(&loop->metrics.turns, 1);
     int err = poll_events(loop);
     if (err == 0) {
         err = collect_timers(loop);
@@ -683,9 +700,15 @@ run_turns_held(LoopObject *loop, bool once)
     loop->in_turn = true;
     loop->last_release_ns = compat_monotonic_ns();
     loop->state->attached++;
+    if (UNLIKELY(loop->metrics.timed)) {
+        metrics_run_begins(&loop->metrics, outer);
+    }
     int err;
     do {
         err = turn(loop);
+        if (UNLIKELY(loop->metrics.timed)) {
+            metrics_turn_ends(&loop->metrics);
+        }
     } while (err == 0 && !once && !loop->stopping);
     loop_leave_task(loop);
     loop->state->attached--;
@@ -946,6 +969,12 @@ get_flag(PyObject *op, void *closure)
     return PyBool_FromLong(*((_Atomic bool *)((char *)op + (size_t)closure)));
 }
 
+static void
+note_times_records(LoopObject *loop)
+{
+    loop->times_records = loop->debug || loop->slow_ns != 0;
+}
+
 static int
 set_flag(PyObject *op, PyObject *value, void *closure)
 {
@@ -954,7 +983,25 @@ set_flag(PyObject *op, PyObject *value, void *closure)
         return -1;
     }
     *((_Atomic bool *)((char *)op + (size_t)closure)) = truth != 0;
+    note_times_records(LoopObject_CAST(op));
     return 0;
+}
+
+PyDoc_STRVAR(Loop_set_slow_seconds_doc, "_set_slow_seconds($self, seconds, /)\n--\n\n"
+                                        "From how many seconds on _call_slow_hook() is called; None for never.");
+
+static PyObject *
+Loop_set_slow_seconds(PyObject *op, PyObject *seconds)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    double value = seconds == Py_None ? -1.0 : PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    /* 0 is everything: what takes no nanosecond at all does not exist. */
+    loop->slow_ns = seconds == Py_None ? 0 : value < 1e-9 ? 1 : value < 1e9 ? (uint64_t)(value * 1e9) : UINT64_MAX;
+    note_times_records(loop);
+    Py_RETURN_NONE;
 }
 
 /* ---- replaced methods ---- */
@@ -1157,6 +1204,7 @@ Loop_dealloc(PyObject *op)
     }
     ready_free(&loop->ready);
     handle_free_list_clear(loop);
+    metrics_free(&loop->metrics);
     PyObject *module = loop->module;
     type->tp_free(op);
     Py_DECREF(type);
@@ -1208,6 +1256,12 @@ static PyMethodDef Loop_methods[] = {
     {"_run_once", Loop_run_once, METH_NOARGS, Loop_run_once_doc},
     {"_close_core", Loop_close_core, METH_NOARGS, Loop_close_core_doc},
     {"_note_replaced_methods", Loop_note_replaced, METH_NOARGS, Loop_note_replaced_doc},
+    {"_read_metrics", Loop_read_metrics, METH_NOARGS,
+     "_read_metrics($self, /)\n--\n\nWhat the core counts, as a dict; metrics() adds to it."},
+    {"set_metrics", Loop_set_metrics, METH_O,
+     "set_metrics($self, timed, /)\n--\n\n"
+     "Switch on, or off, what metrics() can only tell with a look at the clock; FASTLOOP_METRICS=1 does it, too."},
+    {"_set_slow_seconds", Loop_set_slow_seconds, METH_O, Loop_set_slow_seconds_doc},
     {NULL},
 };
 

@@ -11,6 +11,7 @@
 #include "base/spin.h"
 #include "sched/handle.h"
 #include "sched/inbox.h"
+#include "sched/metrics.h"
 #include "sched/timers.h"
 
 /* What a layer above sched/ hangs on the loop. Every hook may be NULL. */
@@ -56,6 +57,7 @@ struct LoopObject {
     _Atomic bool closed;
     _Atomic bool stopping;
     _Atomic bool debug;
+    _Atomic bool times_records; /* debug, or there is a slow-callback hook */
     bool in_turn;
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
@@ -78,6 +80,7 @@ struct LoopObject {
     _Atomic int jobs_under_way;          /* of run_in_executor(), natively */
     _Atomic uint32_t job_ns;             /* what these take on average */
     Spin spin;
+    Metrics metrics;
 
     uint64_t last_poll_ns;
     uint64_t last_release_ns;
@@ -90,6 +93,7 @@ struct LoopObject {
 
     double clock_resolution;
     PyObject *current_handle; /* debug mode: the handle that runs, else NULL */
+    _Atomic uint64_t slow_ns; /* for Loop._call_slow_hook(), 0 = there is no hook */
     PyObject *dict;
     PyObject *weakrefs;
 
@@ -164,6 +168,9 @@ static inline void
 loop_release(LoopObject *loop)
 {
     atomic_fetch_sub_explicit(&loop->state->attached, 1, memory_order_relaxed);
+    if (UNLIKELY(loop->metrics.timed)) {
+        metrics_wait_begins(&loop->metrics);
+    }
     loop->released = PyEval_SaveThread();
 }
 
@@ -174,7 +181,11 @@ loop_enter(LoopObject *loop)
     if (loop->released != NULL) {
         PyThreadState *thread_state = loop->released;
         loop->released = NULL;
+        uint64_t woken_ns = UNLIKELY(loop->metrics.timing != NULL) ? metrics_wait_ends(&loop->metrics) : 0;
         PyEval_RestoreThread(thread_state);
+        if (UNLIKELY(woken_ns != 0)) {
+            metrics_attached(&loop->metrics, woken_ns);
+        }
         loop->inbox.waiting = NOT_WAITING;
         atomic_fetch_add_explicit(&loop->state->attached, 1, memory_order_relaxed);
     }
@@ -223,6 +234,10 @@ loop_must_propagate(void)
 {
     return PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
 }
+
+/* Reports what took `ns` (a handle, a task, a transport) in debug mode, and to the hook for slow callbacks when it is that
+   slow. Called while `times_records`. -1 with an exception. */
+int loop_report_time(LoopObject *loop, PyObject *ran, uint64_t ns);
 
 /* Adds methods of another layer to the Loop type (module.c, at start). */
 int loop_add_methods(PyTypeObject *type, PyMethodDef *methods);

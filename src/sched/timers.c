@@ -137,6 +137,15 @@ timers_earliest(Timers *timers, double *when)
     return found;
 }
 
+size_t
+timers_count(Timers *timers)
+{
+    compat_mutex_lock(&timers->lock);
+    size_t count = timers->count;
+    compat_mutex_unlock(&timers->lock);
+    return count;
+}
+
 PyObject *
 timers_snapshot(Timers *timers)
 {

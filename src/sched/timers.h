@@ -31,6 +31,7 @@ void timers_remove(Timers *timers, HandleObject *handle);
 HandleObject *timers_pop_due(Timers *timers, double end);
 /* The time of the earliest one; false when there is none. */
 bool timers_earliest(Timers *timers, double *when);
+size_t timers_count(Timers *timers);
 /* The handles as a tuple, in the order of the heap; NULL with an exception. */
 PyObject *timers_snapshot(Timers *timers);
 void timers_clear(Timers *timers);

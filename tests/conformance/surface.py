@@ -45,6 +45,7 @@ EXPLAINED = [
         "write() of a TLS transport",
     ),
     (r"^loop: sock_\w+: stock coroutine function, fastloop method$", "The sock_ methods"),
+    (r"^loop: only fastloop has (metrics|set_metrics|set_slow_callback_hook)\b", "Methods for observability"),
     (r"max_size: stock attribute, fastloop missing$", "Size of a read"),
     (r"call_later\(1j, f\)|sleep\(float\(\"nan\"\)\)", "Times that are no numbers"),
     (r"set_debug\(5\)", "Debug flag"),
