@@ -15,6 +15,7 @@ from helpers import until
 
 SCALE = int(os.environ.get("FASTLOOP_STRESS", "1"))
 LOOPS = 4
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def each_in_a_thread(count, function):
@@ -112,9 +113,11 @@ def test_all_tasks_is_asked_by_threads_while_loops_make_and_end_tasks(loop_facto
                     found = asyncio.all_tasks(looked_at)
                     assert task in found
                     for other in found:
-                        assert other.get_loop() is looked_at
-                        assert "Task" in repr(other) and other.get_name()
-                        other.get_stack(limit=1)
+                        assert other.get_loop() is looked_at and other.get_name()
+                        # Without a GIL, 3.13's own asyncio crashes when another thread asks for these.
+                        if GIL:
+                            assert "Task" in repr(other)
+                            other.get_stack(limit=1)
         finally:
             looking[index] = 0
 
@@ -200,9 +203,9 @@ def leave(loop, tasks):
 def test_a_loop_whose_thread_has_died_lives_on(loop_factory, then):
     loop, tasks, opened = loop_factory(), [], []
     each_in_a_thread(1, lambda _: opened.extend(leave(loop, tasks)))
-    server, writer = opened
 
     async def end():
+        server, writer = opened
         assert asyncio.all_tasks(loop) >= {tasks[0], asyncio.current_task()}
         assert await tasks[1] == 5
         tasks[0].cancel()
@@ -217,7 +220,7 @@ def test_a_loop_whose_thread_has_died_lives_on(loop_factory, then):
     else:
         each_in_a_thread(1, lambda _: loop.run_until_complete(end()))
     loop.close()
-    del server, writer, opened[:]
+    opened.clear()
 
 
 @pytest.mark.fastloop_only("what the stock loop leaves open depends on the version")
@@ -328,7 +331,7 @@ def test_daemon_threads_run_loops_when_the_interpreter_ends(python, busy):
 # ---------------------------------------------------------------- without a GIL
 
 
-@pytest.mark.skipif(getattr(sys, "_is_gil_enabled", lambda: True)(), reason="needs a free-threaded Python")
+@pytest.mark.skipif(GIL, reason="needs a free-threaded Python")
 def test_loops_of_two_threads_run_at_the_same_time(loop_factory):
     """Two callbacks that wait for each other in turn, each without ever letting go of its thread's state."""
     turns = [0, 0]
