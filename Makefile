@@ -100,7 +100,7 @@ interpreters: build ## make and end a thousand subinterpreters, and compare what
 tsan: VARIANT = tsan
 tsan: VENV = .venv-$(TAG)-tsan
 tsan: PATIENCE = 20
-tsan: TESTS = $(STRESS_TESTS)
+tsan: TESTS = $(STRESS_TESTS) tests/sched/test_loops_in_threads.py
 tsan: ## run the stress of threads under ThreadSanitizer (PYTHON built with --disable-gil --with-thread-sanitizer)
 	@$(PYTHON) -c 'import sys, sysconfig; sys.exit("--with-thread-sanitizer" not in sysconfig.get_config_var("CONFIG_ARGS"))' \
 		|| { echo "make tsan needs a PYTHON that was configured with --with-thread-sanitizer"; exit 1; }
