@@ -6,6 +6,7 @@ Used by src/coro/ only; nothing here runs per task.
 import _asyncio
 import contextvars
 import gc
+import types
 import weakref
 from asyncio import base_events, events, tasks
 from inspect import CO_VARKEYWORDS
@@ -30,8 +31,16 @@ class ProbeLoop:
         pass
 
 
+@types.coroutine
+def suspend_until(future):
+    future._asyncio_future_blocking = True
+    yield future
+
+
 async def wait_for(future):
-    return await future
+    """What `await future` does, without an iterator of _asyncio: one of those, parked in its free list for the next
+    await, keeps the module for good where interpreters end (3.12 and 3.13)."""
+    await suspend_until(future)
 
 
 async def nothing():
@@ -246,24 +255,6 @@ def layout_is_known(words_of):
 # ---- asyncio.all_tasks(), up to 3.13 ----
 
 
-class TaskSet(weakref.WeakSet):
-    """What asyncio's set of tasks becomes: shows the native tasks, which keep their own list, besides its own."""
-
-    def __iter__(self):
-        yield from _native_tasks(self)
-        yield from super().__iter__()
-
-    def __len__(self):
-        return super().__len__() + len(_native_tasks(self))
-
-    def __contains__(self, item):
-        return super().__contains__(item) or any(item is task for task in _native_tasks(self))
-
-
-def _native_tasks(task_set):
-    return [task for lister in task_set.__dict__.get("_fastloop_listers", ()) for task in lister()]
-
-
 def show_tasks(lister):
     """Have asyncio's set of all tasks show those of lister() too; False where that set is none that we know."""
     known = getattr(tasks, "_scheduled_tasks", None)
@@ -271,6 +262,8 @@ def show_tasks(lister):
         known = tasks._all_tasks
     if not isinstance(known, weakref.WeakSet):
         return False
+    from fastloop._task_set import TaskSet
+
     known.__class__ = TaskSet
     known.__dict__.setdefault("_fastloop_listers", []).append(lister)
     return True

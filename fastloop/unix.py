@@ -395,13 +395,15 @@ class UnixMixin:
     def _remove_all_signal_handlers(self):
         """For close(): give every signal back, and watch children no longer."""
         self._forget_children()
-        if not sys.is_finalizing():
+        # A loop may outlive the names of this module when the interpreter ends (seen without a GIL).
+        if sys is not None and not sys.is_finalizing():
             for sig in list(self._signal_handlers):
                 self.remove_signal_handler(sig)
         elif self._signal_handlers:
-            warnings.warn(
-                f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
-                ResourceWarning,
-                source=self,
-            )
+            if warnings is not None:
+                warnings.warn(
+                    f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
+                    ResourceWarning,
+                    source=self,
+                )
             self._signal_handlers.clear()

@@ -8,7 +8,7 @@ def test_exit_waits_for_jobs_as_the_standard_pool(python):
         import atexit
 
         def job(number):
-            time.sleep(0.05)
+            ended.wait()
             os.write(1, b"job %d\\n" % number)
 
         async def main():
@@ -17,10 +17,12 @@ def test_exit_waits_for_jobs_as_the_standard_pool(python):
                 loop.run_in_executor(None, job, number)
 
         atexit.register(print, "atexit")
+        ended = threading.Event()
         loop = new_event_loop()
         loop.run_until_complete(main())
         loop.close()
         print("end of main", flush=True)
+        ended.set()
     """)
     lines = output.split("\n")
     assert lines[0] == "end of main" and sorted(lines[1:4]) == ["job 0", "job 1", "job 2"] and lines[4] == "atexit"

@@ -150,14 +150,17 @@ def test_the_interpreter_waits_for_running_jobs_at_exit(python):
     assert (
         python("""
         def job():
-            time.sleep(0.1)
+            ended.wait()
+            time.sleep(0.01)
             print("job ended")
         async def main():
             asyncio.get_running_loop().run_in_executor(None, job)
+        ended = threading.Event()
         loop = new_event_loop()
         loop.run_until_complete(main())
         loop.close()
         print("main ended", flush=True)
+        ended.set()
         """)
         == "main ended\njob ended\n"
     )

@@ -1,0 +1,352 @@
+"""Loops in many threads: at work at once, looked at and cancelled from elsewhere, and left behind by their thread."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+
+import pytest
+
+from helpers import until
+
+SCALE = int(os.environ.get("FASTLOOP_STRESS", "1"))
+LOOPS = 4
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def each_in_a_thread(count, function):
+    """Run function(index) in so many threads at once; the first exception is raised here."""
+    problems = []
+
+    def work(index):
+        try:
+            function(index)
+        except BaseException as exc:
+            problems.append(exc)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise problems[0]
+
+
+# ---------------------------------------------------------------- at work at once
+
+
+def test_loops_of_many_threads_spawn_and_resolve_while_the_main_one_has_signals(loop, run, loop_factory):
+    seen = []
+    names = ["localhost", "127.0.0.1", "::1", "ip6-localhost"]
+
+    async def work(index):
+        inner = asyncio.get_running_loop()
+        for number in range(4):
+            process, *_ = await asyncio.gather(
+                asyncio.create_subprocess_exec(
+                    sys.executable, "-S", "-c", f"print({index * 10 + number})", stdout=asyncio.subprocess.PIPE
+                ),
+                *(inner.getaddrinfo(name, 80, type=socket.SOCK_STREAM) for name in names),
+                inner.getnameinfo(("127.0.0.1", 80), socket.NI_NUMERICHOST),
+                return_exceptions=True,
+            )
+            output, _ = await process.communicate()
+            assert (output, process.returncode) == (b"%d\n" % (index * 10 + number), 0)
+
+    def in_a_loop(index):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(work(index))
+
+    async def main():
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+        done = asyncio.Event()
+        threads = loop.run_in_executor(None, each_in_a_thread, LOOPS, in_a_loop)
+        threads.add_done_callback(lambda _: done.set())
+        sent = 0
+        while not done.is_set():
+            # One at a time: the kernel makes one of two that wait.
+            os.kill(os.getpid(), signal.SIGUSR1)
+            sent += 1
+            await until(lambda sent=sent: len(seen) == sent)
+            await work(LOOPS)
+        await threads
+        loop.remove_signal_handler(signal.SIGUSR1)
+        await loop.shutdown_default_executor()
+
+    run(main())
+    assert seen
+
+
+@pytest.mark.timeout(60 * SCALE)
+def test_all_tasks_is_asked_by_threads_while_loops_make_and_end_tasks(loop_factory):
+    """Each answer holds tasks of that loop, and among them the one that is alive all the time."""
+    open_loops, looking = {}, [1, 1]
+
+    async def short(dice):
+        for _ in range(dice.randrange(3)):
+            await asyncio.sleep(0)
+
+    async def main(index):
+        dice = random.Random(index)
+        open_loops[index] = asyncio.get_running_loop(), asyncio.current_task()
+        for _ in range(100 * SCALE):
+            tasks = [asyncio.create_task(short(dice)) for _ in range(20)]
+            tasks[dice.randrange(20)].cancel()
+            await asyncio.wait(tasks)
+        await until(lambda: not any(looking))
+
+    def in_a_loop(index):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main(index))
+
+    def look(index):
+        try:
+            while len(open_loops) < 2:
+                time.sleep(0.001)
+            for _ in range(50 * SCALE):
+                for looked_at, task in list(open_loops.values()):
+                    found = asyncio.all_tasks(looked_at)
+                    assert task in found
+                    for other in found:
+                        assert other.get_loop() is looked_at and other.get_name()
+                        # Without a GIL, 3.13's own asyncio crashes when another thread asks for these.
+                        if GIL:
+                            assert "Task" in repr(other)
+                            other.get_stack(limit=1)
+        finally:
+            looking[index] = 0
+
+    each_in_a_thread(4, lambda index: in_a_loop(index) if index < 2 else look(index - 2))
+    open_loops.clear()
+
+
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+@pytest.mark.timeout(60 * SCALE)
+@pytest.mark.parametrize("wait", ["sleep", "future", "queue", "job", "task"])
+def test_tasks_cancelled_by_other_threads_end(loop, run, wait):
+    """Whatever a task is about to do when a wrong thread cancels it."""
+    ended = [0] * (1000 * SCALE)
+
+    async def inner():
+        await asyncio.sleep(3600)
+
+    async def body(number, queue):
+        try:
+            if wait == "sleep":
+                while True:
+                    await asyncio.sleep(0)
+            elif wait == "future":
+                await loop.create_future()
+            elif wait == "queue":
+                await queue.get()
+            elif wait == "job":
+                while True:
+                    await loop.run_in_executor(None, abs, -1)
+            else:
+                await loop.create_task(inner())
+        finally:
+            ended[number] += 1
+
+    async def main():
+        queue = asyncio.Queue()
+        for first in range(0, len(ended), 100):
+            tasks = [loop.create_task(body(first + number, queue)) for number in range(100)]
+            await asyncio.sleep(0)
+
+            def cancel(index, tasks=tasks):
+                dice = random.Random(index)
+                for _ in range(100):
+                    tasks[dice.randrange(100)].cancel("from elsewhere")
+                for task in tasks[index::LOOPS]:
+                    task.cancel()
+
+            threads = loop.run_in_executor(None, each_in_a_thread, LOOPS, cancel)
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(outcome, asyncio.CancelledError)
+            await threads
+        await loop.shutdown_default_executor()
+
+    run(main())
+    assert ended == [1] * len(ended)
+
+
+# ---------------------------------------------------------------- left behind
+
+
+def leave(loop, tasks):
+    """Run a loop in this thread and go away from it, with something of each kind open."""
+
+    async def main():
+        async def echo(reader, writer):
+            writer.write(await reader.read(100))
+            writer.close()
+
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"x")
+        assert await reader.read(100) == b"x"
+        tasks.append(loop.create_task(asyncio.sleep(3600)))
+        tasks.append(loop.create_task(asyncio.to_thread(int, "5")))
+        loop.call_later(3600, print, "never")
+        await asyncio.sleep(0)
+        return server, writer
+
+    return loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("then", ["run on", "run on in a third thread"])
+def test_a_loop_whose_thread_has_died_lives_on(loop_factory, then):
+    loop, tasks, opened = loop_factory(), [], []
+    each_in_a_thread(1, lambda _: opened.extend(leave(loop, tasks)))
+
+    async def end():
+        server, writer = opened
+        assert asyncio.all_tasks(loop) >= {tasks[0], asyncio.current_task()}
+        assert await tasks[1] == 5
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
+        writer.close()
+        server.close()
+        await asyncio.sleep(0.01)
+        await loop.shutdown_default_executor()
+
+    if then == "run on":
+        loop.run_until_complete(end())
+    else:
+        each_in_a_thread(1, lambda _: loop.run_until_complete(end()))
+    loop.close()
+    opened.clear()
+
+
+@pytest.mark.fastloop_only("what the stock loop leaves open depends on the version")
+def test_a_loop_that_died_with_its_thread_is_freed(python):
+    source = """
+        import gc, logging, warnings, weakref
+        logging.disable()
+        warnings.simplefilter("ignore")
+
+        async def main(loop):
+            async def echo(reader, writer):
+                writer.write(await reader.read(100))
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"x")
+            assert await reader.read(100) == b"x"
+            loop.create_task(asyncio.sleep(3600))
+            loop.create_task(asyncio.to_thread(time.sleep, 0.01))
+            loop.call_later(3600, print, "never")
+            await asyncio.sleep(0)
+
+        def work():
+            loop = new_event_loop()
+            loops.append(weakref.ref(loop))
+            loop.run_until_complete(main(loop))
+
+        loops = []
+        for _ in range(3):
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            time.sleep(0.02)
+            for _ in range(3):
+                gc.collect()
+        print(len(loops), sum(loop() is not None for loop in loops))
+    """
+    assert python(source, stderr=None) == "12 0\n"
+
+
+DAEMONS = {
+    "callbacks": """
+        def again():
+            loop.call_soon(again)
+        again()
+        started.set()
+        await asyncio.sleep(3600)
+    """,
+    "sleeps": """
+        started.set()
+        while True:
+            await asyncio.gather(*(asyncio.sleep(0.0001) for _ in range(10)))
+    """,
+    "an idle loop": """
+        loop.call_soon(started.set)
+        await asyncio.sleep(3600)
+    """,
+    "streams": """
+        async def echo(reader, writer):
+            while data := await reader.read(100):
+                writer.write(data)
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        while True:
+            writer.write(b"x")
+            await reader.read(100)
+            started.set()
+    """,
+    "readers": """
+        one, other = socket.socketpair()
+        one.setblocking(False)
+        other.setblocking(False)
+        while True:
+            await loop.sock_sendall(one, b"x")
+            await loop.sock_recv(other, 100)
+            started.set()
+    """,
+    "calls from other threads": """
+        def call():
+            while True:
+                loop.call_soon_threadsafe(started.set)
+        threading.Thread(target=call, daemon=True).start()
+        await asyncio.sleep(3600)
+    """,
+}
+
+
+@pytest.mark.parametrize("busy", DAEMONS)
+def test_daemon_threads_run_loops_when_the_interpreter_ends(python, busy):
+    source = f"""
+    import socket
+    async def main(loop, started):
+    {DAEMONS[busy]}
+    def work(started):
+        loop = new_event_loop()
+        loop.run_until_complete(main(loop, started))
+    for _ in range(3):
+        started = threading.Event()
+        threading.Thread(target=work, args=(started,), daemon=True).start()
+        assert started.wait(30)
+    print("end of main", flush=True)
+    """
+    for _ in range(3):
+        assert python("\n".join(line[4:] for line in source.splitlines()), stderr=None) == "end of main\n"
+
+
+# ---------------------------------------------------------------- without a GIL
+
+
+@pytest.mark.skipif(GIL, reason="needs a free-threaded Python")
+def test_loops_of_two_threads_run_at_the_same_time(loop_factory):
+    """Two callbacks that wait for each other in turn, each without ever letting go of its thread's state."""
+    turns = [0, 0]
+    rounds = 2000
+
+    async def main(index):
+        for number in range(1, rounds + 1):
+            turns[index] = number
+            await asyncio.sleep(0)
+            while turns[1 - index] < number:
+                pass
+
+    def in_a_loop(index):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main(index))
+
+    each_in_a_thread(2, in_a_loop)
+    assert turns == [rounds, rounds]
