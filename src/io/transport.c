@@ -318,12 +318,22 @@ forget_in_loop(SocketTransport *self)
     unlink_flush(self);
 }
 
+/* Does nobody but the call of `_call_connection_lost` and transport_close_socket() refer to it? Then nobody can ask for
+   an address afterwards. */
+static bool
+is_forgotten(SocketTransport *self)
+{
+    return !HAVE_FREE_THREADING && self->losing && Py_REFCNT(self) == 2;
+}
+
 void
 transport_close_socket(SocketTransport *self)
 {
     Py_INCREF(self);
     transport_drop_output(self);
-    transport_note_local(self);
+    if (!is_forgotten(self)) {
+        transport_note_local(self);
+    }
     forget_in_loop(self);
     release_sock(self);
     UvStream *stream = self->stream;
