@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "io/clients.h"
 #include "io/streamsink.h"
 
 /* ---- the loop's list ---- */
@@ -453,12 +454,9 @@ transport_detach_server(SocketTransport *self)
         return 0;
     }
     self->server = NULL;
-    bool takes_transport = self->traits.server_takes_transport;
-    PyObject *result = takes_transport ? PyObject_CallMethodOneArg(server, self->state->str__detach, (PyObject *)self)
-                                       : PyObject_CallMethodNoArgs(server, self->state->str__detach);
+    int err = clients_detach(self, server);
     Py_DECREF(server);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return err;
 }
 
 /* waiter.set_exception(ConnectionError(...)) for a sendfile() under way. */
