@@ -66,7 +66,7 @@ io_flush(LoopObject *loop)
     if (UNLIKELY(io == NULL)) {
         return;
     }
-    io->poller.polled = false;
+    poller_end_turn(&io->poller);
     io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (io->flush_head != NULL) {
         loop_leave_task(loop);
