@@ -42,8 +42,8 @@ classes_fit(State *state)
 {
     static const char *const of_server[] = {"_sockets", "_active_count", "_clients", "add",
                                             "discard",  "_wakeup",       "len",      NULL};
-    static const char *const of_set[] = {"_pending_removals", "_commit_removals", "data",   "add",
-                                         "discard",           "ref",              "_remove", NULL};
+    static const char *const of_set[] = {
+        "_pending_removals", "_commit_removals", "data", "add", "discard", "ref", "_remove", NULL};
     PyObject *globals = state->base_events_globals;
     return class_fits(state->asyncio_Server, state->str__attach, globals, of_server) &&
            class_fits(state->asyncio_Server, state->str__detach, globals, of_server) &&
@@ -192,8 +192,8 @@ change(SocketTransport *self, PyObject *server, bool add)
     if (LIKELY(done != 0)) {
         return done < 0 ? -1 : 0;
     }
-    PyObject *result = takes_transport ? PyObject_CallMethodOneArg(server, name, transport)
-                                       : PyObject_CallMethodNoArgs(server, name);
+    PyObject *result =
+        takes_transport ? PyObject_CallMethodOneArg(server, name, transport) : PyObject_CallMethodNoArgs(server, name);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }

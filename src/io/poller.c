@@ -56,8 +56,7 @@ make_entry(LoopObject *loop, int fd)
 static unsigned
 wanted(PollerEntry *entry)
 {
-    return (entry->reader.run != NULL ? POLLSET_READ : 0) |
-           (entry->writer.run != NULL ? POLLSET_WRITE : 0);
+    return (entry->reader.run != NULL ? POLLSET_READ : 0) | (entry->writer.run != NULL ? POLLSET_WRITE : 0);
 }
 
 static ReadyEntry *
