@@ -1,8 +1,9 @@
 /* The poller. What is ready inside one poll is appended to the ready queue, as the standard selector loop does.
 
-   Invariant: `entries[fd].watched` is what the set watches for fd, and it is the union of what the reader, the writer
-   and the internal function want; or, while only sock_*() calls have waited for it, all that they ever waited for. Pointers into `entries` are not kept across a call that may run Python code or grow
-   the table. Where a handle is cancelled, it has left the table first. */
+   Invariant: `entries[fd].watched` is what the set watches for fd, and it is the union of what the reader and the writer
+   want; or, while only sock_*() calls have waited for it, all that they ever waited for. Pointers into `entries` are not
+   kept across a call that may run Python code or grow the table. Where a handle is cancelled, it has left the table
+   first. */
 
 #include "io/poller.h"
 
