@@ -57,6 +57,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._set_native_sockets(False)
             self._datagram_transport_class = selector_events._SelectorDatagramTransport
         self._connects_natively = type(self) is Loop and "connect" not in disabled
+        if "servers" in disabled:
+            self._set_native_servers(False)
         if "streams" in disabled:
             self._use_native_streams = False
         self._use_native_tls = "tls" not in disabled

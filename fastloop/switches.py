@@ -14,6 +14,7 @@ PARTS = {
     "spin": "waits for short jobs that block at once",
     "sockets": "asyncio's own datagram transport and sock_*() coroutines",
     "connect": "connecting to numeric addresses through a Python socket",
+    "servers": "asyncio.Server's own methods that count connections",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
     "tls": "asyncio's own SSLProtocol",
 }

@@ -66,6 +66,14 @@
     X(_io_refs)                  \
     X(_attach)                   \
     X(_detach)                   \
+    X(_sockets)                  \
+    X(_clients)                  \
+    X(_active_count)             \
+    X(_pending_removals)         \
+    X(_remove)                   \
+    X(data)                      \
+    X(add)                       \
+    X(discard)                   \
     X(_call_connection_lost)     \
     X(cancel)                    \
     X(set_result)                \
@@ -113,6 +121,8 @@
     X(socket_socket, "socket", "socket")                                              \
     X(signal_set_wakeup_fd, "_signal", "set_wakeup_fd")                               \
     X(weakref_WeakValueDictionary, "weakref", "WeakValueDictionary")                  \
+    X(weakref_WeakSet, "weakref", "WeakSet")                                          \
+    X(weakrefset_globals, "_weakrefset", "__dict__")                                  \
     X(asyncio_BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                  \
     X(base_events_globals, "asyncio.base_events", "__dict__")                         \
     X(convert_future_exc, "asyncio.futures", "_convert_future_exc")                   \

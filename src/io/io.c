@@ -2,6 +2,7 @@
 
 #include "io/io.h"
 
+#include "io/clients.h"
 #include "io/connect.h"
 #include "io/server.h"
 #include "io/sockops.h"
@@ -65,7 +66,7 @@ io_flush(LoopObject *loop)
     if (UNLIKELY(io == NULL)) {
         return;
     }
-    io->poller.polled = false;
+    poller_end_turn(&io->poller);
     io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (io->flush_head != NULL) {
         loop_leave_task(loop);
@@ -333,6 +334,8 @@ PyMethodDef io_loop_methods[] = {
      "See asyncio.loop.sock_accept()."},
     {"_set_native_sockets", Loop_set_native_sockets, METH_O,
      "_set_native_sockets($self, flag, /)\n--\n\nWhether sock_*() calls are fastloop's own."},
+    {"_set_native_servers", Loop_set_native_servers, METH_O,
+     "_set_native_servers($self, flag, /)\n--\n\nWhether servers count their connections without calling Python."},
     {"_install_wakeup_fd", Loop_install_wakeup_fd, METH_NOARGS, NULL},
     {"_uninstall_wakeup_fd", Loop_uninstall_wakeup_fd, METH_NOARGS, NULL},
     {"_keep_wakeup_fd", Loop_keep_wakeup_fd, METH_O, NULL},

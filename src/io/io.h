@@ -22,6 +22,13 @@ typedef struct {
     bool joins_lines;            /* writelines() is write(b"".join(lines)) */
 } IoTraits;
 
+/* What clients.c found out about asyncio.Server and WeakSet, good while they have these versions. */
+typedef struct {
+    unsigned server_tag;
+    unsigned set_tag;
+    bool fit;
+} ServerClasses;
+
 enum { IO_PLAIN_SIZE = 64 * 1024 };
 
 struct IoPart {
@@ -46,6 +53,8 @@ struct IoPart {
     Sender *senders;        /* see senders.h; NULL until the first datagram */
     char *receive_buffer;   /* see io_receive_buffer() */
     bool no_native_sockets; /* FASTLOOP_DISABLE=sockets */
+    bool no_native_servers; /* FASTLOOP_DISABLE=servers */
+    ServerClasses server_classes;
 
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
     IoTraits traits;

@@ -10,6 +10,7 @@
 
 #include "base/lowfds.h"
 #include "base/uverror.h"
+#include "io/clients.h"
 
 /* TCP_NODELAY exactly where asyncio.base_events._set_nodelay() sets it. */
 static int
@@ -168,13 +169,9 @@ attach(SocketTransport *self, PyObject *server)
     if (server == NULL || server == Py_None) {
         return 0;
     }
-    PyObject *result = self->traits.server_takes_transport
-                           ? PyObject_CallMethodOneArg(server, self->state->str__attach, (PyObject *)self)
-                           : PyObject_CallMethodNoArgs(server, self->state->str__attach);
-    if (result == NULL) {
+    if (clients_attach(self, server) < 0) {
         return -1;
     }
-    Py_DECREF(result);
     self->server = Py_NewRef(server);
     return 0;
 }

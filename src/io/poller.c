@@ -1,8 +1,9 @@
 /* The poller. What is ready inside one poll is appended to the ready queue, as the standard selector loop does.
 
-   Invariant: `entries[fd].watched` is what the set watches for fd, and it is the union of what the reader, the writer
-   and the internal function want; or, while only sock_*() calls have waited for it, all that they ever waited for. Pointers into `entries` are not kept across a call that may run Python code or grow
-   the table. Where a handle is cancelled, it has left the table first. */
+   Invariant: `entries[fd].watched` is what the set watches for fd, and it is the union of what the reader and the writer
+   want; or, while only sock_*() calls have waited for it, all that they ever waited for. Pointers into `entries` are not
+   kept across a call that may run Python code or grow the table. Where a handle is cancelled, it has left the table
+   first. */
 
 #include "io/poller.h"
 
@@ -56,8 +57,7 @@ make_entry(LoopObject *loop, int fd)
 static unsigned
 wanted(PollerEntry *entry)
 {
-    return (entry->reader.run != NULL || entry->internal != NULL ? POLLSET_READ : 0) |
-           (entry->writer.run != NULL ? POLLSET_WRITE : 0);
+    return (entry->reader.run != NULL ? POLLSET_READ : 0) | (entry->writer.run != NULL ? POLLSET_WRITE : 0);
 }
 
 static ReadyEntry *
@@ -88,6 +88,51 @@ static bool
 is_edge(const PollerEntry *entry)
 {
     return entry->watched & POLLSET_EDGE;
+}
+
+/* ---- what the set watches ---- */
+
+static void
+note_watched(Poller *poller, int fd, PollerEntry *entry, unsigned after)
+{
+    if (entry->watched == 0 && after != 0) {
+        poller->watched_count++;
+        poller->watched_sum += (size_t)fd;
+    } else if (entry->watched != 0 && after == 0) {
+        poller->watched_count--;
+        poller->watched_sum -= (size_t)fd;
+    }
+    entry->watched = after;
+    poller->is_steady = false;
+}
+
+/* Has the set watch `after`; 0 or a negated errno, and then the books are as they were. */
+static int
+change_watched(Poller *poller, int fd, PollerEntry *entry, unsigned after, unsigned tag)
+{
+    int err = pollset_change_tagged(poller->set, fd, entry->watched, after, tag);
+    if (err > 0 || (err < 0 && entry->watched != 0)) {
+        poller->is_unsure = true;
+    }
+    if (err >= 0) {
+        note_watched(poller, fd, entry, after);
+    }
+    return Py_MIN(err, 0);
+}
+
+/* The only descriptor that the set watches, for reading, or -1. When the set is ready that one is: no need to ask. Not
+   where the set was changed since the wait began, and never again once the kernel may watch more than we know of: a
+   file that was closed under us while a duplicate of it stays open. */
+static int
+sole_reader(LoopObject *loop)
+{
+    Poller *poller = &loop->io->poller;
+    if (!poller->is_steady || poller->is_unsure || poller->watched_count != 1) {
+        return -1;
+    }
+    int fd = (int)poller->watched_sum;
+    PollerEntry *entry = get_entry(loop, fd);
+    return entry != NULL && entry->watched == POLLSET_READ ? fd : -1;
 }
 
 /* ---- the set and its uv_poll ---- */
@@ -126,10 +171,6 @@ dispatch(LoopObject *loop, PollsetEvent *event)
         (void)pollset_change(loop->io->poller.set, event->fd, POLLSET_READ, 0);
         return;
     }
-    if (entry->internal != NULL) {
-        entry->internal(loop);
-        return;
-    }
     if (event->events & POLLSET_READ) {
         dispatch_record(loop, event->fd, POLLSET_READ);
     }
@@ -151,6 +192,11 @@ on_poll(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
         return;
     }
     poller->polled = true;
+    int sole = sole_reader(loop);
+    if (sole >= 0) {
+        dispatch_record(loop, sole, POLLSET_READ);
+        return;
+    }
     PollsetEvent events_ready[POLLSET_BATCH];
     int count = pollset_poll(poller->set, events_ready);
     for (int i = 0; i < count; i++) {
@@ -244,13 +290,13 @@ update(LoopObject *loop, int fd, unsigned after)
     if (entry->watched == after) {
         return 0;
     }
-    int err = pollset_change(loop->io->poller.set, fd, entry->watched, after);
+    int err = change_watched(&loop->io->poller, fd, entry, after, 0);
     /* Taking away cannot fail in a way that matters: a descriptor that was closed has left the set by itself. */
     if (err < 0 && after != 0) {
         uverror_raise(err);
         return -1;
     }
-    entry->watched = after;
+    note_watched(&loop->io->poller, fd, entry, after);
     return 0;
 }
 
@@ -281,12 +327,14 @@ poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *
             uverror_raise(err);
             return -1;
         }
+        loop->io->poller.is_unsure |= err > 0;
+        loop->io->poller.is_steady = false;
         entry = make_entry(loop, fd);
         if (entry == NULL) {
             (void)pollset_change(loop->io->poller.set, fd, event, 0);
             return -1;
         }
-        entry->watched = event;
+        note_watched(&loop->io->poller, fd, entry, event);
     } else if (update(loop, fd, wanted(entry) | event) < 0) {
         return -1;
     }
@@ -311,7 +359,7 @@ poller_unwatch(LoopObject *loop, int fd, unsigned event)
     if (!is_edge(entry) && update(loop, fd, wanted(entry)) < 0) {
         /* The number belongs to a file that cannot be polled now: nothing is left to watch. */
         PyErr_Clear();
-        entry->watched = 0;
+        note_watched(&loop->io->poller, fd, entry, 0);
     }
     if (wanted(entry) == 0) {
         fileobj = entry->fileobj;
@@ -344,13 +392,12 @@ register_edge(LoopObject *loop, int fd, unsigned event, PyObject *sock)
     }
     unsigned after = (known ? entry->watched : wanted(entry)) | event | POLLSET_EDGE;
     unsigned tag = known || entry->tag + 1 == 0 ? entry->tag : entry->tag + 1;
-    int err = pollset_change_tagged(loop->io->poller.set, fd, entry->watched, after, tag);
+    int err = change_watched(&loop->io->poller, fd, entry, after, tag);
     if (err < 0) {
         Py_DECREF(ref);
         uverror_raise(err);
         return -1;
     }
-    entry->watched = after;
     entry->tag = tag;
     entry->inode = inode;
     Py_XSETREF(entry->sock_ref, ref);
@@ -367,7 +414,7 @@ poller_wait(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *o
     if (entry == NULL) {
         return -1;
     }
-    bool shared = entry->internal != NULL || (!is_edge(entry) && wanted(entry) != 0);
+    bool shared = !is_edge(entry) && wanted(entry) != 0;
     if (shared ? update(loop, fd, wanted(entry) | event) < 0 : register_edge(loop, fd, event, sock) < 0) {
         return -1;
     }
@@ -389,23 +436,9 @@ static void
 end_edge(LoopObject *loop, int fd, PollerEntry *entry)
 {
     if (is_edge(entry)) {
-        (void)pollset_change(loop->io->poller.set, fd, entry->watched, wanted(entry));
-        entry->watched = wanted(entry);
+        (void)change_watched(&loop->io->poller, fd, entry, wanted(entry), 0);
+        note_watched(&loop->io->poller, fd, entry, wanted(entry));
     }
-}
-
-int
-poller_watch_internal(LoopObject *loop, int fd, poller_internal function)
-{
-    if (ensure_open(loop) < 0) {
-        return -1;
-    }
-    PollerEntry *entry = make_entry(loop, fd);
-    if (entry == NULL || update(loop, fd, POLLSET_READ) < 0) {
-        return -1;
-    }
-    entry->internal = function;
-    return 0;
 }
 
 SocketTransport *
@@ -570,16 +603,10 @@ poller_has_writer(LoopObject *loop, int fd, PyObject *owner)
 }
 
 void
-poller_drop_internal(LoopObject *loop, int fd)
+poller_end_turn(Poller *poller)
 {
-    PollerEntry *entry = get_entry(loop, fd);
-    if (entry != NULL) {
-        entry->internal = NULL;
-        if (entry->watched != 0) {
-            (void)pollset_change(loop->io->poller.set, fd, entry->watched, 0);
-            entry->watched = 0;
-        }
-    }
+    poller->polled = false;
+    poller->is_steady = true;
 }
 
 /* ---- life ---- */
@@ -612,7 +639,7 @@ poller_close(LoopObject *loop)
     }
     PyMem_Free(poller->entries);
     poller->entries = NULL;
-    poller->size = 0;
+    poller->size = poller->watched_count = poller->watched_sum = 0;
     PyMem_Free(poller->owners);
     poller->owners = NULL;
     poller->owners_size = 0;
@@ -635,9 +662,10 @@ poller_fork(LoopObject *loop)
         PollerEntry *entry = &poller->entries[fd];
         unsigned tag = is_edge(entry) ? entry->tag : 0;
         if (entry->watched != 0 && pollset_change_tagged(poller->set, (int)fd, 0, entry->watched, tag) < 0) {
-            entry->watched = 0;
+            note_watched(poller, (int)fd, entry, 0);
         }
     }
+    poller->is_unsure = poller->is_steady = false;
     return start_poll(loop);
 }
 

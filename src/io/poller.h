@@ -12,18 +12,14 @@
 
 typedef struct SocketTransport SocketTransport;
 
-/* Called inside the poll, for descriptors of our own. Must not leave an exception set. */
-typedef void (*poller_internal)(LoopObject *loop);
-
 typedef struct {
     ReadyEntry reader; /* `run` is NULL when there is none; the record is queued when the descriptor is ready */
     ReadyEntry writer;
-    poller_internal internal; /* instead of a reader */
-    PyObject *fileobj;        /* what was registered, when it was no int: strong or NULL */
-    PyObject *sock_ref;       /* weak reference to the socket that poller_wait() registered; strong or NULL */
-    uint64_t inode;           /* of that socket */
-    unsigned watched;         /* what the set watches; with POLLSET_EDGE it was poller_wait() */
-    unsigned tag;             /* of the last socket that poller_wait() registered; never 0 then */
+    PyObject *fileobj;  /* what was registered, when it was no int: strong or NULL */
+    PyObject *sock_ref; /* weak reference to the socket that poller_wait() registered; strong or NULL */
+    uint64_t inode;     /* of that socket */
+    unsigned watched;   /* what the set watches; with POLLSET_EDGE it was poller_wait() */
+    unsigned tag;       /* of the last socket that poller_wait() registered; never 0 then */
 } PollerEntry;
 
 typedef struct {
@@ -34,7 +30,11 @@ typedef struct {
     SocketTransport **owners; /* by descriptor, the transport that owns it: borrowed or NULL. A table of its own, for
                                  there are many, and few other descriptors */
     size_t owners_size;
-    bool polled; /* in this turn already: libuv may call more than once in one poll */
+    size_t watched_count; /* of descriptors that the set watches, and the sum of their numbers: that of the only one */
+    size_t watched_sum;
+    bool polled;    /* in this turn already: libuv may call more than once in one poll */
+    bool is_steady; /* nothing has changed in the set since the end of the last turn */
+    bool is_unsure; /* the kernel may watch what we do not know of any more, see is_sole_reader() */
 } Poller;
 
 void poller_init(Poller *poller);
@@ -51,10 +51,8 @@ int poller_wait(LoopObject *loop, int fd, unsigned event, ready_run run, PyObjec
 /* Takes the reader or the writer away if it is `owner`'s. */
 void poller_end_wait(LoopObject *loop, int fd, unsigned event, PyObject *owner);
 
-/* Calls a C function whenever a descriptor is readable. -1 with an exception. */
-int poller_watch_internal(LoopObject *loop, int fd, poller_internal function);
-
-void poller_drop_internal(LoopObject *loop, int fd);
+/* The end of a turn: the next poll is that of another. */
+void poller_end_turn(Poller *poller);
 /* What waits for a descriptor, or NULL; good until anything is changed. */
 const PollerEntry *poller_get_entry(LoopObject *loop, int fd);
 /* The descriptor under which a file object was registered that has been closed since; -1 when it was not. */

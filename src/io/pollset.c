@@ -37,10 +37,18 @@ pollset_change_tagged(int set, int fd, unsigned before, unsigned after, unsigned
     if (before == 0) {
         int err = control(set, EPOLL_CTL_ADD, fd, after, tag);
         /* We forgot it, the kernel did not: it was closed while a duplicate of it stays open. */
-        return err == -EEXIST ? control(set, EPOLL_CTL_MOD, fd, after, tag) : err;
+        if (err == -EEXIST) {
+            err = control(set, EPOLL_CTL_MOD, fd, after, tag);
+            return err < 0 ? err : 1;
+        }
+        return err;
     }
     int err = control(set, EPOLL_CTL_MOD, fd, after, tag);
-    return err == -ENOENT ? control(set, EPOLL_CTL_ADD, fd, after, tag) : err;
+    if (err == -ENOENT) {
+        err = control(set, EPOLL_CTL_ADD, fd, after, tag);
+        return err < 0 ? err : 1;
+    }
+    return err;
 }
 
 int

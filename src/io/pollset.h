@@ -19,7 +19,8 @@ typedef struct {
 int pollset_open(void);
 
 /* Changes what is watched on `fd` from `before` to `after`. 0 or a negated errno: -EPERM for a regular file, -EBADF
-   for no descriptor. A descriptor that the kernel has forgotten (closed, its number reused) is added again. */
+   for no descriptor. A descriptor that the kernel has forgotten (closed, its number reused) is added again, and one that
+   it has not forgotten changed: then 1, for it may go on watching another file of that number. */
 int pollset_change(int set, int fd, unsigned before, unsigned after);
 /* The same, and events will come with a tag: it tells those of an earlier file of this number, which the kernel goes on
    reporting when that was closed while a duplicate of it stays open. */

@@ -207,10 +207,9 @@ Loop_poll_state(PyObject *op, PyObject *fileobj)
         return NULL;
     }
     const PollerEntry *entry = poller_get_entry(loop, fd);
-    unsigned events = entry == NULL             ? 0
-                      : entry->internal != NULL ? POLLSET_READ
-                                                : (entry->reader.run != NULL ? POLLSET_READ : 0) |
-                                                      (entry->writer.run != NULL ? POLLSET_WRITE : 0);
+    unsigned events = entry == NULL ? 0
+                                    : (entry->reader.run != NULL ? POLLSET_READ : 0) |
+                                          (entry->writer.run != NULL ? POLLSET_WRITE : 0);
     if (events == 0) {
         Py_RETURN_NONE;
     }

@@ -27,12 +27,17 @@ typedef struct {
     PyObject *timeouts;   /* (handshake, shutdown), for TLS */
     PyObject *context;    /* a copy of the one that started serving, or the one that was asked for */
     bool context_given;   /* 3.15: every callback of a connection runs in one copy of it */
+    unsigned singles;     /* wake-ups that shall accept one connection each, after a call that was in vain */
+    unsigned singles_left;
     int fd;
     int backlog;
     int family;
     int type;
     int proto;
 } ListenerObject;
+
+/* Odd, as 2 n + 1 reaches it. */
+enum { SINGLES_MAX = 63 };
 
 #define ListenerObject_CAST(op) ((ListenerObject *)(op))
 
@@ -222,14 +227,40 @@ accept_next(LoopObject *loop, ListenerObject *self)
     return connect_one(loop, self, fd, (struct sockaddr *)&peer, size) < 0 ? -1 : 1;
 }
 
+/* How many connections to accept in this wake-up: as the standard loop until none is left, but the call that finds that
+   out costs as much as the one before it. Where connections come one at a time it is left out, and the next poll
+   tells whether there is another; more and more seldom it is tried whether they have begun to come in crowds. */
+static long
+connections_to_expect(ListenerObject *self)
+{
+    if (self->singles_left > 0) {
+        self->singles_left--;
+        return 1;
+    }
+    return (long)self->backlog + 1;
+}
+
+static void
+note_accepted(ListenerObject *self, long accepted)
+{
+    self->singles = accepted > 1 ? 0 : Py_MIN(2 * self->singles + 1, SINGLES_MAX);
+    self->singles_left = self->singles;
+}
+
 /* ready_run: accepts what is there, up to the backlog. */
 static int
 run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     ListenerObject *self = ListenerObject_CAST(owner);
+    long expected = connections_to_expect(self);
+    long accepted = 0;
     int go_on = 1;
-    for (int i = 0; i <= self->backlog && go_on > 0 && is_listening(loop, self); i++) {
+    while (accepted < expected && go_on > 0 && is_listening(loop, self)) {
         go_on = accept_next(loop, self);
+        accepted += go_on > 0;
+    }
+    if (expected > 1) {
+        note_accepted(self, accepted);
     }
     if (go_on < 0) {
         if (loop_must_propagate()) {

@@ -13,6 +13,7 @@
 
 #include "base/uverror.h"
 #include "io/io.h"
+#include "io/transport.h"
 #include "sched/loop.h"
 
 enum { BATCH = 1024 };
@@ -59,10 +60,15 @@ handle_signal(LoopObject *loop, unsigned char number)
     }
 }
 
-/* poller_internal: signals have come. Python's own handlers run first, then those of the loop. */
+/* Signals have come. Python's own handlers run first, then those of the loop. */
 static void
-on_signals(LoopObject *loop)
+on_signals(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
 {
+    LoopObject *loop = poll->data;
+    if (loop == NULL) {
+        return;
+    }
+    loop_enter(loop);
     if (PyErr_CheckSignals() < 0) {
         loop_raise_later(loop);
     }
@@ -76,6 +82,82 @@ on_signals(LoopObject *loop)
             }
         }
     } while (count == BATCH || (count < 0 && errno == EINTR));
+}
+
+static void
+on_closed(uv_handle_t *handle)
+{
+    PyMem_RawFree(handle);
+}
+
+static void
+close_poll(Signals *signals)
+{
+    if (signals->poll != NULL) {
+        signals->poll->data = NULL;
+        uv_close((uv_handle_t *)signals->poll, on_closed);
+        signals->poll = NULL;
+    }
+}
+
+/* Has libuv watch the pair. A negative libuv code on failure. */
+static int
+start_poll(LoopObject *loop)
+{
+    Signals *signals = &loop->io->signals;
+    uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
+    int err = poll == NULL ? UV_ENOMEM : uv_poll_init(loop->uv, poll, signals->read_end);
+    if (err < 0) {
+        PyMem_RawFree(poll);
+        return err;
+    }
+    poll->data = loop;
+    signals->poll = poll;
+    err = uv_poll_start(poll, UV_READABLE, on_signals);
+    if (err < 0) {
+        close_poll(signals);
+    }
+    return err;
+}
+
+/* ready_run: the start of the uv_poll, when the main thread handles signals for a loop that runs in another. */
+static int
+run_start_poll(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(arg))
+{
+    if (loop->io != NULL && loop->io->signals.read_end >= 0 && loop->io->signals.poll == NULL) {
+        int err = start_poll(loop);
+        if (err < 0) {
+            uverror_raise(err);
+            loop_report(loop, "Polling failed", NULL);
+        }
+    }
+    return 0;
+}
+
+/* -1 with an exception. */
+static int
+watch_pair(LoopObject *loop)
+{
+    if (!io_may_touch(loop)) {
+        return loop_push(loop, run_start_poll, Py_None, NULL);
+    }
+    int err = start_poll(loop);
+    if (err < 0) {
+        uverror_raise(err);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+close_pair(Signals *signals)
+{
+    close_poll(signals);
+    if (signals->read_end >= 0) {
+        close(signals->read_end);
+        close(signals->write_end);
+        signals->read_end = signals->write_end = -1;
+    }
 }
 
 /* Makes the pair at the first use; -1 with an exception. */
@@ -92,13 +174,14 @@ ensure_pair(LoopObject *loop)
         uverror_raise(err);
         return -1;
     }
-    if (poller_watch_internal(loop, pair[0], on_signals) < 0) {
-        close(pair[0]);
-        close(pair[1]);
-        return -1;
-    }
+    transport_check_number(loop, pair[0]);
+    transport_check_number(loop, pair[1]);
     signals->read_end = pair[0];
     signals->write_end = pair[1];
+    if (watch_pair(loop) < 0) {
+        close_pair(signals);
+        return -1;
+    }
     return 0;
 }
 
@@ -162,16 +245,6 @@ uninstall(LoopObject *loop)
     }
 }
 
-static void
-close_pair(Signals *signals)
-{
-    if (signals->read_end >= 0) {
-        close(signals->read_end);
-        close(signals->write_end);
-        signals->read_end = signals->write_end = -1;
-    }
-}
-
 void
 signals_close(LoopObject *loop)
 {
@@ -191,11 +264,10 @@ signals_fork(LoopObject *loop)
     if (err < 0) {
         return err;
     }
-    poller_drop_internal(loop, signals->read_end);
     close_pair(signals);
     signals->read_end = pair[0];
     signals->write_end = pair[1];
-    if (poller_watch_internal(loop, pair[0], on_signals) < 0 || (signals->installed && install(loop) < 0)) {
+    if (watch_pair(loop) < 0 || (signals->installed && install(loop) < 0)) {
         PyErr_Clear();
         return UV_ENOMEM;
     }

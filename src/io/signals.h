@@ -1,7 +1,7 @@
 /* The wake-up descriptor of Python's signal handling, and how a signal reaches loop.add_signal_handler().
 
-   The interpreter's C handler writes the number of each signal to one end of a socketpair; the poller watches the
-   other, so a poll that blocks ends at once. */
+   The interpreter's C handler writes the number of each signal to one end of a socketpair; a uv_poll of its own watches
+   the other, so a poll that blocks ends at once. */
 
 #ifndef FASTLOOP_IO_SIGNALS_H
 #define FASTLOOP_IO_SIGNALS_H
@@ -11,7 +11,8 @@
 typedef struct LoopObject LoopObject;
 
 typedef struct {
-    int read_end; /* -1 until the first use */
+    uv_poll_t *poll; /* allocated apart; NULL until the first use */
+    int read_end;    /* -1 until the first use */
     int write_end;
     int previous; /* the wake-up descriptor that was there before ours */
     bool installed;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "io/clients.h"
 #include "io/streamsink.h"
 
 /* ---- the loop's list ---- */
@@ -318,12 +319,22 @@ forget_in_loop(SocketTransport *self)
     unlink_flush(self);
 }
 
+/* Does nobody but the call of `_call_connection_lost` and transport_close_socket() refer to it? Then nobody can ask for
+   an address afterwards. */
+static bool
+is_forgotten(SocketTransport *self)
+{
+    return !HAVE_FREE_THREADING && self->losing && Py_REFCNT(self) == 2;
+}
+
 void
 transport_close_socket(SocketTransport *self)
 {
     Py_INCREF(self);
     transport_drop_output(self);
-    transport_note_local(self);
+    if (!is_forgotten(self)) {
+        transport_note_local(self);
+    }
     forget_in_loop(self);
     release_sock(self);
     UvStream *stream = self->stream;
@@ -443,12 +454,9 @@ transport_detach_server(SocketTransport *self)
         return 0;
     }
     self->server = NULL;
-    bool takes_transport = self->traits.server_takes_transport;
-    PyObject *result = takes_transport ? PyObject_CallMethodOneArg(server, self->state->str__detach, (PyObject *)self)
-                                       : PyObject_CallMethodNoArgs(server, self->state->str__detach);
+    int err = clients_detach(self, server);
     Py_DECREF(server);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return err;
 }
 
 /* waiter.set_exception(ConnectionError(...)) for a sendfile() under way. */

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 
 import pytest
@@ -410,3 +411,88 @@ loop.close()
 def test_descriptors_closed_at_random(python, seed):
     """Never does the process end, nor is a connection harmed whose descriptor was left alone."""
     python(FUZZ.replace("SEED", str(seed)).replace("SECONDS", "1.5"))
+
+
+# ---------------------------------------------------------------- the only one
+
+
+@pytest.fixture
+def pipes():
+    """Two pipes, as (reading end, writing end); what a test closes is its own business."""
+    pairs = [os.pipe(), os.pipe()]
+    yield pairs
+    for fd in {fd for pair in pairs for fd in pair}:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def test_the_only_reader_is_called_for_its_own_data_alone(loop, run, pipes):
+    (first, to_first), (second, to_second) = pipes
+    calls = []
+
+    def read_first():
+        calls.append(os.read(first, 10))
+        loop.remove_reader(first)
+        loop.add_reader(second, read_second)
+
+    def read_second():
+        calls.append(os.read(second, 10))
+        loop.remove_reader(second)
+        loop.add_reader(first, read_first)
+
+    async def main():
+        loop.add_reader(first, read_first)
+        for _ in range(5):
+            os.write(to_first, b"1")
+            await until(lambda: calls == [b"1"])
+            await turns(3)
+            os.write(to_second, b"2")
+            await until(lambda: calls == [b"1", b"2"])
+            await turns(3)
+            calls.clear()
+        loop.remove_reader(first)
+
+    run(main())
+
+
+def test_a_forgotten_descriptor_does_not_pass_for_the_only_reader(loop, run, pipes):
+    (first, to_first), (second, to_second) = pipes
+    calls = []
+
+    async def main():
+        duplicate = os.dup(first)
+        loop.add_reader(first, calls.append, "first")
+        loop.add_reader(second, lambda: calls.append(os.read(second, 10)))
+        await turns(3)
+        os.close(first)
+        loop.remove_reader(first)
+        await turns(3)
+        os.write(to_first, b"x")
+        await turns(5)
+        assert calls == []
+        os.write(to_second, b"2")
+        await until(lambda: calls == [b"2"])
+        loop.remove_reader(second)
+        os.close(duplicate)
+
+    run(main())
+
+
+def test_the_only_reader_beside_signals(loop, run, pipes):
+    (first, to_first), _ = pipes
+    calls = []
+
+    async def main():
+        loop.add_signal_handler(signal.SIGUSR1, calls.append, "signal")
+        loop.add_reader(first, lambda: calls.append(os.read(first, 10)))
+        await turns(3)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await until(lambda: calls == ["signal"])
+            os.write(to_first, b"1")
+            await until(lambda: calls == ["signal", b"1"])
+            calls.clear()
+        loop.remove_reader(first)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    run(main())

@@ -242,6 +242,142 @@ def test_a_closed_client_is_no_client_any_more(loop, run):
     run(main())
 
 
+class Counted:
+    """Clients that come and go, one after the other, and what the server counted meanwhile."""
+
+    def __init__(self, server):
+        self.server = server
+        self.counts = []
+
+    def count(self):
+        return len(self.server._clients) if hasattr(self.server, "_clients") else self.server._active_count
+
+    async def one(self):
+        client = connected(self.server)
+        await until(lambda: self.count() == 1)
+        self.counts.append(self.count())
+        client.close()
+        await until(lambda: self.count() == 0)
+
+
+@pytest.fixture(params=["", "servers"], ids=["everything on", "without servers"])
+def servers_off(request, monkeypatch):
+    monkeypatch.setenv("FASTLOOP_DISABLE", request.param)
+
+
+def test_connections_are_counted(servers_off, loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        counted = Counted(server)
+        for _ in range(3):
+            await counted.one()
+        assert counted.counts == [1, 1, 1]
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def tell(calls, name, method, owner=None):
+    """A method in place of `method` that notes its calls, or those of `owner`."""
+
+    def told(self, *args):
+        if owner is None or self is owner:
+            calls.append((name, len(args)))
+        return method(self, *args)
+
+    return told
+
+
+@pytest.mark.parametrize("owner", ["class", "instance"])
+def test_replaced_methods_of_the_server_are_called(loop, run, monkeypatch, owner):
+    async def main():
+        calls = []
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        counted = Counted(server)
+        await counted.one()
+        for name in ("_attach", "_detach"):
+            told = tell(calls, name, getattr(asyncio.Server, name))
+            if owner == "class":
+                monkeypatch.setattr(asyncio.Server, name, told)
+            else:
+                monkeypatch.setattr(server, name, told.__get__(server))
+        await counted.one()
+        takes = hasattr(server, "_clients")
+        assert calls == [("_attach", takes), ("_detach", takes)]
+        monkeypatch.undo()
+        await counted.one()
+        assert len(calls) == 2
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+def test_replaced_methods_of_the_set_of_clients_are_called(loop, run, monkeypatch):
+    async def main():
+        calls = []
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        counted = Counted(server)
+        for name in ("add", "discard"):
+            told = tell(calls, name, getattr(weakref.WeakSet, name), server._clients)
+            monkeypatch.setattr(weakref.WeakSet, name, told)
+        await counted.one()
+        assert calls == [("add", 1), ("discard", 1)]
+        monkeypatch.undo()
+        server._clients = kept = set()
+        client = connected(server)
+        await until(lambda: len(kept) == 1)
+        client.close()
+        await until(lambda: len(kept) == 0)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+def test_clients_come_and_go_while_they_are_iterated_over(loop, run):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        clients = [connected(server) for _ in range(3)]
+        await until(lambda: len(server._clients) == 3)
+        iterator = iter(server._clients.copy())
+        transport = next(iterator)
+        transport.abort()
+        del transport
+        await until(lambda: len(server._clients) == 2)
+        del iterator
+        clients.append(connected(server))
+        await until(lambda: len(server._clients) == 3)
+        for client in clients:
+            client.close()
+        await until(lambda: len(server._clients) == 0)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.skipif(hasattr(asyncio.Server, "close_clients"), reason="counted by a number up to Python 3.12")
+@pytest.mark.parametrize("count", [True, 2.0, 1 << 70])
+def test_a_count_that_is_no_small_int(loop, run, count):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        server._active_count = count
+        client = connected(server)
+        await until(lambda: server._active_count == count + 1 or server._active_count != count)
+        assert server._active_count == count + 1
+        client.close()
+        await until(lambda: server._active_count == count)
+        server._active_count = 0
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
 # ---------------------------------------------------------------- arguments
 
 
@@ -482,6 +618,23 @@ def test_a_burst_of_connections_is_accepted_whole(loop, run):
         for client in clients:
             client.close()
         await until(lambda: all(protocol.lost for protocol in made))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_crowds_and_single_connections_take_turns(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0)
+        for size in [1] * 20 + [30, 1, 2, 1, 1, 1, 40, 3] + [1] * 70 + [50]:
+            clients = [connected(server) for _ in range(size)]
+            await until(lambda size=size: len(made) == size and all(protocol.made for protocol in made))
+            for client in clients:
+                client.close()
+            await until(lambda: all(protocol.lost for protocol in made))
+            made.clear()
         server.close()
         await server.wait_closed()
 
