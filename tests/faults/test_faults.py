@@ -175,7 +175,7 @@ loop.close()
 
 @pytest.mark.fastloop_only("the stock loop has no eventfd")
 def test_no_loop_without_an_eventfd(faulty):
-    """An OSError, and nothing else: no half-made loop that complains when it goes. (libuv leaves its epoll set open.)"""
+    """An OSError, and no half-made loop that complains when it goes. (libuv leaves its epoll set open.)"""
     text = """
 import ctypes
 new_event_loop().close()
