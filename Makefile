@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # What needs nothing but the extra `test`; `make ecosystem` runs the rest.
-TESTS = $(filter-out tests/conformance tests/ecosystem tests/stress,$(patsubst %/,%,$(wildcard tests/*/)))
+TESTS = $(filter-out tests/conformance tests/ecosystem tests/soak tests/stress,$(patsubst %/,%,$(wildcard tests/*/)))
 PYTEST_OPTIONS ?=
 JOBS ?= 2
 
@@ -23,7 +23,7 @@ SETUP = PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces valgrind checked-debug checked-asan demo \
+.PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind checked-debug checked-asan demo \
 	conformance ecosystem bench bench-smoke docs lint format sdist wheel check-wheel clean
 
 help:
@@ -130,6 +130,16 @@ setup-%:
 
 traces: build ## run a million tasks of random programs on both loops, and compare their histories
 	PYTHONPATH=. $(PY) tests/coro/trace_many.py
+
+# `make test` runs some of each. Programs beyond a thousand are other ones each time.
+MODEL_EXAMPLES ?= 3000
+model: build ## run thousands of random programs on both loops, and compare what they did
+	FASTLOOP_EXAMPLES=$(MODEL_EXAMPLES) $(PY) $(PYTEST) tests/model
+
+# An hour, some ten million messages on an idle machine: make soak SOAK_SECONDS=3600
+SOAK_SECONDS ?= 180
+soak: build ## run mixed work beside hostile clients for SOAK_SECONDS: nothing is lost, nothing grows
+	PYTHONPATH=tests $(PY) tests/soak/soak.py --seconds $(SOAK_SECONDS)
 
 demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 	@$(SETUP) demo

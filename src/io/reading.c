@@ -256,6 +256,19 @@ deliver_eof_soon(SocketTransport *self)
     return err < 0 ? transport_fail(self, "Fatal read error on socket transport") : 0;
 }
 
+/* eof_received() was left by SystemExit or KeyboardInterrupt, which is set: as on the standard loop the end of the stream is
+   told again, should the loop run once more. libuv tells it once for each start. */
+static void
+read_eof_again(SocketTransport *self)
+{
+    PyObject *leaving = compat_take_exception();
+    transport_stop_reading(self);
+    if (transport_wants_reading(self) && transport_start_reading(self) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    compat_restore_exception(leaving);
+}
+
 /* The peer will send no more: true from eof_received() keeps the connection open for writing. */
 static int
 deliver_eof(SocketTransport *self)
@@ -270,7 +283,11 @@ deliver_eof(SocketTransport *self)
     int keep_open = result == NULL ? -1 : PyObject_IsTrue(result);
     Py_XDECREF(result);
     if (keep_open < 0) {
-        return transport_fail(self, "Fatal error: protocol.eof_received() call failed.");
+        int err = transport_fail(self, "Fatal error: protocol.eof_received() call failed.");
+        if (err < 0) {
+            read_eof_again(self);
+        }
+        return err;
     }
     transport_stop_reading(self);
     if (!keep_open && transport_close(self) < 0) {

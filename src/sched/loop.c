@@ -1129,7 +1129,8 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->pid = getpid();
     note_replaced_methods(loop);
     if (ready_init(&loop->ready) < 0 || open_uv(loop) < 0 || open_parts(loop) < 0) {
-        /* What was opened is closed by dealloc. */
+        /* What was opened is closed by dealloc; __del__() has nothing to close or to warn of. */
+        loop->closed = true;
         Py_DECREF(loop);
         return NULL;
     }

@@ -1,0 +1,196 @@
+"""A system that fails: calls that end in errors while a server is under load, by a library in front of the C library's.
+
+Storms of EAGAIN and EINTR, short reads and writes must not be seen at all; what breaks a connection is told to that
+connection's protocol, and the others go on; at the end nothing is left behind.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+
+PROGRAM = """
+import ctypes, errno, gc, json, socket
+shim = ctypes.CDLL(None)
+shim.fault_count.restype = ctypes.c_ulong
+
+def fault(name, error, every):
+    shim.fault_set(name.encode(), getattr(errno, error, 0), every)
+
+errors, reports = [], []
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(data)
+    def connection_lost(self, error):
+        if error is not None:
+            errors.append(errno.errorcode.get(error.errno, type(error).__name__))
+
+async def use(address, number):
+    '''True when all came back, False when the connection was broken off.'''
+    message = b"%d," % number * 200
+    try:
+        reader, writer = await asyncio.open_connection(*address)
+    except OSError:
+        return False
+    try:
+        for _ in range(5):
+            writer.write(message)
+            got = await reader.readexactly(len(message))
+            assert got == message, "bytes of somebody else"
+        return True
+    except (asyncio.IncompleteReadError, OSError) as exc:
+        assert message.startswith(getattr(exc, "partial", b"")), "bytes of somebody else"
+        return False
+    finally:
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except OSError:
+            pass
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: reports.append(context["message"]))
+    server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=200)
+    address = server.sockets[0].getsockname()
+    assert await use(address, 0)
+    before = len(os.listdir("/proc/self/fd"))
+    fault(*FAULT)
+    during = await asyncio.wait_for(asyncio.gather(*[use(address, n) for n in range(COUNT)]), 30)
+    failed = shim.fault_count(FAULT[0].encode())
+    shim.fault_set(FAULT[0].encode(), 0, 0)
+    after = await asyncio.wait_for(asyncio.gather(*[use(address, n) for n in range(20)]), 30)
+    for _ in range(200):
+        gc.collect()
+        if len(os.listdir("/proc/self/fd")) <= before:
+            break
+        await asyncio.sleep(0.01)
+    left = len(os.listdir("/proc/self/fd")) - before
+    server.close()
+    await server.wait_closed()
+    print(json.dumps(dict(failed=failed, good=sum(during), after=sum(after), left=max(left, 0),
+        errors=sorted(set(errors)), reports=sorted(set(reports)))))
+
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    """The library that makes calls fail, built for this run."""
+    path = tmp_path_factory.mktemp("faults") / "shim.so"
+    source = Path(__file__).with_name("shim.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(path), str(source), "-ldl"], check=True)
+    return path
+
+
+@pytest.fixture
+def faulty(python, shim, monkeypatch):
+    """Run a program whose calls fail as fault_set() says."""
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    return python
+
+
+def under_load(faulty, name, error, every, count=60):
+    head = f"FAULT, COUNT = {(name, error, every)!r}, {count}\n"
+    answer = json.loads(faulty(head + PROGRAM, stderr=None))
+    assert answer["failed"] > 0, "the fault has not come"
+    assert answer["after"] == 20, answer
+    assert answer["left"] == 0, answer
+    return answer
+
+
+@pytest.mark.parametrize("every", [1, 2, 3], ids=["always", "every other", "every third"])
+@pytest.mark.parametrize("name", ["send", "receive"])
+def test_short_reads_and_writes_are_not_seen(faulty, name, every):
+    answer = under_load(faulty, name, "short", every, count=10)
+    assert (answer["good"], answer["errors"], answer["reports"]) == (10, [], [])
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "EINTR"])
+@pytest.mark.parametrize("name", ["send", "receive"])
+def test_storms_are_not_seen(faulty, name, error, loop_name):
+    answer = under_load(faulty, name, error, 2)
+    assert (answer["good"], answer["errors"], answer["reports"]) == (60, [], [])
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "EINTR", "ECONNABORTED"])
+def test_accept_tries_again(faulty, error):
+    answer = under_load(faulty, "accept", error, 2)
+    assert (answer["good"], answer["errors"], answer["reports"]) == (60, [], [])
+
+
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
+def test_accept_without_resources_waits_and_goes_on(faulty, error):
+    answer = under_load(faulty, "accept", error, 20)
+    assert (answer["good"], answer["errors"]) == (60, [])
+    assert answer["reports"] == ["socket.accept() out of system resource"]
+
+
+@pytest.mark.parametrize("name, error", [("send", "ENOMEM"), ("send", "EPIPE"), ("receive", "ENOMEM")])
+def test_an_error_ends_that_connection_alone(faulty, name, error):
+    answer = under_load(faulty, name, error, 40)
+    assert 0 < answer["good"] < 60
+    assert set(answer["errors"]) <= {error, "ECONNRESET", "EPIPE"}
+    # One connection, and so two ends of it, may go with each fault.
+    assert answer["good"] >= 60 - answer["failed"]
+
+
+@pytest.mark.parametrize("error", ["EPERM", "ENOSPC", "ENOMEM"])
+def test_epoll_that_refuses_a_descriptor(faulty, error):
+    """The caller is told, and the next call works."""
+    text = f"""
+import ctypes, errno, socket
+async def main():
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    got = loop.create_future()
+    ctypes.CDLL(None).fault_set(b"epoll_ctl", errno.{error}, 1)
+    for call in (loop.add_reader, loop.add_writer):
+        try:
+            call(near, print, "called")
+        except OSError as exc:
+            print(errno.errorcode[exc.errno])
+    ctypes.CDLL(None).fault_set(b"epoll_ctl", 0, 0)
+    loop.add_reader(near, lambda: got.done() or got.set_result(near.recv(10)))
+    far.send(b"data")
+    print(await asyncio.wait_for(got, 20))
+    loop.remove_reader(near)
+    near.close(), far.close()
+loop = new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+"""
+    assert faulty(text) == f"{error}\n{error}\nb'data'\n"
+
+
+@pytest.mark.fastloop_only("the stock loop has no eventfd")
+def test_no_loop_without_an_eventfd(faulty):
+    """An OSError, and no half-made loop that complains when it goes. (libuv leaves its epoll set open.)"""
+    text = """
+import ctypes
+new_event_loop().close()
+# Closed, the first one's parts are kept for the next.
+kept = new_event_loop()
+for error in (24, 23, 12):
+    ctypes.CDLL(None).fault_set(b"eventfd", error, 1)
+    try:
+        new_event_loop()
+    except OSError as exc:
+        print(exc.errno)
+    ctypes.CDLL(None).fault_set(b"eventfd", 0, 0)
+kept.close()
+loop = new_event_loop()
+loop.run_until_complete(asyncio.sleep(0))
+loop.close()
+"""
+    assert faulty(text) == "24\n23\n12\n"
