@@ -20,6 +20,28 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
     See asyncio.AbstractEventLoop for the methods, https://docs.python.org/3/library/asyncio-eventloop.html.
     """
 
+    # What __init__() of this class and its bases sets. The interpreter finds a method in 30 instructions instead of 290
+    # as long as the object has no dict; any other attribute makes one.
+    __slots__ = (
+        "_asyncgens",
+        "_asyncgens_shutdown_called",
+        "_child_watcher",
+        "_children",
+        "_connects_natively",
+        "_coroutine_origin_tracking_enabled",
+        "_coroutine_origin_tracking_saved_depth",
+        "_default_executor",
+        "_exception_handler",
+        "_executor_shutdown_called",
+        "_internal_fds",
+        "_old_agen_hooks",
+        "_signal_handlers",
+        "_timer_cancelled_count",
+        "_unix_server_sockets",
+        "_use_native_tls",
+        "slow_callback_duration",
+    )
+
     def __init__(self):
         """Make a loop, which close() must end. FASTLOOP_DISABLE is read now, see fastloop.switches."""
         super().__init__()
