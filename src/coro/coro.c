@@ -420,6 +420,13 @@ coro_exec(PyObject *module, State *state)
         return -1;
     }
     coro->native = known > 0;
+#if HAVE_DICT_VERSION
+    int dicts_known = layout_verify_dict();
+    if (dicts_known < 0) {
+        return -1;
+    }
+    coro->dicts_known = dicts_known > 0;
+#endif
     state->leave_task = current_task_forget;
     state->run_step = task_step_run;
     state->run_wakeup = task_wakeup_run;
