@@ -35,6 +35,9 @@ traverse_part(LoopObject *loop, visitproc visit, void *arg)
         for (int i = 0; i < loop->coro->free_wakeup_count; i++) {
             Py_VISIT(loop->coro->free_wakeups[i]);
         }
+        for (int i = 0; i < loop->coro->free_awaiter_count; i++) {
+            Py_VISIT(loop->coro->free_awaiters[i]);
+        }
     }
     return 0;
 }
@@ -64,7 +67,9 @@ abandon_part(LoopObject *loop)
     }
     coro_free_list_clear(part->free_futures, &part->free_future_count);
     task_free_list_clear(part);
-    coro_free_list_clear(part->free_awaiters, &part->free_awaiter_count);
+    while (part->free_awaiter_count > 0) {
+        Py_DECREF(part->free_awaiters[--part->free_awaiter_count]);
+    }
     while (part->free_wakeup_count > 0) {
         Py_DECREF(part->free_wakeups[--part->free_wakeup_count]);
     }

@@ -170,7 +170,8 @@ typedef struct {
 PyObject **
 layout_dict_slot(PyObject *dict, PyObject *key, PyObject *value)
 {
-    enum { LOG2_SIZE = 3, ENTRIES = 5 }; /* the smallest size that is not empty, enough for four loops that run at once */
+    /* The smallest size that is not empty: enough for four loops that run at once. */
+    enum { LOG2_SIZE = 3, ENTRIES = 5 };
     PyDictObject *object = (PyDictObject *)dict;
     if (!PyDict_CheckExact(dict) || object->ma_values != NULL || compat_dict_is_watched(dict)) {
         return NULL;
