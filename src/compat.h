@@ -176,6 +176,17 @@ compat_dict_version(PyObject *dict)
 #pragma GCC diagnostic pop
 #endif
 }
+/* Does somebody want to hear of every change? Since 3.12 that is noted in the low bits of the version. */
+static inline bool
+compat_dict_is_watched(PyObject *dict)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return (compat_dict_version(dict) & 0xFF) != 0;
+#else
+    (void)dict;
+    return false;
+#endif
+}
 #else
 #define HAVE_DICT_VERSION 0
 #endif

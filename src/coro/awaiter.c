@@ -14,21 +14,24 @@ typedef struct {
 
 #define AwaiterObject_CAST(op) ((AwaiterObject *)(op))
 
-/* Hands an untracked, empty object to the free list, or frees it; steals its references to its type and loop. */
-static void
-park(PyObject *op, LoopObject *loop, PyObject **list, int *count)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    if (list != NULL && *count < FUTURE_FREE_MAX) {
-        list[(*count)++] = op;
-    } else {
-        PyObject_GC_Del(op);
-    }
-    Py_DECREF(type);
-    Py_XDECREF((PyObject *)loop);
-}
+/* Both lie in the free lists as they are, tracked and with one reference: found by gc.get_objects(), for one, they are
+   empty objects like any other, and are not used again while somebody holds them. */
 
 /* ---- the iterator ---- */
+
+/* An unused one, or NULL. */
+static AwaiterObject *
+unpark_awaiter(CoroPart *part)
+{
+    while (part->free_awaiter_count > 0) {
+        PyObject *parked = part->free_awaiters[--part->free_awaiter_count];
+        if (LIKELY(is_unshared(parked))) {
+            return (AwaiterObject *)parked;
+        }
+        Py_DECREF(parked);
+    }
+    return NULL;
+}
 
 PyObject *
 Future_await(PyObject *op)
@@ -44,19 +47,19 @@ Future_await(PyObject *op)
     }
     LoopObject *loop = coro_is_loop(state, fut->loop) ? LoopObject_CAST(fut->loop) : NULL;
     CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
-    AwaiterObject *it;
-    if (part != NULL && part->free_awaiter_count > 0) {
-        it = (AwaiterObject *)PyObject_Init(part->free_awaiters[--part->free_awaiter_count], state->coro->AwaiterType);
-    } else {
+    AwaiterObject *it = part == NULL ? NULL : unpark_awaiter(part);
+    if (UNLIKELY(it == NULL)) {
         it = PyObject_GC_New(AwaiterObject, state->coro->AwaiterType);
         if (it == NULL) {
             return NULL;
         }
+        it->fut = NULL;
+        it->loop = NULL;
+        PyObject_GC_Track(it);
     }
     it->fut = (BaseFuture *)Py_NewRef(op);
     it->loop = (LoopObject *)Py_XNewRef((PyObject *)loop);
     it->kept_exception = false;
-    PyObject_GC_Track(it);
     return (PyObject *)it;
 }
 
@@ -297,6 +300,8 @@ Awaiter_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* No tp_clear: what cycles go through is the future, which clears itself. The collector could otherwise clear an object
+   of its garbage that was parked, and is in use again, meanwhile. */
 static int
 Awaiter_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -306,32 +311,43 @@ Awaiter_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-/* The loop stays: it cannot be part of a cycle that only this object keeps. */
-static int
-Awaiter_clear(PyObject *op)
+/* Keeps the object, which has just lost its last reference, for the next await. False if there is no room for it. */
+static bool
+park_awaiter(AwaiterObject *it, CoroPart *part)
 {
-    Py_CLEAR(AwaiterObject_CAST(op)->fut);
-    return 0;
+    if (HAVE_FREE_THREADING || part == NULL || part->free_awaiter_count == FUTURE_FREE_MAX) {
+        return false;
+    }
+    _Py_NewReference((PyObject *)it);
+    part->free_awaiters[part->free_awaiter_count++] = (PyObject *)it;
+    return true;
 }
 
 static void
 Awaiter_dealloc(PyObject *op)
 {
     AwaiterObject *it = AwaiterObject_CAST(op);
-    PyObject_GC_UnTrack(op);
-    Py_CLEAR(it->fut);
+    PyTypeObject *type = Py_TYPE(op);
     LoopObject *loop = it->loop;
+    PyObject *fut = (PyObject *)it->fut;
+    bool kept_exception = it->kept_exception;
     it->loop = NULL;
+    it->fut = NULL;
+    it->kept_exception = false;
     CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
-    if (it->kept_exception && part != NULL) {
-        empty_kept_exception(part);
+    if (!park_awaiter(it, part)) {
+        PyObject_GC_UnTrack(op);
+        PyObject_GC_Del(op);
+        Py_DECREF(type);
+    }
+    Py_XDECREF(fut);
+    if (kept_exception) {
         part = coro_part_here(loop);
+        if (part != NULL) {
+            empty_kept_exception(part);
+        }
     }
-    if (part == NULL) {
-        park(op, loop, NULL, NULL);
-    } else {
-        park(op, loop, part->free_awaiters, &part->free_awaiter_count);
-    }
+    Py_XDECREF((PyObject *)loop);
 }
 
 static PyMethodDef Awaiter_methods[] = {
@@ -342,10 +358,13 @@ static PyMethodDef Awaiter_methods[] = {
 };
 
 static PyType_Slot Awaiter_slots[] = {
-    {Py_tp_dealloc, Awaiter_dealloc},   {Py_tp_traverse, Awaiter_traverse},
-    {Py_tp_clear, Awaiter_clear},       {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, Awaiter_iternext}, {Py_tp_methods, Awaiter_methods},
-    {Py_am_send, Awaiter_am_send},      {0, NULL},
+    {Py_tp_dealloc, Awaiter_dealloc},
+    {Py_tp_traverse, Awaiter_traverse},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, Awaiter_iternext},
+    {Py_tp_methods, Awaiter_methods},
+    {Py_am_send, Awaiter_am_send},
+    {0, NULL},
 };
 
 PyType_Spec Awaiter_spec = {

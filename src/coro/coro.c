@@ -35,6 +35,9 @@ traverse_part(LoopObject *loop, visitproc visit, void *arg)
         for (int i = 0; i < loop->coro->free_wakeup_count; i++) {
             Py_VISIT(loop->coro->free_wakeups[i]);
         }
+        for (int i = 0; i < loop->coro->free_awaiter_count; i++) {
+            Py_VISIT(loop->coro->free_awaiters[i]);
+        }
     }
     return 0;
 }
@@ -64,7 +67,9 @@ abandon_part(LoopObject *loop)
     }
     coro_free_list_clear(part->free_futures, &part->free_future_count);
     task_free_list_clear(part);
-    coro_free_list_clear(part->free_awaiters, &part->free_awaiter_count);
+    while (part->free_awaiter_count > 0) {
+        Py_DECREF(part->free_awaiters[--part->free_awaiter_count]);
+    }
     while (part->free_wakeup_count > 0) {
         Py_DECREF(part->free_wakeups[--part->free_wakeup_count]);
     }
@@ -420,6 +425,13 @@ coro_exec(PyObject *module, State *state)
         return -1;
     }
     coro->native = known > 0;
+#if HAVE_DICT_VERSION
+    int dicts_known = layout_verify_dict();
+    if (dicts_known < 0) {
+        return -1;
+    }
+    coro->dicts_known = dicts_known > 0;
+#endif
     state->leave_task = current_task_forget;
     state->run_step = task_step_run;
     state->run_wakeup = task_wakeup_run;

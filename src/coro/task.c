@@ -904,7 +904,8 @@ Task_dealloc(PyObject *op)
 {
     BaseTask *task = BaseTask_CAST(op);
     PyTypeObject *type = Py_TYPE(op);
-    CoroState *coro = type->tp_dealloc == Task_dealloc ? coro_of_exact(op) : NULL;
+    State *state = type->tp_dealloc == Task_dealloc ? state_of_exact(op) : NULL;
+    CoroState *coro = state == NULL ? NULL : state->coro;
     bool silent = !task->fut.log_tb && (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
     if (coro == NULL || task->fut.loop == NULL || !silent || !future_is_recyclable(coro, op)) {
         if (PyObject_CallFinalizerFromDealloc(op) < 0) {
@@ -935,7 +936,7 @@ Task_dealloc(PyObject *op)
     task->num_cancels_requested = 0;
     PyObject *loop = task->fut.loop;
     task->fut.loop = NULL;
-    CoroPart *part = future_free_lists(state_of_module(((PyHeapTypeObject *)type)->ht_module), loop);
+    CoroPart *part = future_free_lists(state, loop);
     if (part != NULL && part->free_task_count < FUTURE_FREE_MAX) {
         part->free_tasks[part->free_task_count++] = op;
     } else {

@@ -900,3 +900,56 @@ def test_objects_outlive_their_loop():
 
 def test_flags():
     assert isinstance(_core.native_tasks, bool)
+
+
+def test_kept_iterators_that_somebody_found(loop):
+    """What the loop keeps for the next await is not used while the program holds it, and is of no use to that."""
+
+    async def value(number):
+        await asyncio.sleep(0)
+        return number
+
+    async def body():
+        return [await loop.create_task(value(number)) for number in range(1000, 1010)]
+
+    assert loop.run_until_complete(body()) == list(range(1000, 1010))
+    found = [obj for obj in gc.get_objects() if type(obj).__name__ == "FutureIter"]
+    assert loop.run_until_complete(body()) == list(range(1000, 1010))
+    for iterator in found:
+        assert next(iterator, "ended") == "ended"
+        iterator.close()
+    del found
+    assert loop.run_until_complete(body()) == list(range(1000, 1010))
+
+
+def test_awaits_in_garbage(loop):
+    """Coroutines that wait in a cycle are collected while others go on waiting."""
+    collected = []
+
+    class Cycle:
+        def __init__(self):
+            self.future = loop.create_future()
+            self.coro = self.wait()
+            self.coro.send(None)
+
+        async def wait(self):
+            try:
+                await self.future
+            finally:
+                collected.append(1)
+
+    async def body():
+        for number in range(50):
+            Cycle()
+            if number % 10 == 0:
+                gc.collect()
+            await asyncio.sleep(0)
+            assert await loop.create_task(answer(number)) == number
+
+    async def answer(number):
+        await asyncio.sleep(0)
+        return number
+
+    loop.run_until_complete(body())
+    gc.collect()
+    assert len(collected) == 50

@@ -442,3 +442,66 @@ def test_in_result_of_a_subclass(observed):
 
     observed.loop.run_until_complete(main())
     assert seen[0] is None
+
+
+@pytest.mark.skipif(not hasattr(_asyncio, "_current_tasks"), reason="the thread has it, not a dict")
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_when_the_dict_changes(observed, count):
+    """Entries of others come and go in the dict, which grows and shrinks, between steps and within them."""
+    entries = _asyncio._current_tasks
+
+    async def body():
+        me = asyncio.current_task()
+        for _ in range(5):
+            others = [object() for _ in range(count)]
+            for other in others:
+                entries[other] = me
+                assert asyncio.current_task() is me
+                await asyncio.sleep(0)
+                assert asyncio.current_task() is me and entries[observed.loop] is me
+            for other in others:
+                del entries[other]
+                await asyncio.sleep(0)
+                assert asyncio.current_task() is me and entries[observed.loop] is me
+            # Its own in another place.
+            entries[observed.loop] = entries.pop(observed.loop)
+            await asyncio.sleep(0)
+        observed.look("body")
+
+    assert observed.run(body(), body()) == {("body", "body 0"), ("body", "body 1")}
+    assert not entries
+
+
+def test_loops_in_many_threads(loop_name):
+    """More loops than the smallest dict has room for, each with tasks of its own."""
+    count = 12
+    barrier = threading.Barrier(count)
+    wrong = []
+
+    async def body():
+        me = asyncio.current_task()
+        for _ in range(200):
+            await asyncio.sleep(0)
+            if asyncio.current_task() is not me:
+                wrong.append(me)
+
+    async def main():
+        barrier.wait()
+        await asyncio.gather(*[body() for _ in range(5)])
+
+    def run():
+        loop = helpers.new_loop(loop_name)
+        loop.run_until_complete(main())
+        loop.close()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong

@@ -211,3 +211,31 @@ def test_a_slow_protocol_is_logged_in_debug_mode(loop, run, guard, kind):
     run(main())
     slow = [text for text in guard.log.take() if text.startswith("Executing <")]
     assert any("SocketTransport" in text for text in slow), slow
+
+
+def test_what_the_loop_sets_needs_no_dict(loop, loop_name):
+    """The interpreter looks methods up quickly then; other attributes go to a dict, as ever."""
+    loop.run_until_complete(loop.getaddrinfo("127.0.0.1", 80))
+    loop.run_until_complete(loop.run_in_executor(None, nothing))
+    if loop_name == "fastloop":
+        assert vars(loop) == {}
+    loop.note = "mine"
+    assert vars(loop)["note"] == "mine"
+    loop.slow_callback_duration = 7
+    assert loop.slow_callback_duration == 7
+    del loop.slow_callback_duration
+    assert not hasattr(loop, "slow_callback_duration")
+    loop.slow_callback_duration = 0.1
+
+
+def test_a_subclass_may_set_what_the_loop_sets(loop):
+    class Loop(type(loop)):
+        slow_callback_duration = 9
+
+        def __init__(self):
+            super().__init__()
+            del self.slow_callback_duration
+
+    other = Loop()
+    assert other.slow_callback_duration == 9
+    other.close()
