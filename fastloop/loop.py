@@ -47,6 +47,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
 
     def __init__(self):
         """Make a loop, which close() must end. FASTLOOP_DISABLE is read now, see fastloop.switches."""
+        # Before anything that may fail: __del__() closes the loop then.
+        self._slow_hook = self._metrics_server = None
         super().__init__()
         disabled = switches.disabled()
         if "tasks" in disabled:
@@ -64,7 +66,6 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if "streams" in disabled:
             self._use_native_streams = False
         self._use_native_tls = "tls" not in disabled
-        self._slow_hook = self._metrics_server = None
         wish = os.environ.get("FASTLOOP_METRICS")
         if wish:
             from fastloop import observe

@@ -65,7 +65,8 @@ def _show(options, values):
         time.sleep(options.interval)
         try:
             values = observe.fetch(options.path)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionError):
+            # It has ended, perhaps just as it was asked.
             return
 
 

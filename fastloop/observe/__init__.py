@@ -44,7 +44,8 @@ def start(loop, wish):
     if word is not True:
         try:
             serve(loop, word)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # RuntimeError: there can be no more threads, or none of this kind in a subinterpreter.
             warnings.warn(f"FASTLOOP_METRICS={wish}: {error}", RuntimeWarning, stacklevel=3)
 
 
@@ -89,7 +90,8 @@ class SlowCallback:
     seconds  how long it took
     handle   the asyncio.Handle that ran, or None
     task     the asyncio.Task whose step it was, or None
-    source   the handle, the task, or the transport whose protocol was called
+    source   the handle, the task, or the transport whose protocol was called; or the future of a job, or an object of
+             fastloop's own: that of a listening socket or of a sock_*() call
     """
 
     __slots__ = ("handle", "seconds", "source", "task")

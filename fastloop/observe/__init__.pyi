@@ -14,7 +14,7 @@ def fetch(path: str | os.PathLike[str], seconds: float = 5.0) -> dict[str, Any]:
 
 class SlowCallback:
     seconds: float
-    source: asyncio.Handle | asyncio.Task[Any] | asyncio.BaseTransport
+    source: Any
     handle: asyncio.Handle | None
     task: asyncio.Task[Any] | None
     def __init__(self, source: Any, seconds: float) -> None: ...

@@ -4,6 +4,7 @@ Whoever connects is sent one JSON object and an end; nothing is ever read from h
 is stuck can be watched, and its counts are of the program alone. It knows the loop by a weak reference.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -21,12 +22,15 @@ class MetricsServer:
 
     def __init__(self, loop, path):
         self.path = _name_in(path) if os.path.isdir(path) else path
+        # The program may change its folder.
+        self._file = os.path.abspath(self.path)
         self.pid = os.getpid()
         self._loop = weakref.ref(loop)
-        self._socket = _listen(self.path)
-        self._identity = _identity(self.path)
-        self._wake, self._woken = socket.socketpair()
+        # First of all: some subinterpreters refuse it.
         self._thread = threading.Thread(target=self._serve, name="fastloop-metrics", daemon=True)
+        self._socket = _listen(self.path)
+        self._identity = _identity(self._file)
+        self._wake, self._woken = socket.socketpair()
         # Also for a loop that nobody closes, and at exit.
         self._finalizer = weakref.finalize(loop, self.close)
         try:
@@ -40,11 +44,17 @@ class MetricsServer:
         """End the thread and take the socket's file away. In a forked child that file is the parent's, and stays."""
         self._finalizer.detach()
         forked = os.getpid() != self.pid
-        if not forked and self._identity is not None and _identity(self.path) == self._identity:
-            os.unlink(self.path)
+        if not forked and self._identity is not None and _identity(self._file) == self._identity:
+            # A program that has given up its rights may be refused: the loop is closed none the less.
+            with contextlib.suppress(OSError):
+                os.unlink(self._file)
         self._identity = None
-        self._wake.close()
         thread, self._thread = self._thread, None
+        if thread is not None and not forked:
+            # Closing is not enough: a forked child may have a copy.
+            with contextlib.suppress(OSError):
+                self._wake.shutdown(socket.SHUT_WR)
+        self._wake.close()
         if thread is None or forked:
             self._end()
         elif thread is not threading.current_thread():
@@ -70,7 +80,9 @@ class MetricsServer:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
                 # It stays readable: not at once again.
-                select.select([self._woken], [], [], SEND_SECONDS)
+                pause = select.poll()
+                pause.register(self._woken, select.POLLIN)
+                pause.poll(SEND_SECONDS * 1000)
             return
         with connection:
             connection.settimeout(SEND_SECONDS)
@@ -144,6 +156,8 @@ def fetch(path, seconds):
         sock.connect(path)
         with sock.makefile("rb") as stream:
             answer = stream.readline(1 << 20)
+    if not answer:
+        raise ConnectionResetError(f"{path}: no metrics, but an end")
     try:
         values = json.loads(answer)
         if isinstance(values, dict):

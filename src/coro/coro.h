@@ -106,6 +106,7 @@ typedef struct CoroPart {
     PyObject *stop_iteration; /* reused while nobody else holds it */
     uint64_t shown_version;   /* of asyncio's dict of current tasks, when it was right */
     PyObject **shown_slot;    /* where a dict of that version has our entry's value; NULL when that is not known */
+    void *shown_keys;         /* layout_dict_keys() for that */
     PyObject *free_futures[FUTURE_FREE_MAX];
     PyObject *free_tasks[FUTURE_FREE_MAX];
     PyObject *free_awaiters[FUTURE_FREE_MAX];

@@ -321,6 +321,7 @@ note_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
 {
     part->shown_version = compat_dict_version(coro->current_tasks);
     part->shown_slot = coro->dicts_known ? layout_dict_slot(coro->current_tasks, loop, task) : NULL;
+    part->shown_keys = layout_dict_keys(coro->current_tasks);
 }
 
 /* Replaces the entry of an unchanged dict. A store into its slot takes a tenth of PyDict_SetItem(); the dict has the same
@@ -328,7 +329,7 @@ note_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
 static int
 replace_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
 {
-    if (LIKELY(part->shown_slot != NULL)) {
+    if (LIKELY(part->shown_slot != NULL && part->shown_keys == layout_dict_keys(coro->current_tasks))) {
         Py_SETREF(*part->shown_slot, Py_NewRef(task));
         return 0;
     }

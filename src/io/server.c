@@ -29,6 +29,7 @@ typedef struct {
     bool context_given;   /* 3.15: every callback of a connection runs in one copy of it */
     unsigned singles;     /* wake-ups that shall accept one connection each, after a call that was in vain */
     unsigned singles_left;
+    unsigned turn; /* of the last wake-up */
     int fd;
     int backlog;
     int family;
@@ -229,10 +230,16 @@ accept_next(LoopObject *loop, ListenerObject *self)
 
 /* How many connections to accept in this wake-up: as the standard loop until none is left, but the call that finds that
    out costs as much as the one before it. Where connections come one at a time it is left out, and the next poll
-   tells whether there is another; more and more seldom it is tried whether they have begun to come in crowds. */
+   tells whether there is another; more and more seldom it is tried whether they have begun to come in crowds. When one
+   turn after the other finds one it is soon tried: a crowd must not wait a turn for each. */
 static long
-connections_to_expect(ListenerObject *self)
+connections_to_expect(LoopObject *loop, ListenerObject *self)
 {
+    unsigned turn = loop->io->turn;
+    if (turn - self->turn == 1) {
+        self->singles_left /= 2;
+    }
+    self->turn = turn;
     if (self->singles_left > 0) {
         self->singles_left--;
         return 1;
@@ -252,7 +259,7 @@ static int
 run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     ListenerObject *self = ListenerObject_CAST(owner);
-    long expected = connections_to_expect(self);
+    long expected = connections_to_expect(loop, self);
     long accepted = 0;
     int go_on = 1;
     while (accepted < expected && go_on > 0 && is_listening(loop, self)) {

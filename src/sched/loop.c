@@ -449,6 +449,15 @@ loop_report_time(LoopObject *loop, PyObject *ran, uint64_t ns)
     return slow_ns != 0 && ns >= slow_ns ? call_with_time(loop, state->str__call_slow_hook, ran, ns) : 0;
 }
 
+/* The collector is told of the owner of a record, see push_handle(). */
+static inline void
+track_record(ReadyEntry *entry)
+{
+    if (entry->run == handle_run || entry->run == handle_run_threadsafe) {
+        handle_track(entry->owner);
+    }
+}
+
 /* Runs a record, and reports how long it took. */
 static int
 run_timed(LoopObject *loop, ReadyEntry *entry)
@@ -460,7 +469,12 @@ run_timed(LoopObject *loop, ReadyEntry *entry)
     int err = entry->run(loop, entry->owner, entry->arg);
     uint64_t taken = compat_monotonic_ns() - start;
     set_current_handle((PyObject *)loop, NULL, NULL);
-    return err < 0 ? err : loop_report_time(loop, entry->owner, taken);
+    if (err < 0) {
+        return err;
+    }
+    /* Who is told may keep it. */
+    track_record(entry);
+    return loop_report_time(loop, entry->owner, taken);
 }
 
 /* Runs what was ready when the turn reached this point. -1 with the exception that ends the run; the rest stays. */
@@ -488,10 +502,7 @@ static void
 track_queued(Ready *ready)
 {
     for (size_t i = 0; i < ready->count; i++) {
-        ReadyEntry *entry = &ready->entries[(ready->head + i) & ready->mask];
-        if (entry->run == handle_run || entry->run == handle_run_threadsafe) {
-            handle_track(entry->owner);
-        }
+        track_record(&ready->entries[(ready->head + i) & ready->mask]);
     }
 }
 

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time  # noqa: F401 (for the questions)
+import types
 import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -113,6 +114,12 @@ def public_bases(cls):
     ]
 
 
+def is_slot(cls, name):
+    """Is it an attribute of the instances that a class in Python keeps in __slots__?"""
+    owner = next(base for base in cls.__mro__ if name in vars(base))
+    return "__slots__" in vars(owner) and isinstance(vars(owner)[name], types.MemberDescriptorType)
+
+
 def surface_of(thing):
     """What a live object offers, as {aspect: answer}."""
     cls = type(thing)
@@ -132,6 +139,8 @@ def surface_of(thing):
     found["weak references"] = bool(cls.__weakrefoffset__)
     for name in public_names(thing):
         kind = found[name] = kind_of(cls, name) if hasattr(cls, name) else "instance attribute"
+        if kind == "attribute" and is_slot(cls, name):
+            kind = found[name] = "instance attribute"
         if kind in ("method", "coroutine function"):
             found[name + " signature"] = signature_of(getattr(thing, name))
             found[name + " docstring"] = bool(getattr(cls, name).__doc__)

@@ -472,6 +472,41 @@ def test_when_the_dict_changes(observed, count):
     assert not entries
 
 
+def test_when_an_update_of_the_dict_fails(observed):
+    """It has grown by then, and has moved its entries."""
+    if not hasattr(_asyncio, "_current_tasks"):
+        pytest.skip("there is no dict")
+
+    class Equal:
+        def __hash__(self):
+            return hash(observed.loop)
+
+        def __eq__(self, other):
+            raise ZeroDivisionError
+
+    failed = []
+
+    async def step(number):
+        for turn in range(20):
+            await asyncio.sleep(0)
+            observed.look(number)
+            if number == 1 and turn == 10:
+                try:
+                    _asyncio._current_tasks.update(growth)
+                except ZeroDivisionError:
+                    failed.append(turn)
+
+    async def main():
+        await asyncio.wait([observed.task(step(number), f"step {number}") for number in range(4)])
+
+    growth = dict.fromkeys([Equal(), *range(20)])
+    deadline = observed.loop.call_later(5, observed.loop.stop)
+    observed.loop.run_until_complete(main())
+    deadline.cancel()
+    assert sorted(observed.seen) == [(number, f"step {number}") for number in range(4) for _ in range(20)]
+    assert failed == [10]
+
+
 def test_loops_in_many_threads(loop_name):
     """More loops than the smallest dict has room for, each with tasks of its own."""
     count = 12

@@ -5,6 +5,7 @@ connection's protocol, and the others go on; at the end nothing is left behind.
 """
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -95,7 +96,8 @@ def shim(tmp_path_factory):
 @pytest.fixture
 def faulty(python, shim, monkeypatch):
     """Run a program whose calls fail as fault_set() says."""
-    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    # Behind that of a sanitizer, which must come first.
+    monkeypatch.setenv("LD_PRELOAD", f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip())
     return python
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+import time
 import weakref
 
 import pytest
@@ -635,6 +636,29 @@ def test_crowds_and_single_connections_take_turns(loop, run):
                 client.close()
             await until(lambda: all(protocol.lost for protocol in made))
             made.clear()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_crowd_after_single_connections_does_not_take_a_turn_each(loop, run):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0, backlog=200)
+        clients = []
+        for size in [1] * 130 + [60]:
+            clients += [connected(server) for _ in range(size)]
+            turns = 0
+            while len(made) < len(clients):
+                turns += 1
+                # Of quick turns fastloop polls in some only.
+                time.sleep(0.0002)
+                await asyncio.sleep(0)
+        assert turns < 20
+        for client in clients:
+            client.close()
+        await until(lambda: all(protocol.lost for protocol in made))
         server.close()
         await server.wait_closed()
 

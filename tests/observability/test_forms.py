@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import stat
@@ -224,6 +225,38 @@ def test_environment(monkeypatch, loop_factory, tmp_path):
     assert not path.exists()
 
 
+def test_out_of_descriptors_with_large_numbers(tmp_path):
+    """The socket answers again when there are descriptors again; select() knows only a thousand."""
+    program = """
+import fastloop, os, resource, socket, sys, time
+from fastloop import observe
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+if 0 <= hard < 1200:
+    sys.exit()
+resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
+client = socket.socket(socket.AF_UNIX)
+hogs = [os.dup(0) for _ in range(1050)]
+loop = fastloop.Loop()
+observe.serve(loop, sys.argv[1])
+try:
+    while True:
+        hogs.append(os.dup(0))
+except OSError:
+    pass
+client.connect(sys.argv[1])
+time.sleep(0.1)
+for hog in hogs:
+    os.close(hog)
+client.settimeout(20)
+assert client.recv(10)
+observe.fetch(sys.argv[1])
+loop.close()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "metrics")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_never_by_default(monkeypatch, loop_factory):
     monkeypatch.delenv("FASTLOOP_METRICS", raising=False)
     before = helpers.open_files()
@@ -271,6 +304,63 @@ def test_forked_child_leaves_the_socket_to_its_parent(loop, run, tmp_path):
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert observe.fetch(path)["pid"] == os.getpid()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_close_does_not_wait_for_a_forked_child(loop, tmp_path):
+    """The child has copies of all descriptors, and keeps them."""
+    observe.serve(loop, tmp_path / "metrics")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    closing = threading.Thread(target=observe.stop_serving, args=(loop,))
+    closing.start()
+    closing.join(10)
+    waits = closing.is_alive()
+    os.close(writer)
+    os.waitpid(child, 0)
+    closing.join()
+    assert not waits
+
+
+def test_the_folder_may_be_changed(loop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert observe.serve(loop, "metrics") == "metrics"
+    monkeypatch.chdir("/")
+    loop.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_socket_that_cannot_be_unlinked(loop, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(path)
+
+    observe.serve(loop, tmp_path / "metrics")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        loop.close()
+    assert loop.is_closed()
+
+
+@pytest.mark.parametrize("method", ["__init__", "start"])
+def test_no_thread_to_serve(loop_factory, tmp_path, monkeypatch, method):
+    """As in subinterpreters, which refuse daemon threads, and where there is no memory for one."""
+
+    def refuse(*args, **options):
+        raise RuntimeError("no thread")
+
+    monkeypatch.setenv("FASTLOOP_METRICS", str(tmp_path / "metrics"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, method, refuse)
+        with pytest.warns(RuntimeWarning, match="no thread"):
+            loop = loop_factory()
+    assert loop.metrics()["timed"]
+    loop.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_fetch_what_is_no_metrics(tmp_path):
@@ -342,6 +432,26 @@ def test_top_goes_on_until_the_program_ends(tmp_path):
             viewer.stdout.read()
     assert (watched.returncode, viewer.returncode) == (0, 0)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("accepts", [True, False], ids=["as it is asked", "before it is accepted"])
+def test_top_ends_when_the_program_ends(loop, tmp_path, accepts):
+    path = tmp_path / "metrics"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        command = [sys.executable, "-m", "fastloop", "top", "--interval", "0.01", path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as viewer:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(json.dumps({"pid": 1, **loop.metrics()}).encode() + b"\n")
+            select.select([listener], [], [], 50)
+            if accepts:
+                listener.accept()[0].close()
+            path.unlink()
+            listener.close()
+            _, errors = viewer.communicate(timeout=50)
+    assert (viewer.returncode, errors) == (0, "")
 
 
 def test_top_ends_with_ctrl_c(loop, tmp_path):

@@ -1,11 +1,13 @@
 """loop.metrics(): what it counts, with real connections, exactly."""
 
 import asyncio
+import gc
 import math
 import os
 import socket
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -615,6 +617,34 @@ def test_hook_of_zero_seconds_sees_everything(loop):
     loop.call_soon(loop.stop)
     loop.run_forever()
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("schedule", ["call_soon", "call_soon_threadsafe"])
+def test_hook_that_keeps_handles_in_cycles(loop, schedule):
+    """The garbage collector knows of them from then on."""
+
+    class Owner:
+        def callback(self):
+            pass
+
+    def hook(call):
+        if call.handle is not None and isinstance(owner := getattr(call.handle._callback, "__self__", None), Owner):
+            owner.handle = call.handle
+
+    def main():
+        owner = Owner()
+        getattr(loop, schedule)(owner.callback)
+        return weakref.ref(owner)
+
+    references = []
+    loop.set_slow_callback_hook(hook, 0)
+    # Handles that are made in a run.
+    loop.call_soon(lambda: references.append(main()))
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    assert references[0]() is not None
+    gc.collect()
+    assert references[0]() is None
 
 
 def test_hook_that_fails(loop, run, contexts):

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 
+import fastloop
 from helpers import new_loop, outcome, turns
 
 # ---------------------------------------------------------------- run_forever and stop
@@ -469,6 +470,19 @@ def test_a_forgotten_loop_with_a_cycle_warns_and_is_freed(loop_factory, guard):
     gc.collect()
     assert reference() is None
     warned_of_loop(guard)
+
+
+@pytest.mark.fastloop_only(reason="the standard loop has no switches")
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_a_loop_whose_constructor_fails_is_closed(loop_name, guard, monkeypatch):
+    def fail():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fastloop.switches, "disabled", fail)
+    with pytest.raises(ZeroDivisionError):
+        fastloop.Loop()
+    gc.collect()
+    assert guard.unraisable.take() == []
 
 
 def test_a_closed_loop_is_freed_without_a_warning(loop_factory):
