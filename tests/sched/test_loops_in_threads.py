@@ -125,6 +125,7 @@ def test_all_tasks_is_asked_by_threads_while_loops_make_and_end_tasks(loop_facto
     open_loops.clear()
 
 
+@pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only("the stock loop is not made for this")
 @pytest.mark.timeout(60 * SCALE)
 @pytest.mark.parametrize("wait", ["sleep", "future", "queue", "job", "task"])
