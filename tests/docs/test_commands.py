@@ -186,10 +186,18 @@ def end(process):
         pass
 
 
+def is_installed(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        # A part of what is not there.
+        return False
+
+
 def missing(block):
     """Why a block cannot be run here, or None."""
     names = [name.strip() for name in block.marks.get("needs", "").split(",")]
-    absent = [name for name in names if name and importlib.util.find_spec(name) is None]
+    absent = [name for name in names if name and not is_installed(name)]
     if absent:
         return f"{', '.join(absent)} is not installed"
     wanted = tuple(map(int, block.marks.get("python", "3.11").split(".")))
