@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "base/uvpoll.h"
 #include "io/io.h"
 #include "io/transport.h"
 #include "sched/loop.h"
@@ -204,40 +205,12 @@ on_poll(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
     }
 }
 
-static void
-on_closed(uv_handle_t *handle)
-{
-    PyMem_RawFree(handle);
-}
-
-static void
-close_poll(Poller *poller)
-{
-    if (poller->poll != NULL) {
-        poller->poll->data = NULL;
-        uv_close((uv_handle_t *)poller->poll, on_closed);
-        poller->poll = NULL;
-    }
-}
-
 /* Has libuv watch the set. A negative libuv code on failure. */
 static int
 start_poll(LoopObject *loop)
 {
     Poller *poller = &loop->io->poller;
-    uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
-    int err = poll == NULL ? UV_ENOMEM : uv_poll_init(loop->uv, poll, poller->set);
-    if (err < 0) {
-        PyMem_RawFree(poll);
-        return err;
-    }
-    poll->data = loop;
-    poller->poll = poll;
-    err = uv_poll_start(poll, UV_READABLE, on_poll);
-    if (err < 0) {
-        close_poll(poller);
-    }
-    return err;
+    return uvpoll_open(loop->uv, poller->set, on_poll, loop, &poller->poll);
 }
 
 /* ready_run: the start of the uv_poll, when another thread was the first to use the poller. */
@@ -631,7 +604,7 @@ void
 poller_close(LoopObject *loop)
 {
     Poller *poller = &loop->io->poller;
-    close_poll(poller);
+    uvpoll_close(&poller->poll);
     if (poller->set >= 0) {
         /* In a child of a fork the set is the parent's as well: closing our number takes nothing out of it. */
         close(poller->set);
@@ -652,7 +625,7 @@ poller_fork(LoopObject *loop)
     if (poller->set < 0) {
         return 0;
     }
-    close_poll(poller);
+    uvpoll_close(&poller->poll);
     close(poller->set);
     poller->set = pollset_open();
     if (poller->set < 0) {

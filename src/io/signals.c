@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/uverror.h"
+#include "base/uvpoll.h"
 #include "io/io.h"
 #include "io/transport.h"
 #include "sched/loop.h"
@@ -84,40 +85,12 @@ on_signals(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
     } while (count == BATCH || (count < 0 && errno == EINTR));
 }
 
-static void
-on_closed(uv_handle_t *handle)
-{
-    PyMem_RawFree(handle);
-}
-
-static void
-close_poll(Signals *signals)
-{
-    if (signals->poll != NULL) {
-        signals->poll->data = NULL;
-        uv_close((uv_handle_t *)signals->poll, on_closed);
-        signals->poll = NULL;
-    }
-}
-
 /* Has libuv watch the pair. A negative libuv code on failure. */
 static int
 start_poll(LoopObject *loop)
 {
     Signals *signals = &loop->io->signals;
-    uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
-    int err = poll == NULL ? UV_ENOMEM : uv_poll_init(loop->uv, poll, signals->read_end);
-    if (err < 0) {
-        PyMem_RawFree(poll);
-        return err;
-    }
-    poll->data = loop;
-    signals->poll = poll;
-    err = uv_poll_start(poll, UV_READABLE, on_signals);
-    if (err < 0) {
-        close_poll(signals);
-    }
-    return err;
+    return uvpoll_open(loop->uv, signals->read_end, on_signals, loop, &signals->poll);
 }
 
 /* ready_run: the start of the uv_poll, when the main thread handles signals for a loop that runs in another. */
@@ -152,7 +125,7 @@ watch_pair(LoopObject *loop)
 static void
 close_pair(Signals *signals)
 {
-    close_poll(signals);
+    uvpoll_close(&signals->poll);
     if (signals->read_end >= 0) {
         close(signals->read_end);
         close(signals->write_end);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/lowfds.h"
+#include "base/uvpoll.h"
 #include "sched/loop.h"
 
 #if HAVE_TIMERFD
@@ -66,22 +67,12 @@ open_precise(LoopObject *loop, uv_loop_t *uv)
     if (fd < 0) {
         return fd;
     }
-    uv_poll_t *poll = PyMem_RawMalloc(sizeof(uv_poll_t));
-    int err = poll == NULL ? UV_ENOMEM : uv_poll_init(uv, poll, fd);
+    int err = uvpoll_open(uv, fd, on_precise_timer, loop, &loop->precise_poll);
     if (err < 0) {
-        PyMem_RawFree(poll);
-        close(fd);
-        return err;
-    }
-    poll->data = loop;
-    err = uv_poll_start(poll, UV_READABLE, on_precise_timer);
-    if (err < 0) {
-        uv_close((uv_handle_t *)poll, on_closed);
         close(fd);
         return err;
     }
     loop->timer_fd = fd;
-    loop->precise_poll = poll;
     return 0;
 }
 
@@ -89,9 +80,7 @@ static void
 close_precise(LoopObject *loop)
 {
     if (loop->precise_poll != NULL) {
-        loop->precise_poll->data = NULL;
-        uv_close((uv_handle_t *)loop->precise_poll, on_closed);
-        loop->precise_poll = NULL;
+        uvpoll_close(&loop->precise_poll);
         close(loop->timer_fd);
         loop->timer_fd = -1;
         loop->precise_deadline_ns = 0;
