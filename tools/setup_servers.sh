@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the servers that tests/ecosystem talks to: PostgreSQL and Redis. What is there already is left alone.
+# Installs the servers that tests/ecosystem talks to, PostgreSQL and Redis, and wrk, with which tests/load drives one. What is
+# there already is left alone.
 #
 #   tools/setup_servers.sh
 #
@@ -17,14 +18,15 @@ has_program() { # has_program NAME
 packages=()
 has_program initdb || packages+=(postgresql)
 has_program redis-server || packages+=(redis-server)
+has_program wrk || packages+=(wrk)
 if [ ${#packages[@]} = 0 ]; then exit 0; fi
 
 as_root=()
 if [ "$(id -u)" != 0 ]; then as_root=(sudo -n); fi
 if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
-    say "servers that tests/ecosystem needs are missing. On Debian and Ubuntu run"
+    say "programs that tests/ecosystem and tests/load need are missing. On Debian and Ubuntu run"
     say "    sudo apt-get install ${packages[*]}"
-    say "and then the same command again. On other systems install PostgreSQL and Redis."
+    say "and then the same command again. On other systems install PostgreSQL, Redis and wrk."
     exit 1
 fi
 say "installing ${packages[*]}"
