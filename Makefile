@@ -148,7 +148,7 @@ demo: ## run the example programs on asyncio, fastloop and uvloop, and compare
 conformance: ## run CPython's own tests of asyncio on fastloop, and compare the public surface with asyncio's
 	@$(SETUP) conformance
 	@mkdir -p build
-	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json
+	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json $(CONFORMANCE_OPTIONS)
 	$(PY) tests/conformance/surface.py
 
 # An environment of its own: some of these libraries change what others do, and the signal handlers of the process.

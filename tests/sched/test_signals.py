@@ -304,13 +304,14 @@ def test_child_processes_and_a_handler_for_sigchld_get_on(loop, run):
 
 # ---------------------------------------------------------------- Ctrl-C
 
+# What a task is at when Ctrl-C comes; it says itself that it is there.
 STATES = {
-    "idle": "await asyncio.sleep(1000)",
-    "idle without timers": "await loop.create_future()",
-    "busy with tasks": "while True: await asyncio.sleep(0)",
-    "waiting for a thread": "await loop.run_in_executor(None, time.sleep, 0.5)",
-    "serving": "async with await asyncio.start_server(print, '127.0.0.1', 0) as s: await s.serve_forever()",
-    "waiting in a task group": "async with asyncio.TaskGroup() as g: g.create_task(asyncio.sleep(1000))",
+    "idle": "ready(); await asyncio.sleep(1000)",
+    "idle without timers": "ready(); await loop.create_future()",
+    "busy with tasks": "ready(); await spin()",
+    "waiting for a thread": "ready(); await loop.run_in_executor(None, time.sleep, 0.5)",
+    "serving": "async with await asyncio.start_server(print, '127.0.0.1', 0) as s: ready(); await s.serve_forever()",
+    "waiting in a task group": "async with asyncio.TaskGroup() as g: g.create_task(asyncio.sleep(1000)); ready()",
 }
 
 
@@ -324,9 +325,13 @@ def interrupt(child, number=signal.SIGINT):
 @pytest.mark.parametrize("state", STATES)
 def test_ctrl_c_ends_a_runner_with_keyboard_interrupt(python, state):
     child = python.start(f"""
+        def ready():
+            print("ready", flush=True)
+        async def spin():
+            while True:
+                await asyncio.sleep(0)
         async def main():
             loop = asyncio.get_running_loop()
-            print("ready", flush=True)
             try:
                 {STATES[state]}
             finally:
