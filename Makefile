@@ -177,6 +177,7 @@ lint: ## check the layout of the code and the rules of tests/rules
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	$(VENV)/bin/shellcheck tools/*.sh .ci/run
 	$(VENV)/bin/stubtest fastloop --ignore-missing-stub --mypy-config-file pyproject.toml --allowlist tools/checks/stubtest.allowed --ignore-unused-allowlist
+	$(VENV)/bin/mypy --strict fastloop examples tests/typing
 	$(PY) $(PYTEST) -q tests/rules
 
 format: ## lay the code out

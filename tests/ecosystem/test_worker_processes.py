@@ -1,6 +1,6 @@
-"""Servers that run several processes: uvicorn with --workers and --reload, gunicorn with each of its workers for asyncio.
+"""Servers of several processes: uvicorn with --workers and --reload, gunicorn with each of its workers for asyncio.
 
-The process that watches over the workers is somebody else's; the loop has to start, serve, drain and end in the workers.
+The process that watches over the workers is not ours; the loop has to start, serve, drain and end in the workers.
 """
 
 import contextlib

@@ -365,7 +365,7 @@ def test_a_peer_that_stalls_inside_its_handshake(tls_program):
 
 
 def test_a_storm_of_sigchld(python):
-    """Children that end by the dozen while a thread sends the signal without end: each status is right, none is lost."""
+    """Children end by the dozen while a thread sends the signal without end: each status is right, none is lost."""
     output = python(
         LOAD
         + """
