@@ -24,7 +24,7 @@ PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind checked-debug checked-asan demo \
-	conformance ecosystem bench bench-smoke docs lint format sdist wheel check-wheel clean
+	conformance ecosystem bench bench-smoke picture docs lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -165,6 +165,9 @@ bench-smoke: ## run each default benchmark once and short: whether it works, not
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
 
+picture: ## draw docs/results.svg from the tables of benchmarks/README.md
+	$(PYTHON) tools/draw_results.py
+
 docs: ## build the site of docs/ into build/docs; a warning is an error
 	@$(SETUP) docs
 	$(PY) -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
@@ -198,6 +201,7 @@ wheel: ## make a wheel in dist/ that carries libuv (Linux)
 	@rm -rf $(WHEELS)
 	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w $(WHEELS)/plain .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --strip -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
+	$(PY) tools/add_sbom.py $(WHEELS)/whole/*.whl
 	@mkdir -p dist
 	cp $(WHEELS)/whole/*.whl dist/
 
