@@ -24,7 +24,7 @@ PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind checked-debug checked-asan demo \
-	conformance ecosystem bench bench-smoke picture docs lint format sdist wheel check-wheel clean
+	conformance conformance-debug ecosystem bench bench-smoke picture docs lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -150,6 +150,10 @@ conformance: ## run CPython's own tests of asyncio on fastloop, and compare the 
 	@mkdir -p build
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json $(CONFORMANCE_OPTIONS)
 	$(PY) tests/conformance/surface.py
+
+# What the suite's children get on their path switches debug mode on: the suite itself takes the variable away.
+conformance-debug: CONFORMANCE_OPTIONS += --path $(CURDIR)/tests/conformance/debug_mode
+conformance-debug: conformance ## the same in asyncio's debug mode
 
 # An environment of its own: some of these libraries change what others do, and the signal handlers of the process.
 ecosystem setup-ecosystem: VENV = .venv-$(TAG)-ecosystem

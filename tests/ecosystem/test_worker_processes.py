@@ -50,6 +50,39 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 """
 
+AIOHTTP_APP = """
+import asyncio, os
+from aiohttp import web
+
+def kind():
+    return type(asyncio.get_running_loop()).__module__
+
+async def answer(request):
+    return web.Response(text=f"{os.getpid()} {kind()} 1")
+
+async def slow(request):
+    print("<slow>", flush=True)
+    await asyncio.sleep(0.5)
+    return web.Response(text="slow")
+
+async def child(request):
+    process = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
+    out, _ = await process.communicate(b"through a child")
+    return web.Response(text=f"{out.decode()} {process.returncode}")
+
+async def thread(request):
+    return web.Response(text=str(await asyncio.to_thread(sum, range(1000))))
+
+async def started(app):
+    print(f"<started {os.getpid()} {kind()} 1>", flush=True)
+    yield
+    print(f"<ended {os.getpid()}>", flush=True)
+
+app = web.Application()
+app.cleanup_ctx.append(started)
+app.add_routes([web.get("/", answer), web.get("/slow", slow), web.get("/child", child), web.get("/thread", thread)])
+"""
+
 UVICORN = [sys.executable, "-m", "uvicorn", "service:app", "--uds", "s.sock", "--log-level", "info"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "service:app", "--bind", "unix:s.sock", "--graceful-timeout", "20"]
 
@@ -135,16 +168,18 @@ def uvicorn_loop(loop_name):
 
 
 def gunicorn_commands(loop_name):
-    """uvicorn's worker, which takes the name of a factory, and gunicorn's own, which asks the policy."""
+    """uvicorn's worker, which takes the name of a factory; gunicorn's own and aiohttp's, which ask asyncio."""
     if loop_name == "stock":
         return {
             "uvicorn": [*GUNICORN, "-k", "uvicorn_worker.UvicornWorker"],
             "asgi": [*GUNICORN, "-k", "asgi", "--asgi-loop", "asyncio"],
+            "aiohttp": [*GUNICORN, "-k", "aiohttp.GunicornWebWorker"],
         }
     own = [sys.executable, "-m", "fastloop", *GUNICORN[1:]]
     return {
         "uvicorn": [*GUNICORN, "-k", "fastloop.workers.UvicornWorker"],
         "asgi": [*own, "-k", "asgi", "--asgi-loop", "asyncio"],
+        "aiohttp": [*own, "-k", "aiohttp.GunicornWebWorker"],
     }
 
 
@@ -217,10 +252,12 @@ def test_uvicorn_reload(service, loop_name, tmp_path):
     assert "Traceback" not in log, log
 
 
-@pytest.mark.parametrize("worker", ["uvicorn", "asgi"])
-def test_gunicorn(service, loop_name, worker):
+@pytest.mark.parametrize("worker", ["uvicorn", "asgi", "aiohttp"])
+def test_gunicorn(service, loop_name, worker, tmp_path):
     pytest.importorskip("gunicorn")
-    pytest.importorskip("uvicorn_worker")
+    pytest.importorskip({"uvicorn": "uvicorn_worker", "aiohttp": "aiohttp"}.get(worker, "gunicorn"))
+    if worker == "aiohttp":
+        (tmp_path / "service.py").write_text(AIOHTTP_APP)
     running = service([*gunicorn_commands(loop_name)[worker], "--workers", "2"])
     assert set(running.wait_for_workers(2).values()) == {module_of(loop_name)}
     check_answers(running, loop_name)
