@@ -152,8 +152,11 @@ conformance: ## run CPython's own tests of asyncio on fastloop, and compare the 
 	$(PY) tests/conformance/surface.py
 
 # What the suite's children get on their path switches debug mode on: the suite itself takes the variable away.
-conformance-debug: CONFORMANCE_OPTIONS += --path $(CURDIR)/tests/conformance/debug_mode
-conformance-debug: conformance ## the same in asyncio's debug mode
+conformance-debug: ## run CPython's own tests of asyncio on fastloop in asyncio's debug mode
+	@$(SETUP) conformance
+	@mkdir -p build
+	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-debug-$(TAG).json \
+		--path $(CURDIR)/tests/conformance/debug_mode $(CONFORMANCE_OPTIONS)
 
 # An environment of its own: some of these libraries change what others do, and the signal handlers of the process.
 ecosystem setup-ecosystem: VENV = .venv-$(TAG)-ecosystem
