@@ -16,6 +16,8 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
+# Half a dozen interpreters are started, one after the other.
+pytestmark = pytest.mark.timeout(200, method="signal")
 SECONDS = 40
 
 APP = """
