@@ -24,7 +24,7 @@ PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind checked-debug checked-asan demo \
-	conformance ecosystem bench bench-smoke docs lint format sdist wheel check-wheel clean
+	conformance conformance-debug ecosystem bench bench-smoke picture docs lint format sdist wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -151,6 +151,13 @@ conformance: ## run CPython's own tests of asyncio on fastloop, and compare the 
 	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-$(TAG).json $(CONFORMANCE_OPTIONS)
 	$(PY) tests/conformance/surface.py
 
+# What the suite's children get on their path switches debug mode on: the suite itself takes the variable away.
+conformance-debug: ## run CPython's own tests of asyncio on fastloop in asyncio's debug mode
+	@$(SETUP) conformance
+	@mkdir -p build
+	$(PY) tests/conformance/cpython_suite.py --loop fastloop -j $(JOBS) --rerun --json build/conformance-debug-$(TAG).json \
+		--path $(CURDIR)/tests/conformance/debug_mode $(CONFORMANCE_OPTIONS)
+
 # An environment of its own: some of these libraries change what others do, and the signal handlers of the process.
 ecosystem setup-ecosystem: VENV = .venv-$(TAG)-ecosystem
 ecosystem: ## install the libraries and servers that tests/ecosystem, stress and docs use, and run these
@@ -165,6 +172,9 @@ bench-smoke: ## run each default benchmark once and short: whether it works, not
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
 
+picture: ## draw docs/results.svg from the tables of benchmarks/README.md
+	$(PYTHON) tools/draw_results.py
+
 docs: ## build the site of docs/ into build/docs; a warning is an error
 	@$(SETUP) docs
 	$(PY) -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
@@ -177,6 +187,7 @@ lint: ## check the layout of the code and the rules of tests/rules
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	$(VENV)/bin/shellcheck tools/*.sh .ci/run
 	$(VENV)/bin/stubtest fastloop --ignore-missing-stub --mypy-config-file pyproject.toml --allowlist tools/checks/stubtest.allowed --ignore-unused-allowlist
+	$(VENV)/bin/mypy --strict fastloop examples tests/typing
 	$(PY) $(PYTEST) -q tests/rules
 
 format: ## lay the code out
@@ -197,6 +208,7 @@ wheel: ## make a wheel in dist/ that carries libuv (Linux)
 	@rm -rf $(WHEELS)
 	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w $(WHEELS)/plain .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --strip -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
+	$(PY) tools/add_sbom.py $(WHEELS)/whole/*.whl
 	@mkdir -p dist
 	cp $(WHEELS)/whole/*.whl dist/
 

@@ -9,12 +9,12 @@ CLIENTS = 200
 class ChatRoom:
     """Passes on every line that a member sends to all the other members."""
 
-    def __init__(self, capacity):
-        self.members = {}
+    def __init__(self, capacity: int) -> None:
+        self.members: dict[str, asyncio.StreamWriter] = {}
         self.capacity = capacity
         self.full = asyncio.Event()
 
-    async def serve(self, reader, writer):
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Look after one connection: its first line is the member's name, the others are talk."""
         name = (await reader.readline()).decode().strip()
         self.members[name] = writer
@@ -30,7 +30,7 @@ class ChatRoom:
             writer.close()
             await writer.wait_closed()
 
-    async def tell_others(self, name, line):
+    async def tell_others(self, name: str, line: bytes) -> None:
         others = [writer for member, writer in self.members.items() if member != name]
         for writer in others:
             writer.write(name.encode() + b": " + line)
@@ -39,7 +39,7 @@ class ChatRoom:
                 await writer.drain()
 
 
-async def client(name, port):
+async def client(name: str, port: int) -> tuple[str, list[str]]:
     """Join, greet, listen until all the others have spoken, leave. Return the welcome and what was heard."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{name}\n".encode())
@@ -51,7 +51,7 @@ async def client(name, port):
     return welcome.decode().strip(), [line.decode().strip() for line in heard]
 
 
-async def main():
+async def main() -> None:
     room = ChatRoom(CLIENTS)
     # All clients knock at once, before the first of them is let in.
     server = await asyncio.start_server(room.serve, "127.0.0.1", 0, backlog=CLIENTS)

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 import multiprocessing
 import threading
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 
 
-def derive_key(password):
+def derive_key(password: str) -> str:
     """Keep a processor busy for a while; return where, and the key."""
     key = hashlib.pbkdf2_hmac("sha256", password.encode(), b"salt", 20_000)
     if multiprocessing.parent_process() is not None:
@@ -19,14 +19,14 @@ def derive_key(password):
     return f"{password}: {key.hex()[:8]} in {place}"
 
 
-async def derive_all(pool):
+async def derive_all(pool: Executor | None) -> None:
     loop = asyncio.get_running_loop()
     passwords = ["apple", "pear", "plum"]
     for line in await asyncio.gather(*(loop.run_in_executor(pool, derive_key, each) for each in passwords)):
         print(" ", line)
 
 
-async def main():
+async def main() -> None:
     print("default pool")
     await derive_all(None)
     print("a thread pool of one's own")

@@ -1,6 +1,7 @@
 """Fetch three JSON documents over HTTPS at the same time and print their titles. Needs aiohttp and trustme."""
 
 import asyncio
+from typing import Any
 
 import aiohttp
 from https_server import serve_json
@@ -12,13 +13,13 @@ DOCUMENTS = {
 }
 
 
-async def fetch_json(session, url):
+async def fetch_json(session: aiohttp.ClientSession, url: str) -> Any:
     async with session.get(url) as response:
         response.raise_for_status()
         return await response.json()
 
 
-async def main():
+async def main() -> None:
     async with serve_json(DOCUMENTS) as (base_url, trusting):
         connector = aiohttp.TCPConnector(ssl=trusting)
         async with aiohttp.ClientSession(base_url, connector=connector) as session:

@@ -2,13 +2,15 @@
 
 import contextlib
 import ssl
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import trustme
 from aiohttp import web
 
 
 @contextlib.asynccontextmanager
-async def serve_json(documents):
+async def serve_json(documents: Mapping[str, Any]) -> AsyncIterator[tuple[str, ssl.SSLContext]]:
     """Serve {path: document} on a free port of this machine while the context lasts.
 
     Gives the server's URL and an ssl.SSLContext for clients that trusts its certificate.
@@ -19,7 +21,7 @@ async def serve_json(documents):
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
 
-    async def answer(request):
+    async def answer(request: web.Request) -> web.Response:
         if request.path not in documents:
             raise web.HTTPNotFound
         return web.json_response(documents[request.path])

@@ -7,14 +7,14 @@ user = contextvars.ContextVar("user", default="nobody")
 STOCK = {"apples": 12, "pears": 0}
 
 
-def look_up(item):
+def look_up(item: str) -> str:
     """Block, as a database driver would."""
     asking = user.get()
     user.set("changed in the thread")
     return f"{asking} finds {STOCK[item]} {item}"
 
 
-async def serve(name, item):
+async def serve(name: str, item: str) -> str:
     user.set(name)
     try:
         found = await asyncio.to_thread(look_up, item)
@@ -23,7 +23,7 @@ async def serve(name, item):
     return f"{found} (still {user.get()})"
 
 
-async def main():
+async def main() -> None:
     answers = await asyncio.gather(serve("ada", "apples"), serve("bob", "pears"), serve("eve", "gold"))
     for answer in answers:
         print(answer)

@@ -4,14 +4,14 @@ import asyncio
 import time
 
 
-async def sleeper(name, seconds):
+async def sleeper(name: str, seconds: float) -> float:
     print(f"{name} starts")
     await asyncio.sleep(seconds)
     print(f"{name} ends")
     return seconds
 
 
-async def main():
+async def main() -> None:
     began = time.monotonic()
     short = asyncio.create_task(sleeper("short", 1))
     long = asyncio.create_task(sleeper("long", 2))

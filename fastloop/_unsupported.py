@@ -16,7 +16,7 @@ _LIBUV = (
 _BUILD = "in the folder of its source: python -m pip install ."
 
 
-def explain(error):
+def explain(error: ImportError) -> str:
     """Return what to tell the user of the ImportError of fastloop._core."""
     reason = str(error)
     version = platform.python_version()

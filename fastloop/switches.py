@@ -20,7 +20,7 @@ PARTS = {
 }
 
 
-def disabled():
+def disabled() -> set[str]:
     """Return the set of parts that are switched off, ``{"all"}`` for everything; warns of names that mean nothing."""
     text = os.environ.get("FASTLOOP_DISABLE", "")
     names = {name.strip().lower() for name in text.split(",")} - {""}

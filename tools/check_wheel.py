@@ -2,10 +2,12 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import shutil
 import socket
 import struct
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -69,5 +71,12 @@ size = sum(path.stat().st_size for path in site.glob("fastloop*/**/*") if path.i
 assert size < MAXIMUM_BYTES, size
 licences = [path.name for path in site.glob("fastloop-*.dist-info/**/LICENSE*")]
 assert sorted(licences) == ["LICENSE", "LICENSE.libuv"], licences
+(bill,) = (json.loads(path.read_text()) for path in site.glob("fastloop-*.dist-info/sboms/fastloop.cdx.json"))
+carried = [(part["name"], part["version"]) for part in bill["components"]]
+assert carried == [("libuv", fastloop.libuv_version)], carried
+# The benchmarks need nothing else, either: a table, and no chart.
+bench = [sys.executable, "-I", "-m", "fastloop", "bench", "--rounds", "1", "--part", "0.01", "--case", "call_soon/*"]
+table = subprocess.run(bench, check=True, capture_output=True, text=True).stdout
+assert "fastloop against asyncio" in table, table
 print(f"fastloop {fastloop.__version__} with libuv {fastloop.libuv_version} works on Python {sys.version.split()[0]} "
       f"without anything else; {size / 1e6:.2f} MB installed")  # fmt: skip

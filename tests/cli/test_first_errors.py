@@ -1,6 +1,7 @@
 """What an import says where fastloop cannot run: the reason, and what to do."""
 
 import platform
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -50,3 +51,55 @@ def test_unsupported_systems(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(platform, "python_version_tuple", lambda: ("3", "10", "4"))
         assert _unsupported.explain(MISSING).startswith("fastloop needs Python 3.11 or later")
+
+
+MISTAKES = """\
+    import asyncio, logging, socket, sys, threading, time, fastloop
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    def told(call):
+        coroutine = asyncio.sleep(0)
+        try:
+            call(coroutine)
+        except Exception as error:
+            print(error)
+        finally:
+            coroutine.close()
+    async def main():
+        loop = asyncio.get_running_loop()
+        other = fastloop.new_event_loop()
+        told(other.run_until_complete)
+        other.close()
+        told(loop.run_until_complete)
+        told(fastloop.run)
+        told(asyncio.run)
+        loop.set_debug(True)
+        with socket.socket() as sock:
+            try:
+                await loop.sock_recv(sock, 1)
+            except ValueError as error:
+                print(error)
+        thread = threading.Thread(target=told, args=(lambda coroutine: loop.call_soon(print),))
+        thread.start()
+        thread.join()
+        await asyncio.sleep(0)
+        time.sleep(0.2)
+        await asyncio.sleep(0)
+        return loop
+    loop = fastloop.run(main())
+    told(asyncio.create_task)
+    told(loop.run_until_complete)
+    """
+
+
+def test_the_messages_in_the_document(programs):
+    """What docs/debugging.md says of first errors is what programs are told."""
+    page = (Path(__file__).parents[2] / "docs" / "debugging.md").read_text()
+    (section,) = re.findall(r"^## First errors$(.*?)^## ", page, re.DOTALL | re.MULTILINE)
+    messages = re.findall(r"^\| `([^`]+)`(?! \(with nest_asyncio)", section, re.MULTILINE)
+    programs.write("mistakes.py", MISTAKES)
+    result = programs.stock("mistakes.py")
+    assert (result.status, result.err) == (0, "")
+    for message in messages:
+        pattern = re.escape(message).replace("<\\.\\.\\.>", "<.*>").replace(r"0\.200", r"[\d.]+")
+        assert re.search(pattern, result.out), f"{message}\n{result.out}"
+    assert len(messages) == 8

@@ -250,6 +250,12 @@ def test_pages_are_there():
     assert len([*runnable()]) > 10
 
 
+def test_the_picture_is_that_of_the_tables():
+    command = [sys.executable, ROOT / "tools" / "draw_results.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(shutil.which("patch") is None, reason="patch is not installed")
 def test_the_worked_change_applies():
     (change,) = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL | re.MULTILINE)

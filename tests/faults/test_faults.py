@@ -137,13 +137,22 @@ def test_accept_without_resources_waits_and_goes_on(faulty, error):
     assert answer["reports"] == ["socket.accept() out of system resource"]
 
 
-@pytest.mark.parametrize("name, error", [("send", "ENOMEM"), ("send", "EPIPE"), ("receive", "ENOMEM")])
+@pytest.mark.parametrize(
+    "name, error", [("send", "ENOMEM"), ("send", "EPIPE"), ("receive", "ENOMEM"), ("receive", "ETIMEDOUT")]
+)
 def test_an_error_ends_that_connection_alone(faulty, name, error):
     answer = under_load(faulty, name, error, 40)
     assert 0 < answer["good"] < 60
     assert set(answer["errors"]) <= {error, "ECONNRESET", "EPIPE"}
     # One connection, and so two ends of it, may go with each fault.
     assert answer["good"] >= 60 - answer["failed"]
+
+
+@pytest.mark.fastloop_only("the stock loop gives such a connection up")
+def test_a_send_for_which_there_is_no_buffer_is_tried_again(faulty):
+    """libuv takes ENOBUFS for EAGAIN."""
+    answer = under_load(faulty, "send", "ENOBUFS", 40)
+    assert (answer["good"], answer["errors"], answer["reports"]) == (60, [], [])
 
 
 @pytest.mark.parametrize("error", ["EPERM", "ENOSPC", "ENOMEM"])
