@@ -293,4 +293,4 @@ def test_same_history_where_allocations_fail(debug_off):
         assert without_callbacks(found) == without_callbacks(expected), seed
         assert len(expected) - len(found) <= programs[0].failed
         failed += programs[0].failed
-    assert failed > SEEDS
+    assert failed > SEEDS / 5
