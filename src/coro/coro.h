@@ -96,7 +96,7 @@ typedef struct CoroState {
 #undef X
     PyObject *helpers;       /* the module fastloop._coro */
     PyObject *future_result; /* a method of asyncio.Future */
-    PyObject *kw_context; /* ("context",) */
+    PyObject *kw_context;    /* ("context",) */
     PyObject *empty_tuple;
 } CoroState;
 

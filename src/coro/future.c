@@ -530,7 +530,7 @@ static PyMethodDef Future_methods[] = {
     UNLOCKED_METHODS(X)
 #undef X
 #endif
-    {"set_result", Future_set_result, METH_O, Future_set_result_doc},
+        {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},
 #if !HAVE_UNLOCKED_FUTURES
     {"cancel", (PyCFunction)(void (*)(void))Future_cancel, METH_FASTCALL | METH_KEYWORDS, Future_cancel_doc},

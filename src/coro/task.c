@@ -1000,12 +1000,12 @@ PyDoc_STRVAR(Task_doc, "Task(coro, *, loop=None, name=None, context=None, eager_
                        "Works on any loop. Raises TypeError when coro is no coroutine. See asyncio.Task.");
 
 static PyType_Slot Task_slots[] = {
-    {Py_tp_doc, (void *)Task_doc},   {Py_tp_new, Task_new},         {Py_tp_init, Task_init},
+    {Py_tp_doc, (void *)Task_doc},   {Py_tp_new, Task_new},           {Py_tp_init, Task_init},
     {Py_tp_dealloc, Task_dealloc},   {Py_tp_finalize, Task_finalize},
 #if !HAVE_HEAP_BASE_TYPES
     {Py_tp_traverse, Task_traverse}, {Py_tp_clear, Task_clear},
 #endif
-    {Py_tp_iter, Future_await},      {Py_am_await, Future_await},   {0, NULL},
+    {Py_tp_iter, Future_await},      {Py_am_await, Future_await},     {0, NULL},
 };
 
 PyType_Spec Task_spec = {
