@@ -100,6 +100,12 @@ class Verifier:
 
     def __init__(self, words_of):
         self.words_of = words_of
+        self.coroutines = []
+
+    def close(self):
+        """After a mismatch there are coroutines that nobody awaits."""
+        for coroutine in self.coroutines:
+            coroutine.close()
 
     def expect(self, obj, empty, **known):
         """Every word must be the one given here (an object stands for its address), or else that of `empty`."""
@@ -168,6 +174,7 @@ class Verifier:
         loop, context, name = ProbeLoop(), contextvars.copy_context(), "probe-" + "name"
         future, message = _asyncio.Future(loop=loop), object()
         coroutine = wait_for(future)
+        self.coroutines.append(coroutine)
         task = _asyncio.Task(coroutine, loop=loop, name=name, context=context)
         known = {"loop": loop, "coro": coroutine, "name": name, "context": context}
         self.expect(task, empty, **known)
@@ -188,6 +195,7 @@ class Verifier:
         self.list_node(task, linked=False)
 
         coroutine = nothing()
+        self.coroutines.append(coroutine)
         task = _asyncio.Task(coroutine, loop=loop, name=name, context=context)
         known["coro"] = coroutine
         task.cancel(message)
@@ -201,7 +209,6 @@ class Verifier:
             cancel_msg=message,
             **known,
         )
-        coroutine.close()
         # What is scheduled holds the task, which holds the loop, and a CancelledError's traceback may hold this frame:
         # nothing may be left for the collector.
         loop.scheduled.clear()
@@ -238,8 +245,8 @@ def layout_is_known(words_of):
     task = tasks.current_task(loop) if loop is not None else None
     if task is not None:
         tasks._leave_task(loop, task)
+    verifier = Verifier(words_of)
     try:
-        verifier = Verifier(words_of)
         verifier.futures()
         verifier.tasks()
         return True
@@ -247,6 +254,7 @@ def layout_is_known(words_of):
         # Whatever is different from what we know: the standard types serve.
         return False
     finally:
+        verifier.close()
         events._set_running_loop(loop)
         if task is not None:
             tasks._enter_task(loop, task)

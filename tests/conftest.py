@@ -81,12 +81,16 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("loop_name", names, scope="session")
 
 
+def makes_loops(item):
+    return "loop_name" in getattr(item, "fixturenames", ()) or hasattr(getattr(item, "module", None), "fastloop")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def warmed_up(request):
     """Open once what Python and fastloop keep for the life of the process, so that no test is blamed for it."""
     wanted = request.config.getoption("--loop")
     for name in LOOPS if wanted == "both" else (wanted,):
-        if any("loop_name" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        if any(makes_loops(item) for item in request.session.items):
             loop = helpers.new_loop(name)
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()

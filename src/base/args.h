@@ -20,7 +20,10 @@ args_are_plain(State *state, PyObject *const *args, Py_ssize_t nargs, PyObject *
     if (LIKELY(kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)) {
         return true;
     }
-    if (PyTuple_GET_SIZE(kwnames) > 1 || PyTuple_GET_ITEM(kwnames, 0) != state->str_context) {
+    /* What asyncio's own tasks and futures give is an equal string, but none that is interned. */
+    PyObject *name = PyTuple_GET_ITEM(kwnames, 0);
+    if (PyTuple_GET_SIZE(kwnames) > 1 ||
+        (name != state->str_context && PyUnicode_Compare(name, state->str_context) != 0)) {
         return false;
     }
     *context = args[nargs] == Py_None ? NULL : args[nargs];

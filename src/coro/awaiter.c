@@ -215,25 +215,46 @@ empty_kept_exception(CoroPart *part)
     }
 }
 
+/* One step of the iteration, whatever comes of it. */
+static PyObject *
+iternext_any(AwaiterObject *it)
+{
+    PyObject *result;
+    if (Awaiter_am_send((PyObject *)it, Py_None, &result) != PYGEN_RETURN) {
+        return result;
+    }
+    CoroPart *part = it->loop == NULL ? NULL : coro_part_here(it->loop);
+    if (result == Py_None) {
+        Py_DECREF(result);
+    } else if (part == NULL) {
+        raise_stop_iteration(result);
+    } else {
+        raise_kept_stop_iteration(it, part, result);
+    }
+    return NULL;
+}
+
 static PyObject *
 Awaiter_iternext(PyObject *op)
 {
-    PyObject *result;
-    if (Awaiter_am_send(op, Py_None, &result) == PYGEN_RETURN) {
-        LoopObject *loop = AwaiterObject_CAST(op)->loop;
-        CoroPart *part = loop == NULL ? NULL : coro_part_here(loop);
-        if (result == Py_None) {
-            Py_DECREF(result);
-        } else {
-            if (part == NULL) {
-                raise_stop_iteration(result);
-            } else {
-                raise_kept_stop_iteration(AwaiterObject_CAST(op), part, result);
-            }
+    AwaiterObject *it = AwaiterObject_CAST(op);
+#if !HAVE_FREE_THREADING
+    /* What nearly every await does, without the calls: it begins, and it ends with None. */
+    BaseFuture *fut = it->fut;
+    if (LIKELY(fut != NULL)) {
+        if (fut->state == FUTURE_PENDING && LIKELY(!fut->blocking)) {
+            fut->blocking = 1;
+            return Py_NewRef((PyObject *)fut);
         }
-        return NULL;
+        if (fut->state == FUTURE_FINISHED && fut->exception == NULL && fut->result == Py_None) {
+            fut->log_tb = 0;
+            it->fut = NULL;
+            Py_DECREF((PyObject *)fut);
+            return NULL;
+        }
     }
-    return result;
+#endif
+    return iternext_any(it);
 }
 
 PyDoc_STRVAR(Awaiter_send_doc, "send($self, value, /)\n--\n\nResume; the value is not looked at.");

@@ -377,6 +377,29 @@ find_recycle(CoroState *coro)
     return reference == NULL ? -1 : 0;
 }
 
+/* Of what both bases have, asyncio.Task's methods are a task's: our Future comes first in the order of its bases. */
+static int
+take_methods_of_base(CoroState *coro)
+{
+    PyObject *names[] = {
+        coro->str_set_result,
+        coro->str_set_exception,
+#if !HAVE_UNLOCKED_FUTURES
+        coro->str_cancel,
+#endif
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        PyObject *method = PyObject_GetAttr((PyObject *)coro->base_task, names[i]);
+        int err = method == NULL ? -1 : PyDict_SetItem(coro->TaskType->tp_dict, names[i], method);
+        Py_XDECREF(method);
+        if (err < 0) {
+            return -1;
+        }
+    }
+    PyType_Modified(coro->TaskType);
+    return 0;
+}
+
 static int
 make_types(PyObject *module, CoroState *coro)
 {
@@ -390,12 +413,12 @@ make_types(PyObject *module, CoroState *coro)
     Py_DECREF(bases);
     coro->AwaiterType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Awaiter_spec, NULL);
     coro->WakeupType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Wakeup_spec, NULL);
-    if (coro->FutureType == NULL || coro->TaskType == NULL || coro->AwaiterType == NULL || coro->WakeupType == NULL) {
+    if (coro->FutureType == NULL || coro->TaskType == NULL || coro->AwaiterType == NULL || coro->WakeupType == NULL ||
+        take_methods_of_base(coro) < 0) {
         return -1;
     }
     coro->future_result = PyObject_GetAttrString((PyObject *)coro->base_future, "result");
-    coro->future_set_exception = PyObject_GetAttrString((PyObject *)coro->base_future, "set_exception");
-    if (coro->future_result == NULL || coro->future_set_exception == NULL) {
+    if (coro->future_result == NULL) {
         return -1;
     }
     return find_recycle(coro);
@@ -465,7 +488,6 @@ coro_traverse(State *state, visitproc visit, void *arg)
     Py_VISIT(coro->helpers);
     Py_VISIT(coro->base_create_task);
     Py_VISIT(coro->future_result);
-    Py_VISIT(coro->future_set_exception);
     return 0;
 }
 
@@ -493,7 +515,6 @@ coro_clear(State *state)
     Py_CLEAR(coro->base_create_task);
     Py_CLEAR(coro->create_task_code);
     Py_CLEAR(coro->future_result);
-    Py_CLEAR(coro->future_set_exception);
     Py_CLEAR(coro->kw_context);
     Py_CLEAR(coro->empty_tuple);
 }

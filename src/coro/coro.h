@@ -39,6 +39,8 @@ enum { FUTURE_FREE_MAX = 256 };
     X(throw, "throw")                         \
     X(cancel, "cancel")                       \
     X(result, "result")                       \
+    X(set_result, "set_result")               \
+    X(set_exception, "set_exception")         \
     X(get_loop, "get_loop")                   \
     X(_loop, "_loop")                         \
     X(is_running, "is_running")               \
@@ -93,9 +95,8 @@ typedef struct CoroState {
     CORO_NAMES(X)
 #undef X
     PyObject *helpers;       /* the module fastloop._coro */
-    PyObject *future_result; /* methods of asyncio.Future */
-    PyObject *future_set_exception;
-    PyObject *kw_context; /* ("context",) */
+    PyObject *future_result; /* a method of asyncio.Future */
+    PyObject *kw_context;    /* ("context",) */
     PyObject *empty_tuple;
 } CoroState;
 

@@ -41,6 +41,38 @@ queue_callback(State *state, LoopObject *native, BaseFuture *fut, PyObject *call
     return coro_call_soon(state, fut->loop, callback, (PyObject *)fut, context);
 }
 
+/* After a callback could not be queued: keeps the first error in `*raised`; false if the others are given up, too. Where
+   memory has ended the next one may be a task's wake-up, which takes none. */
+static bool
+goes_on_after_error(PyObject **raised)
+{
+    bool goes_on = PyErr_ExceptionMatches(PyExc_MemoryError);
+    if (*raised == NULL) {
+        *raised = compat_take_exception();
+    } else {
+        PyErr_Clear();
+    }
+    return goes_on;
+}
+
+/* Queues the callbacks of the list. */
+static int
+queue_callbacks(State *state, LoopObject *native, BaseFuture *fut, PyObject *list, PyObject *raised)
+{
+    bool goes_on = true;
+    for (Py_ssize_t i = 0; goes_on && i < PyList_GET_SIZE(list); i++) {
+        PyObject *pair = PyList_GET_ITEM(list, i);
+        if (queue_callback(state, native, fut, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1)) < 0) {
+            goes_on = goes_on_after_error(&raised);
+        }
+    }
+    if (LIKELY(raised == NULL)) {
+        return 0;
+    }
+    compat_restore_exception(raised);
+    return -1;
+}
+
 int
 future_notify(State *state, BaseFuture *fut)
 {
@@ -54,9 +86,12 @@ future_notify(State *state, BaseFuture *fut)
     fut->callback0 = NULL;
     fut->context0 = NULL;
     LoopObject *native = loop_if_native(state, fut->loop);
-    int err = 0;
+    PyObject *raised = NULL;
+    bool goes_on = true;
     if (callback != NULL) {
-        err = queue_callback(state, native, fut, callback, context);
+        if (UNLIKELY(queue_callback(state, native, fut, callback, context) < 0)) {
+            goes_on = goes_on_after_error(&raised);
+        }
         if (Py_IS_TYPE(callback, state->coro->WakeupType)) {
             wakeup_release(callback, native == NULL ? NULL : coro_part_here(native));
         } else {
@@ -65,14 +100,16 @@ future_notify(State *state, BaseFuture *fut)
         Py_XDECREF(context);
         more = fut->callbacks;
     }
-    if (more == NULL) {
-        return err;
+    if (LIKELY(more == NULL && raised == NULL)) {
+        return 0;
     }
     fut->callbacks = NULL;
-    for (Py_ssize_t i = 0; err == 0 && i < PyList_GET_SIZE(more); i++) {
-        PyObject *pair = PyList_GET_ITEM(more, i);
-        err = queue_callback(state, native, fut, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
+    if (more == NULL || !goes_on) {
+        Py_XDECREF(more);
+        compat_restore_exception(raised);
+        return -1;
     }
+    int err = queue_callbacks(state, native, fut, more, raised);
     Py_DECREF(more);
     return err;
 }
@@ -116,12 +153,25 @@ future_finish(State *state, BaseFuture *fut, PyObject *result)
 }
 
 int
+future_fail(State *state, BaseFuture *fut, PyObject *exc)
+{
+    Py_XSETREF(fut->exception, Py_NewRef(exc));
+    Py_XSETREF(fut->exception_tb, PyException_GetTraceback(exc));
+    fut->state = FUTURE_FINISHED;
+    if (future_notify(state, fut) < 0) {
+        return -1;
+    }
+    fut->log_tb = 1;
+    return 0;
+}
+
+int
 future_cancel(State *state, BaseFuture *fut, PyObject *msg)
 {
+    fut->log_tb = 0;
     if (UNLIKELY(fut->state != FUTURE_PENDING)) {
         return 0;
     }
-    fut->log_tb = 0;
     fut->state = FUTURE_CANCELLED;
     Py_XSETREF(fut->cancel_msg, Py_XNewRef(msg));
     return future_notify(state, fut);
@@ -357,7 +407,83 @@ Future_set_result(PyObject *op, PyObject *result)
     Py_RETURN_NONE;
 }
 
-#if HAVE_UNLOCKED_FUTURES
+/* The method of that name of asyncio's Future or Task, called with the same arguments. */
+static PyObject *
+call_base(PyTypeObject *base, PyObject *name, PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *method = PyObject_GetAttr((PyObject *)base, name);
+    if (method == NULL) {
+        return NULL;
+    }
+    /* Some of them crash (3.13.0) when bound by __get__() without the type. */
+    descrgetfunc bind = Py_TYPE(method)->tp_descr_get;
+    PyObject *bound = bind == NULL ? Py_NewRef(method) : bind(method, op, (PyObject *)Py_TYPE(op));
+    PyObject *result = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)nargs, kwnames);
+    Py_XDECREF(bound);
+    Py_DECREF(method);
+    return result;
+}
+
+PyDoc_STRVAR(Future_set_exception_doc, "set_exception($self, exception, /)\n--\n\n"
+                                       "Mark the future done and set an exception.\n\n"
+                                       "Raises InvalidStateError if it is done already, TypeError for what cannot be "
+                                       "raised. See asyncio.Future.set_exception().");
+
+/* As set_result(); whatever is not plainly an exception is left to the base. */
+static PyObject *
+Future_set_exception(PyObject *op, PyObject *exception)
+{
+    State *state = future_state(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    BaseFuture *fut = BaseFuture_CAST(op);
+    int err = 0;
+    bool plain = PyExceptionInstance_Check(exception) && !PyErr_GivenExceptionMatches(exception, PyExc_StopIteration);
+    FL_BEGIN_CRITICAL_SECTION(op);
+    plain = plain && fut->loop != NULL && fut->state == FUTURE_PENDING;
+    if (plain) {
+        err = future_fail(state, fut, exception);
+    }
+    FL_END_CRITICAL_SECTION();
+    if (!plain) {
+        return call_base(state->coro->base_future, state->coro->str_set_exception, op, &exception, 1, NULL);
+    }
+    if (err < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+#if !HAVE_UNLOCKED_FUTURES
+
+PyDoc_STRVAR(Future_cancel_doc, "cancel($self, /, msg=None)\n--\n\n"
+                                "Cancel the future and schedule its callbacks.\n\n"
+                                "Returns False if it is done already. See asyncio.Future.cancel().");
+
+static PyObject *
+Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    State *state = future_state(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    BaseFuture *fut = BaseFuture_CAST(op);
+    Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    if (count > 1 || fut->loop == NULL ||
+        (count > nargs && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "msg") != 0)) {
+        return call_base(state->coro->base_future, state->coro->str_cancel, op, args, nargs, kwnames);
+    }
+    int err;
+    bool pending;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    pending = fut->state == FUTURE_PENDING;
+    err = future_cancel(state, fut, count == 0 ? Py_None : args[0]);
+    FL_END_CRITICAL_SECTION();
+    return err < 0 ? NULL : PyBool_FromLong(pending);
+}
+
+#else
 
 /* Methods of asyncio's own types that change, or look at, what another thread may be completing. */
 #define UNLOCKED_METHODS(X) \
@@ -371,25 +497,20 @@ Future_set_result(PyObject *op, PyObject *result)
 
 /* Calls the base's method with the object locked. */
 static PyObject *
-call_base_locked(PyObject *op, const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+call_base_locked(PyObject *op, const char *text, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     State *state = state_of_object(op);
-    if (state == NULL) {
+    PyObject *name = state == NULL ? NULL : PyUnicode_InternFromString(text);
+    if (name == NULL) {
         return NULL;
     }
     CoroState *coro = state->coro;
     bool is_task = PyObject_TypeCheck(op, coro->base_task);
-    PyObject *method = PyObject_GetAttrString((PyObject *)(is_task ? coro->base_task : coro->base_future), name);
-    PyObject *bound = method == NULL ? NULL : PyObject_CallMethod(method, "__get__", "O", op);
-    Py_XDECREF(method);
-    if (bound == NULL) {
-        return NULL;
-    }
     PyObject *result;
     FL_BEGIN_CRITICAL_SECTION(op);
-    result = PyObject_Vectorcall(bound, args, (size_t)nargs, kwnames);
+    result = call_base(is_task ? coro->base_task : coro->base_future, name, op, args, nargs, kwnames);
     FL_END_CRITICAL_SECTION();
-    Py_DECREF(bound);
+    Py_DECREF(name);
     return result;
 }
 
@@ -410,6 +531,10 @@ static PyMethodDef Future_methods[] = {
 #undef X
 #endif
         {"set_result", Future_set_result, METH_O, Future_set_result_doc},
+    {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},
+#if !HAVE_UNLOCKED_FUTURES
+    {"cancel", (PyCFunction)(void (*)(void))Future_cancel, METH_FASTCALL | METH_KEYWORDS, Future_cancel_doc},
+#endif
     {NULL},
 };
 

@@ -105,6 +105,8 @@ int future_remember_origin(CoroState *coro, BaseFuture *fut);
 
 /* Completes a pending future and queues its callbacks. */
 int future_finish(State *state, BaseFuture *fut, PyObject *result);
+/* The same with an exception, which must be one that set_exception() takes as it is. */
+int future_fail(State *state, BaseFuture *fut, PyObject *exc);
 /* 0 if the future can be completed, -1 with the exception that says why not. */
 int future_check_pending(State *state, BaseFuture *fut);
 int future_cancel(State *state, BaseFuture *fut, PyObject *msg);

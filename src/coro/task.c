@@ -331,12 +331,10 @@ fail(State *state, BaseTask *task)
         Py_XSETREF(task->fut.cancelled_exc, exc);
         return future_cancel(state, &task->fut, NULL);
     }
-    PyObject *result = PyObject_CallFunctionObjArgs(coro->future_set_exception, task, exc, NULL);
-    if (result == NULL) {
+    if (future_check_pending(state, &task->fut) < 0 || future_fail(state, &task->fut, exc) < 0) {
         Py_DECREF(exc);
         return -1;
     }
-    Py_DECREF(result);
     if (PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt) ||
         PyErr_GivenExceptionMatches(exc, PyExc_SystemExit)) {
         compat_restore_exception(exc);
@@ -997,33 +995,17 @@ Task_clear(PyObject *op)
 }
 #endif
 
-PyDoc_STRVAR(Task_set_result_doc, "set_result($self, result, /)\n--\n\nRaises RuntimeError: see asyncio.Task.");
-
-/* Future's own comes first in the order of bases. */
-static PyObject *
-Task_set_result(PyObject *op, PyObject *Py_UNUSED(result))
-{
-    (void)op;
-    PyErr_SetString(PyExc_RuntimeError, "Task does not support set_result operation");
-    return NULL;
-}
-
-static PyMethodDef Task_methods[] = {
-    {"set_result", Task_set_result, METH_O, Task_set_result_doc},
-    {NULL},
-};
-
 PyDoc_STRVAR(Task_doc, "Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--\n\n"
                        "asyncio.Task, made by fastloop's loops.\n\n"
                        "Works on any loop. Raises TypeError when coro is no coroutine. See asyncio.Task.");
 
 static PyType_Slot Task_slots[] = {
-    {Py_tp_doc, (void *)Task_doc},   {Py_tp_new, Task_new},         {Py_tp_init, Task_init},
-    {Py_tp_dealloc, Task_dealloc},   {Py_tp_methods, Task_methods}, {Py_tp_finalize, Task_finalize},
+    {Py_tp_doc, (void *)Task_doc},   {Py_tp_new, Task_new},           {Py_tp_init, Task_init},
+    {Py_tp_dealloc, Task_dealloc},   {Py_tp_finalize, Task_finalize},
 #if !HAVE_HEAP_BASE_TYPES
     {Py_tp_traverse, Task_traverse}, {Py_tp_clear, Task_clear},
 #endif
-    {Py_tp_iter, Future_await},      {Py_am_await, Future_await},   {0, NULL},
+    {Py_tp_iter, Future_await},      {Py_am_await, Future_await},     {0, NULL},
 };
 
 PyType_Spec Task_spec = {

@@ -1,11 +1,18 @@
 """Random programs of tasks and futures have the same history on the standard loop and on ours, seed by seed."""
 
 import asyncio
+import gc
 import random
+import sys
 
 import pytest
 
 import fastloop
+
+try:
+    import _testcapi
+except ImportError:
+    _testcapi = None
 
 SEEDS = 50
 
@@ -78,11 +85,14 @@ class Program:
         future = self.random.choice(pending)
         kind = self.random.randrange(4)
         if kind == 0:
-            future.cancel("touched")
+            self.complete(future, "cancel", "touched")
         elif kind == 1:
-            future.set_exception(ValueError("touched"))
+            self.complete(future, "set_exception", ValueError("touched"))
         else:
-            future.set_result(self.random.choice([None, 5, (1, 2)]))
+            self.complete(future, "set_result", self.random.choice([None, 5, (1, 2)]))
+
+    def complete(self, future, method, *args):
+        getattr(future, method)(*args)
 
     async def cancel_somebody(self, depth):
         self.random.choice(self.tasks).cancel("by chance")
@@ -165,11 +175,56 @@ def outcome(task):
     return task.result()
 
 
-def run_program(make_loop, seed, **kwargs):
+class StarvedProgram(Program):
+    """The same, but some of the calls into C find no memory first, and are made again."""
+
+    def __init__(self, loop, seed):
+        super().__init__(loop, seed)
+        # What fails is chosen apart from what the program does.
+        self.dice = random.Random(seed)
+        self.failed = 0
+        self.make_future = self.starving(self.make_future)
+        self.make_task = self.starving(self.make_task)
+
+    def starving(self, function):
+        def call(*args):
+            number = self.dice.randrange(6)
+            if number == 0:
+                return function(*args)
+            _testcapi.set_nomemory(number, number + 1)
+            try:
+                return function(*args)
+            except MemoryError:
+                pass
+            finally:
+                _testcapi.remove_mem_hooks()
+            self.failed += 1
+            return function(*args)
+
+        return call
+
+    def complete(self, future, method, *args):
+        """Completing may have happened although it reports a failure: who waits is woken, a callback may be lost."""
+        number = self.dice.randrange(6)
+        method = getattr(future, method)
+        _testcapi.set_nomemory(number, number + 1)
+        try:
+            method(*args)
+            return
+        except MemoryError:
+            pass
+        finally:
+            _testcapi.remove_mem_hooks()
+        self.failed += 1
+        if not future.done():
+            method(*args)
+
+
+def run_program(make_loop, seed, program_type=Program, **kwargs):
     loop = make_loop()
     loop.set_exception_handler(lambda loop, context: None)
     try:
-        program = Program(loop, seed, **kwargs)
+        program = program_type(loop, seed, **kwargs)
         loop.run_until_complete(program.run())
         return program.trace
     finally:
@@ -206,3 +261,38 @@ def test_same_history_of_native_types_on_the_standard_loop(seed):
 def test_same_history_of_mixed_types(seed):
     expected = run_program(asyncio.SelectorEventLoop, seed, base_class="mixed")
     assert run_program(fastloop.new_event_loop, seed, base_class="mixed") == expected
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_same_history_with_the_collector_always_at_work(seed):
+    expected = run_program(asyncio.SelectorEventLoop, seed)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        assert run_program(fastloop.new_event_loop, seed) == expected
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+def without_callbacks(trace):
+    return [event for event in trace if event[0] != "callback"]
+
+
+@pytest.mark.skipif(_testcapi is None, reason="the module that makes allocations fail is not there")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="wait_for() of 3.11 waits for a callback, which may be lost")
+def test_same_history_where_allocations_fail(debug_off):
+    """Each MemoryError comes out of the call that had none, and costs at most one callback: no task sleeps for ever."""
+    failed = 0
+    for seed in range(SEEDS):
+        expected = run_program(asyncio.SelectorEventLoop, seed)
+        programs = []
+
+        def starved(*args):
+            programs.append(StarvedProgram(*args))
+            return programs[-1]
+
+        found = run_program(fastloop.new_event_loop, seed, starved)
+        assert without_callbacks(found) == without_callbacks(expected), seed
+        assert len(expected) - len(found) <= programs[0].failed
+        failed += programs[0].failed
+    assert failed > SEEDS / 5

@@ -524,3 +524,23 @@ def test_wrapped_create_task_of_the_base(monkeypatch, wrap):
         loop.run_until_complete(nothing())
     finally:
         loop.close()
+
+
+def test_standard_ones_need_no_sorting_of_arguments(monkeypatch):
+    """The keyword that they give to call_soon() is a string of their own; on the usual way it must do."""
+    from fastloop import _arguments
+
+    def sort(*args, **kwargs):
+        raise AssertionError("sorted")
+
+    for name in ("call_soon", "call_soon_threadsafe"):
+        monkeypatch.setattr(_arguments, name, sort)
+    loop = fastloop.new_event_loop()
+    try:
+        future = asyncio.Future(loop=loop)
+        task = asyncio.Task(wait_for(future), loop=loop)
+        loop.call_soon(future.set_result, 3)
+        future.add_done_callback(lambda _: None)
+        assert loop.run_until_complete(task) == 3
+    finally:
+        loop.close()

@@ -17,7 +17,7 @@ DEFAULT_TASKS = 1_000_000
 
 def main():
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_TASKS
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    seed = first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     tasks = 0
     while tasks < wanted:
         expected = run_program(asyncio.SelectorEventLoop, seed)
@@ -27,7 +27,7 @@ def main():
             sys.exit(f"seed {seed}: event {where} differs, of {len(expected)} and {len(found)}")
         tasks += sum(event[1] == "done" for event in expected if len(event) > 1)
         seed += 1
-    print(f"{tasks} tasks of {seed} programs: equal")
+    print(f"{tasks} tasks of {seed - first} programs: equal")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""The check of asyncio's private structs at import: one word read wrongly, and the standard types serve instead."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("debug_off")
+
+#: Makes fastloop._coro the module that fastloop._core will find, with a chance to change it before.
+PREPARED = """
+import asyncio, importlib.util, json, os, sys
+
+spec = importlib.util.find_spec("fastloop")
+path = os.path.join(spec.submodule_search_locations[0], "_coro.py")
+spec = importlib.util.spec_from_file_location("fastloop._coro", path)
+helpers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(helpers)
+sys.modules["fastloop._coro"] = helpers
+layout_is_known = helpers.layout_is_known
+"""
+
+EACH_WORD = (
+    PREPARED
+    + """
+caught, missed, true_answer = [], [], None
+
+
+def try_each_word(words_of):
+    global true_answer
+    future, coroutine = asyncio.Future(loop=helpers.ProbeLoop()), helpers.nothing()
+    task = asyncio.Task(coroutine, loop=helpers.ProbeLoop(keep=False))
+    task._log_destroy_pending = False
+    coroutine.close()
+    for kind in (future, task):
+        for name in words_of(kind):
+
+            def lie(obj):
+                words = words_of(obj)
+                if type(obj) is type(kind):
+                    words[name] = 0 if words[name] else 1
+                return words
+
+            (missed if layout_is_known(lie) else caught).append(f"{type(kind).__name__}.{name}")
+    true_answer = layout_is_known(words_of)
+    return true_answer
+
+
+helpers.layout_is_known = try_each_word
+import fastloop
+
+print(json.dumps([caught, missed, true_answer, fastloop._core.native_tasks]))
+"""
+)
+
+OTHER_STRUCT = (
+    PREPARED
+    + """
+def with_two_fields_swapped(words_of):
+    def swapped(obj):
+        words = words_of(obj)
+        words["result"], words["exception"] = words["exception"], words["result"]
+        return words
+
+    return layout_is_known(swapped)
+
+
+helpers.layout_is_known = with_two_fields_swapped
+import fastloop
+
+
+async def answer(value):
+    await asyncio.sleep(0)
+    return value
+
+
+async def main():
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.call_soon(future.set_result, 1)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(answer(number)) for number in range(3)]
+    cancelled = loop.create_task(asyncio.sleep(3600))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    types = {type(future).__module__, type(tasks[0]).__module__}
+    return [await future, *(task.result() for task in tasks), await asyncio.to_thread(abs, -7)], sorted(types)
+
+
+with asyncio.Runner(loop_factory=fastloop.new_event_loop) as runner:
+    result = runner.run(main())
+same = fastloop.Task is asyncio.Task and fastloop.Future is asyncio.Future
+print(json.dumps([*result, fastloop._core.native_tasks, same]))
+"""
+)
+
+
+def run(code):
+    """What the code prints, in a process that has not imported fastloop yet."""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert child.returncode == 0 and child.stderr == "", child.stderr
+    return json.loads(child.stdout)
+
+
+def test_each_word_counts():
+    """Whatever single word of the description is wrong, it is noticed; the true one is recognised."""
+    caught, missed, true_answer, native = run(EACH_WORD)
+    assert missed == []
+    assert len(caught) >= 30 and "Future.callbacks" in caught and "Task.must_cancel" in caught
+    assert true_answer is True and native is True
+
+
+def test_standard_types_serve_where_the_struct_is_another():
+    answers, modules, native, same = run(OTHER_STRUCT)
+    assert answers == [1, 0, 1, 2, 7]
+    assert modules == ["_asyncio"]
+    assert native is False and same is True
