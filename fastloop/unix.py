@@ -248,6 +248,12 @@ class UnixMixin:
         self.create_task(accept, **keywords)
 
     def _stop_serving(self, sock):
+        try:
+            self._accept_rest(sock.fileno())
+        finally:
+            self._close_listening(sock)
+
+    def _close_listening(self, sock):
         inode = self._unix_server_sockets.pop(sock, None)
         path = None if inode is None else sock.getsockname()
         self._remove_reader(sock.fileno())

@@ -310,6 +310,7 @@ PyMethodDef io_loop_methods[] = {
     {"_make_socket_transport", VARARGS_KEYWORDS(Loop_make_socket_transport), NULL},
     {"_start_connecting", (PyCFunction)(void (*)(void))Loop_start_connecting, METH_FASTCALL, NULL},
     {"_start_serving", VARARGS_KEYWORDS(Loop_start_serving), NULL},
+    {"_accept_rest", Loop_accept_rest, METH_O, NULL},
     {"sock_recv", FASTCALL_KEYWORDS(Loop_sock_recv),
      "sock_recv($self, sock, n)\n--\n\nReceive at most `n` bytes from a socket; b\"\" when the other side has "
      "closed.\n\nSee asyncio.loop.sock_recv()."},

@@ -55,6 +55,7 @@ struct IoPart {
     bool no_native_sockets; /* FASTLOOP_DISABLE=sockets */
     bool no_native_servers; /* FASTLOOP_DISABLE=servers */
     ServerClasses server_classes;
+    PyObject *late_server; /* borrowed: takes connections although it is closed, see Loop_accept_rest() */
 
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
     IoTraits traits;

@@ -30,6 +30,7 @@ typedef struct {
     unsigned singles;     /* wake-ups that shall accept one connection each, after a call that was in vain */
     unsigned singles_left;
     unsigned turn; /* of the last wake-up */
+    bool may_be_more;     /* that one accepted one connection and did not look for another */
     int fd;
     int backlog;
     int family;
@@ -37,8 +38,12 @@ typedef struct {
     int proto;
 } ListenerObject;
 
-/* Odd, as 2 n + 1 reaches it. */
-enum { SINGLES_MAX = 63 };
+enum {
+    /* Odd, as 2 n + 1 reaches it. */
+    SINGLES_MAX = 63,
+    /* No more than this pass between two polls. */
+    TURNS_UNPOLLED = 16,
+};
 
 #define ListenerObject_CAST(op) ((ListenerObject *)(op))
 
@@ -231,7 +236,8 @@ accept_next(LoopObject *loop, ListenerObject *self)
 /* How many connections to accept in this wake-up: as the standard loop until none is left, but the call that finds that
    out costs as much as the one before it. Where connections come one at a time it is left out, and the next poll
    tells whether there is another; more and more seldom it is tried whether they have begun to come in crowds. When one
-   turn after the other finds one it is soon tried: a crowd must not wait a turn for each. */
+   turn after the other finds one it is soon tried: a crowd must not wait a turn for each. Only natively, where
+   Loop_accept_rest() can make up for it. */
 static long
 connections_to_expect(LoopObject *loop, ListenerObject *self)
 {
@@ -240,7 +246,7 @@ connections_to_expect(LoopObject *loop, ListenerObject *self)
         self->singles_left /= 2;
     }
     self->turn = turn;
-    if (self->singles_left > 0) {
+    if (self->singles_left > 0 && is_native(loop, self) && !loop->io->no_native_servers) {
         self->singles_left--;
         return 1;
     }
@@ -254,20 +260,15 @@ note_accepted(ListenerObject *self, long accepted)
     self->singles_left = self->singles;
 }
 
-/* ready_run: accepts what is there, up to the backlog. */
-static int
-run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+/* Accepts until nothing is left, or `most` are; how many. -1 with an exception that the loop must not swallow. */
+static long
+accept_up_to(LoopObject *loop, ListenerObject *self, long most)
 {
-    ListenerObject *self = ListenerObject_CAST(owner);
-    long expected = connections_to_expect(loop, self);
     long accepted = 0;
     int go_on = 1;
-    while (accepted < expected && go_on > 0 && is_listening(loop, self)) {
+    while (accepted < most && go_on > 0 && is_listening(loop, self)) {
         go_on = accept_next(loop, self);
         accepted += go_on > 0;
-    }
-    if (expected > 1) {
-        note_accepted(self, accepted);
     }
     if (go_on < 0) {
         if (loop_must_propagate()) {
@@ -275,7 +276,52 @@ run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
         }
         loop_report(loop, "Exception in callback Loop._accept_connection()", "socket", self->sock, NULL);
     }
-    return 0;
+    return accepted;
+}
+
+/* ready_run: accepts what is there, up to the backlog. */
+static int
+run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    ListenerObject *self = ListenerObject_CAST(owner);
+    self->may_be_more = false;
+    long expected = connections_to_expect(loop, self);
+    long accepted = accept_up_to(loop, self, expected);
+    if (expected > 1) {
+        note_accepted(self, Py_MAX(accepted, 0));
+    }
+    self->may_be_more = expected == 1 && accepted == 1;
+    return accepted < 0 ? -1 : 0;
+}
+
+/* ---- stopping ---- */
+
+/* _accept_rest(fd), before a listening socket is closed: a connection that came together with the last one belongs to the
+   server, for the standard loop would have accepted it by now. */
+PyObject *
+Loop_accept_rest(PyObject *op, PyObject *number)
+{
+    LoopObject *loop = LoopObject_CAST(op);
+    long fd = PyLong_AsLong(number);
+    if (fd == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    const PollerEntry *entry = loop->closed || fd < 0 || fd > INT_MAX ? NULL : poller_get_entry(loop, (int)fd);
+    if (entry == NULL || entry->reader.owner == NULL || !Py_IS_TYPE(entry->reader.owner, loop->state->ListenerType)) {
+        Py_RETURN_NONE;
+    }
+    ListenerObject *self = (ListenerObject *)Py_NewRef(entry->reader.owner);
+    long accepted = 0;
+    if (self->may_be_more && loop->io->turn - self->turn <= TURNS_UNPOLLED && is_native(loop, self)) {
+        self->may_be_more = false;
+        loop->io->late_server = self->server;
+        accepted = accept_up_to(loop, self, self->backlog);
+        if (loop->io != NULL) {
+            loop->io->late_server = NULL;
+        }
+    }
+    Py_DECREF(self);
+    return accepted < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- starting ---- */

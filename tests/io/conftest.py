@@ -1,5 +1,7 @@
 """Fixtures of the I/O tests: connections in every way that a loop makes them."""
 
+import os
+
 import pytest
 
 import helpers
@@ -23,12 +25,20 @@ def disabled(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture(params=["native", "python"])
+def path(request, monkeypatch):
+    """Which way the bytes of TLS go on fastloop; `loop` is made after this. The stock loop runs once."""
+    others = set(os.environ.get("FASTLOOP_DISABLE", "").split(",")) - {"", "tls"}
+    monkeypatch.setenv("FASTLOOP_DISABLE", ",".join(others | {"tls"} if request.param == "python" else others))
+    return request.param
+
+
 def pytest_collection_modifyitems(config, items):
     twice = [
         item
         for item in items
-        if (params := getattr(getattr(item, "callspec", None), "params", {})).get("disabled")
-        and params.get("loop_name") == "stock"
+        if (params := getattr(getattr(item, "callspec", None), "params", {})).get("loop_name") == "stock"
+        and (params.get("disabled") or params.get("path") == "python")
     ]
     config.hook.pytest_deselected(items=twice)
     items[:] = [item for item in items if item not in twice]

@@ -15,27 +15,13 @@ from helpers import BufferedRecorder, Recorder, small_buffers, socket_pair, turn
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-@pytest.fixture(params=["native", "python"], autouse=True)
-def path(request, loop_name, monkeypatch):
-    """Which way the bytes go on fastloop; loops are made after this."""
-    if request.param == "python":
-        if loop_name == "stock":
-            pytest.skip("the switch is fastloop's")
-        monkeypatch.setenv("FASTLOOP_DISABLE", "tls")
-    else:
-        monkeypatch.delenv("FASTLOOP_DISABLE", raising=False)
-    return request.param
+pytestmark = pytest.mark.usefixtures("path")
 
 
 def is_native(path):
     from fastloop import tls
 
     return path == "native" and tls.problem() is None
-
-
-@pytest.fixture
-def loop(path, loop):
-    return loop
 
 
 class RawPeer:
@@ -705,9 +691,14 @@ def test_buffer_updated_may_do_anything(link, run):
 # ---------------------------------------------------------------- OpenSSL's own matters
 
 
-def test_a_session_is_used_again(link, run):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_session_is_used_again(link, run, version):
     async def main():
-        _, peer = await link(version="1.2")
+        link.server.num_tickets = 2
+        protocol, peer = await link(version=version)
+        # The tickets of TLS 1.3 come behind the handshake.
+        protocol.transport.write(b"hello")
+        assert await peer.read() == b"hello"
         session = peer.tls.session
         ours, theirs = socket_pair("tcp")
         again = RawPeer(link.loop, theirs, link.client, server_hostname="localhost", session=session)
@@ -723,7 +714,8 @@ def test_a_session_is_used_again(link, run):
     run(main())
 
 
-def test_a_name_callback_that_switches_the_context(link, run, authority):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_name_callback_that_switches_the_context(link, run, authority, version):
     other = authority.server_context("localhost")
 
     def choose(sslobject, name, context):
@@ -732,7 +724,7 @@ def test_a_name_callback_that_switches_the_context(link, run, authority):
 
     async def main():
         link.server.sni_callback = choose
-        protocol, peer = await link(Echo)
+        protocol, peer = await link(Echo, version=version)
         assert protocol.transport.get_extra_info("ssl_object").context is other
         await peer.send(peer.seal(b"hello"))
         assert await peer.read() == b"hello"
@@ -741,12 +733,13 @@ def test_a_name_callback_that_switches_the_context(link, run, authority):
     link.server.sni_callback = None
 
 
-def test_a_client_certificate(link, run, authority):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_certificate(link, run, authority, version):
     async def main():
         link.server.load_verify_locations(str(authority.certificate))
         link.server.verify_mode = ssl.CERT_REQUIRED
         authority.authority.issue_cert("somebody").configure_cert(link.client)
-        protocol, peer = await link(Echo)
+        protocol, peer = await link(Echo, version=version)
         assert protocol.transport.get_extra_info("peercert")["subjectAltName"]
         await peer.send(peer.seal(b"hello"))
         assert await peer.read() == b"hello"
@@ -782,57 +775,157 @@ async def leave(process):
     await turns(3)
 
 
-@pytest.mark.parametrize("version, command", [("1.3", b"K\n"), ("1.3", b"k\n"), ("1.2", b"R\n"), ("1.2", b"\n")])
+@contextlib.asynccontextmanager
+async def s_client(server, version, *arguments):
+    """`openssl s_client`, connected to an asyncio server."""
+    port = server.sockets[0].getsockname()[1]
+    flag = "-tls" + version.replace(".", "_")
+    client = await openssl("s_client", "-connect", f"127.0.0.1:{port}", flag, "-servername", "localhost", *arguments)
+    try:
+        yield client
+    finally:
+        await leave(client)
+
+
+@contextlib.asynccontextmanager
+async def serving(loop, context):
+    """An echo server, and the protocols that it makes."""
+    made = []
+    server = await loop.create_server(lambda: made.append(Echo()) or made[-1], "127.0.0.1", 0, ssl=context)
+    try:
+        yield server, made
+    finally:
+        server.close()
+        for echo in made:
+            if echo.transport:
+                echo.transport.abort()
+        await until(lambda: all(echo.lost for echo in made if echo.transport))
+
+
+@pytest.mark.parametrize("version, command", [("1.3", b"K\n"), ("1.3", b"k\n"), ("1.2", b"\n")])
 def test_s_client_as_the_peer(loop, run, authority, version, command):
-    """K and k are KeyUpdates, with and without an answer; R asks for a renegotiation."""
+    """K and k are KeyUpdates, with and without an answer."""
 
     async def main():
-        echo = Echo()
-        server = await loop.create_server(lambda: echo, "127.0.0.1", 0, ssl=authority.server)
-        flag = "-tls1_3" if version == "1.3" else "-tls1_2"
-        port = server.sockets[0].getsockname()[1]
-        client = await openssl("s_client", "-connect", f"127.0.0.1:{port}", flag, "-servername", "localhost")
-        client.stdin.write(b"before\n")
-        await until(lambda: echo.data == b"before\n")
-        client.stdin.write(command)
-        await asyncio.sleep(0.05)
-        if command != b"R\n":
+        async with serving(loop, authority.server) as (server, made), s_client(server, version) as client:
+            client.stdin.write(b"before\n")
+            await until(lambda: made and made[0].data == b"before\n")
+            client.stdin.write(command)
+            await asyncio.sleep(0.05)
             client.stdin.write(b"after\n")
-            await until(lambda: echo.data.endswith(b"after\n"))
-            echo.transport.write(b"X" * 50_000 + b"\nend of it\n")
+            await until(lambda: made[0].data.endswith(b"after\n"))
+            made[0].transport.write(b"X" * 50_000 + b"\nend of it\n")
             await client.stdout.readuntil(b"end of it\n")
-        await leave(client)
-        echo.transport.abort()
-        await until(lambda: echo.lost)
-        server.close()
 
     run(main())
 
 
-def test_s_server_as_the_peer(loop, run, authority, tmp_path):
-    certificate = authority.authority.issue_cert("localhost")
-    chain = tmp_path / "chain.pem"
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
+def test_s_client_asks_for_a_renegotiation(loop, run, authority):
+    """It is refused: the client leaves, everybody else is served."""
+    context = authority.server_context("localhost")
+    context.options |= ssl.OP_NO_RENEGOTIATION
 
     async def main():
-        server = await openssl(
-            "s_server", "-accept", "127.0.0.1:0", "-cert", str(chain), "-rev", "-naccept", "1", "-no_anti_replay"
-        )
+        async with serving(loop, context) as (server, made):
+            async with s_client(server, "1.2") as other, s_client(server, "1.2") as client:
+                other.stdin.write(b"other\n")
+                await until(lambda: any(echo.data == b"other\n" for echo in made))
+                client.stdin.write(b"before\n")
+                await until(lambda: any(echo.data == b"before\n" for echo in made))
+                client.stdin.write(b"R\n")
+                refused = next(echo for echo in made if echo.data == b"before\n")
+                await until(lambda: refused.lost)
+                assert refused.data == b"before\n"
+                other.stdin.write(b"still there\n")
+                await until(lambda: any(echo.data == b"other\nstill there\n" for echo in made))
+
+    run(main())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_client_with_a_certificate_a_protocol_and_a_session(loop, run, authority, tmp_path, version):
+    context = authority.server_context("localhost")
+    context.load_verify_locations(str(authority.certificate))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["other", "echo"])
+    context.num_tickets = 2
+    chain, session = tmp_path / "client.pem", tmp_path / "session.pem"
+    authority.authority.issue_cert("somebody").private_key_and_cert_chain_pem.write_to_path(str(chain))
+    identity = ["-cert", str(chain), "-alpn", "echo,more"]
+
+    async def connect(server, made, *arguments):
+        count = len(made)
+        async with s_client(server, version, *identity, *arguments) as client:
+            client.stdin.write(b"hello\n")
+            await client.stdout.readuntil(b"hello\n")
+            about = made[count].transport.get_extra_info("ssl_object")
+            assert about.selected_alpn_protocol() == "echo"
+            assert about.getpeercert()["subjectAltName"] == (("DNS", "somebody"),)
+            if "-sess_out" in arguments:
+                # The client writes it when it goes.
+                client.stdin.write(b"Q\n")
+                await client.wait()
+            return about.session_reused
+
+    async def main():
+        async with serving(loop, context) as (server, made):
+            assert not await connect(server, made, "-sess_out", str(session))
+            assert await connect(server, made, "-sess_in", str(session))
+
+    run(main())
+
+
+@contextlib.asynccontextmanager
+async def s_server(authority, folder, *arguments):
+    """`openssl s_server`, which sends each line back in reverse, and its port."""
+    chain = folder / "chain.pem"
+    authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(chain))
+    server = await openssl("s_server", "-accept", "127.0.0.1:0", "-cert", str(chain), "-rev", *arguments)
+    try:
         line = b""
         while not line.startswith(b"ACCEPT"):
             line = await server.stdout.readline()
-        port = int(line.rsplit(b":", 1)[1])
-        transport, protocol = await loop.create_connection(
-            Recorder, "127.0.0.1", port, ssl=authority.client, server_hostname="localhost"
-        )
-        for word in (b"abc\n", b"x" * 2000 + b"y\n"):
-            protocol.data.clear()
-            transport.write(word)
-            await until(lambda word=word: protocol.data == word[-2::-1] + b"\n")
-        transport.close()
-        await until(lambda: protocol.lost)
+        yield int(line.rsplit(b":", 1)[1])
+    finally:
         await leave(server)
 
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_s_server_as_the_peer(loop, run, authority, tmp_path, version):
+    context = authority.client_context()
+    context.minimum_version = context.maximum_version = VERSIONS[version]
+    context.set_alpn_protocols(["other", "reverse"])
+    authority.authority.issue_cert("somebody").configure_cert(context)
+    demands = ["-Verify", "1", "-verify_return_error", "-CAfile", str(authority.certificate), "-alpn", "reverse"]
+
+    async def main():
+        async with s_server(authority, tmp_path, *demands) as port:
+            transport, protocol = await loop.create_connection(
+                Recorder, "127.0.0.1", port, ssl=context, server_hostname="localhost"
+            )
+            assert transport.get_extra_info("ssl_object").selected_alpn_protocol() == "reverse"
+            for word in (b"abc\n", b"x" * 2000 + b"y\n"):
+                protocol.data.clear()
+                transport.write(word)
+                await until(lambda word=word: protocol.data == word[-2::-1] + b"\n")
+            transport.close()
+            await until(lambda: protocol.lost)
+
+    run(main())
+
+
+def test_s_server_refuses_who_has_no_certificate(loop, run, authority, tmp_path):
+    demands = ["-Verify", "1", "-verify_return_error", "-CAfile", str(authority.certificate), "-tls1_2"]
+
+    async def main():
+        async with s_server(authority, tmp_path, *demands) as port:
+            with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+                await loop.create_connection(
+                    Recorder, "127.0.0.1", port, ssl=authority.client, server_hostname="localhost"
+                )
+            await turns(5)
+
+    loop.set_debug(False)
     run(main())
 
 
@@ -854,6 +947,33 @@ def test_the_upgrade_of_a_connection_with_data_on_its_way(loop, run, authority):
         protocol.transport, _ = await asyncio.gather(
             loop.start_tls(transport, protocol, authority.server, server_side=True), peer.call(peer.tls.do_handshake)
         )
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello"
+        protocol.transport.abort()
+        await until(lambda: protocol.lost)
+        theirs.close()
+
+    run(main())
+
+
+def test_an_upgrade_behind_plain_text_that_waits(loop, run, authority):
+    """What was written before start_tls() leaves in plain text, also what the kernel does not take at once."""
+
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        small_buffers(ours, theirs)
+        transport, plain = await loop.connect_accepted_socket(Recorder, ours)
+        protocol = Echo()
+        # Less than what would have the transport pause its protocol, which SSLProtocol knows nothing of.
+        transport.write(b"p" * 60_000)
+        transport.write(b"go\n")
+        upgrade = asyncio.ensure_future(loop.start_tls(transport, protocol, authority.server, server_side=True))
+        data = bytearray()
+        while not data.endswith(b"go\n"):
+            data += await loop.sock_recv(theirs, 100_000)
+        assert data == b"p" * 60_000 + b"go\n"
+        peer = RawPeer(loop, theirs, authority.client, server_hostname="localhost")
+        protocol.transport, _ = await asyncio.gather(upgrade, peer.call(peer.tls.do_handshake))
         await peer.send(peer.seal(b"hello"))
         assert await peer.read() == b"hello"
         protocol.transport.abort()

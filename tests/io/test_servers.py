@@ -642,6 +642,39 @@ def test_crowds_and_single_connections_take_turns(loop, run):
     run(main())
 
 
+@pytest.mark.parametrize("before", [0, 1, 2, 5])
+def test_a_server_that_is_closed_by_the_first_of_two_connections(servers_off, loop, run, before):
+    """Both have come by then, and both are served, however few the calls that accept."""
+
+    async def main():
+        made, ending = [], []
+        server = await loop.create_server(
+            lambda: made.append(Recorder(connection_made=lambda protocol: ending and server.close())) or made[-1],
+            "127.0.0.1",
+            0,
+        )
+        for _ in range(before):
+            with connected(server):
+                await until(lambda: made and made[-1].made)
+            await until(lambda: made[-1].lost)
+            made.clear()
+        ending.append(True)
+        clients = [connected(server) for _ in range(2)]
+        for client in clients:
+            client.send(b"x")
+        await until(lambda: len(made) == 2 and all(protocol.data == b"x" for protocol in made))
+        assert server.sockets == ()
+        closed = asyncio.ensure_future(server.wait_closed())
+        await turns(3)
+        assert closed.done() is not WAITS_FOR_CLIENTS
+        for client in clients:
+            client.close()
+        await until(lambda: all(protocol.lost for protocol in made))
+        await closed
+
+    run(main())
+
+
 def test_a_crowd_after_single_connections_does_not_take_a_turn_each(loop, run):
     async def main():
         made = []

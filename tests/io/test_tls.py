@@ -12,6 +12,8 @@ from helpers import Connector, Peer, Recorder, socket_pair, turns, until
 
 MIB = 1024 * 1024
 
+pytestmark = pytest.mark.usefixtures("path")
+
 
 class Echo(Recorder):
     def data_received(self, data):
