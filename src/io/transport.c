@@ -391,6 +391,24 @@ transport_lose_descriptor(SocketTransport *self)
     Py_DECREF(self);
 }
 
+/* ready_run: the error of transport_watch_refused(). */
+static int
+run_watch_refused(LoopObject *Py_UNUSED(loop), PyObject *owner, PyObject *code)
+{
+    uverror_raise((int)PyLong_AsLong(code));
+    return transport_fail(SocketTransport_CAST(owner), "Fatal error on socket transport");
+}
+
+void
+transport_watch_refused(SocketTransport *self, int code)
+{
+    PyObject *number = PyLong_FromLong(code);
+    if (number == NULL || loop_push(self->loop, run_watch_refused, (PyObject *)self, number) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(number);
+}
+
 void
 transport_check_number(LoopObject *loop, int fd)
 {
