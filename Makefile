@@ -23,8 +23,9 @@ SETUP = PYTHON="$(PYTHON)" tools/setup_env.sh $(VENV)
 PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
-.PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind checked-debug checked-asan demo \
-	conformance conformance-debug ecosystem bench bench-smoke picture docs lint format sdist wheel check-wheel clean
+.PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind \
+	checked-debug checked-asan demo conformance conformance-debug ecosystem bench bench-smoke picture docs lint format \
+	sdist wheel check-wheel clean refs
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -127,6 +128,9 @@ valgrind: checked-debug ## run some tests on fastloop under valgrind memcheck
 # Only what a target needs, without running it.
 setup-%:
 	@$(SETUP) $*
+
+refs: build ## call everything a hundred times over on a debug Python (PYTHON=python3.13-dbg): no reference is left
+	PYTHONPATH=. $(PY) tests/memory/references.py
 
 traces: build ## run a million tasks of random programs on both loops, and compare their histories
 	PYTHONPATH=. $(PY) tests/coro/trace_many.py

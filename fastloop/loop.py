@@ -107,13 +107,18 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
     def _run_forever_setup(self):
         self._check_closed()
         self._check_running()
-        self._set_coroutine_origin_tracking(self._debug)
-        self._old_agen_hooks = sys.get_asyncgen_hooks()
-        self._note_replaced_methods()
-        self._start_signal_wakeup()
-        self._thread_id = threading.get_ident()
-        sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
-        events._set_running_loop(self)
+        try:
+            self._set_coroutine_origin_tracking(self._debug)
+            self._old_agen_hooks = sys.get_asyncgen_hooks()
+            self._note_replaced_methods()
+            self._start_signal_wakeup()
+            self._thread_id = threading.get_ident()
+            sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
+            events._set_running_loop(self)
+        except BaseException:
+            # No memory, or Ctrl-C: it must not pass for running for ever.
+            self._run_forever_cleanup()
+            raise
 
     def _run_forever_cleanup(self):
         self._stopping = False

@@ -19,7 +19,7 @@ make_room(Chunks *chunks)
         return 0;
     }
     size_t capacity = chunks->capacity == 0 ? FIRST_CAPACITY : chunks->capacity * 2;
-    Chunk *items = PyMem_Resize(chunks->items, Chunk, capacity);
+    Chunk *items = PyMem_Realloc(chunks->items, capacity * sizeof(Chunk));
     if (items == NULL) {
         return -1;
     }

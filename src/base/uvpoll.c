@@ -1,5 +1,7 @@
 #include "base/uvpoll.h"
 
+#include "base/uvwatch.h"
+
 static void
 on_closed(uv_handle_t *handle)
 {
@@ -18,6 +20,9 @@ uvpoll_open(uv_loop_t *uv, int fd, uv_poll_cb callback, void *data, uv_poll_t **
     }
     (*poll)->data = data;
     err = uv_poll_start(*poll, UV_READABLE, callback);
+    if (err == 0) {
+        err = uvwatch_register(uv, &(*poll)->io_watcher);
+    }
     if (err < 0) {
         uvpoll_close(poll);
     }

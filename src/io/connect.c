@@ -154,6 +154,12 @@ run_connected(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
         err = complete(loop, future, exc);
     }
     Py_XDECREF(exc);
+    if (err < 0 && !loop_must_propagate()) {
+        /* Who waits shall learn it. */
+        PyObject *raised = compat_take_exception();
+        err = complete(loop, future, raised);
+        Py_XDECREF(raised);
+    }
     Py_DECREF(future);
     if (err < 0 && !loop_must_propagate()) {
         loop_report(loop, "Exception in callback Loop._sock_connect_cb()", NULL);

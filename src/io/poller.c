@@ -43,7 +43,7 @@ make_entry(LoopObject *loop, int fd)
         while (size <= (size_t)fd) {
             size *= 2;
         }
-        PollerEntry *entries = PyMem_Resize(poller->entries, PollerEntry, size);
+        PollerEntry *entries = PyMem_Realloc(poller->entries, size * sizeof(PollerEntry));
         if (entries == NULL) {
             PyErr_NoMemory();
             return NULL;
@@ -433,7 +433,7 @@ poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport)
         while (size <= (size_t)fd) {
             size *= 2;
         }
-        SocketTransport **owners = PyMem_Resize(poller->owners, SocketTransport *, size);
+        SocketTransport **owners = PyMem_Realloc(poller->owners, size * sizeof(SocketTransport *));
         if (owners == NULL) {
             PyErr_NoMemory();
             return -1;

@@ -11,6 +11,7 @@
 
 #include "base/lowfds.h"
 #include "base/uverror.h"
+#include "base/uvwatch.h"
 #include "io/io.h"
 #include "io/transport.h"
 
@@ -109,20 +110,40 @@ unlink_changed(UvStream *stream)
     stream->loop->watchers_changed = stream->loop->io->changed != NULL;
 }
 
+/* Can libuv tell the system about it? Takes it out of libuv's hands if not. Runs no Python code. */
+static void
+check_stream(UvStream *stream)
+{
+    if (LIKELY(stream_owns_descriptor(stream))) {
+        int err = uvwatch_register(stream->loop->uv, &stream->uv.stream.io_watcher);
+        if (UNLIKELY(err < 0) && stream->owner != NULL) {
+            transport_watch_refused(stream->owner, err);
+        }
+    } else if (stream->owner != NULL) {
+        transport_lose_descriptor(stream->owner);
+    } else {
+        stream_abandon(stream);
+    }
+}
+
 void
 streams_check_changed(LoopObject *loop)
 {
     while (loop->io != NULL && loop->io->changed != NULL) {
         UvStream *stream = loop->io->changed;
         unlink_changed(stream);
-        if (LIKELY(stream_owns_descriptor(stream))) {
-            continue;
-        }
-        if (stream->owner != NULL) {
-            transport_lose_descriptor(stream->owner);
-        } else {
-            stream_abandon(stream);
-        }
+        check_stream(stream);
+    }
+}
+
+/* The same from within a poll, which may be about to tell the system; the next one will check again. */
+static void
+check_changed_in_poll(LoopObject *loop)
+{
+    UvStream *next;
+    for (UvStream *stream = loop->io->changed; stream != NULL; stream = next) {
+        next = stream->next_changed;
+        check_stream(stream);
     }
 }
 
@@ -227,8 +248,13 @@ on_written(uv_write_t *uv_request, int status)
     }
     chunks_clear(&request->chunks);
     PyMem_RawFree(request);
+    LoopObject *loop = stream->loop;
     if (stream->owner != NULL) {
         transport_written(stream->owner, status);
+    }
+    /* libuv may call this before it polls. */
+    if (loop->io != NULL) {
+        check_changed_in_poll(loop);
     }
 }
 

@@ -254,6 +254,18 @@ transport_schedule_lost(SocketTransport *self, PyObject *exc)
     return err;
 }
 
+/* Without memory to schedule it, closing can be tried again. */
+static int
+schedule_lost_once(SocketTransport *self, PyObject *exc)
+{
+    self->conn_lost = 1;
+    int err = transport_schedule_lost(self, exc);
+    if (err < 0) {
+        self->conn_lost = 0;
+    }
+    return err;
+}
+
 int
 transport_force_close(SocketTransport *self, PyObject *exc)
 {
@@ -265,8 +277,7 @@ transport_force_close(SocketTransport *self, PyObject *exc)
         self->closing = true;
         transport_stop_reading(self);
     }
-    self->conn_lost = 1;
-    return transport_schedule_lost(self, exc);
+    return schedule_lost_once(self, exc);
 }
 
 int
@@ -283,26 +294,33 @@ transport_close(SocketTransport *self)
     if (self->conn_lost || transport_has_output(self)) {
         return 0;
     }
-    self->conn_lost = 1;
-    return transport_schedule_lost(self, Py_None);
+    if (schedule_lost_once(self, Py_None) < 0) {
+        self->closing = false;
+        return -1;
+    }
+    return 0;
 }
 
-/* Detaches or closes the Python socket, whichever lets libuv close its descriptor once and once only. */
-static void
+/* Detaches or closes the Python socket, whichever lets libuv close its descriptor once and once only. False when it
+   could not be detached, and will close the descriptor itself. */
+static bool
 release_sock(SocketTransport *self)
 {
     PyObject *sock = self->sock;
     if (sock == NULL) {
-        return;
+        return true;
     }
+    bool shared = self->sock_state == SOCK_SHARED;
     self->sock = NULL;
-    PyObject *result = PyObject_CallMethod(sock, self->sock_state == SOCK_SHARED ? "detach" : "close", NULL);
+    PyObject *result = PyObject_CallMethod(sock, shared ? "detach" : "close", NULL);
     if (result == NULL) {
         PyErr_WriteUnraisable(sock);
     }
+    bool released = result != NULL || !shared;
     Py_XDECREF(result);
     self->sock_state = SOCK_NONE;
     Py_DECREF(sock);
+    return released;
 }
 
 /* Takes the transport out of everything that the loop knows. */
@@ -336,13 +354,18 @@ transport_close_socket(SocketTransport *self)
         transport_note_local(self);
     }
     forget_in_loop(self);
-    release_sock(self);
+    /* The socket, as the last that refers to it goes, would close the number of somebody else. */
+    PyObject *sock = Py_XNewRef(self->sock);
+    bool released = release_sock(self);
     UvStream *stream = self->stream;
     self->stream = NULL;
     self->reading = self->writing = false;
-    if (stream != NULL) {
+    if (stream != NULL && !released && io_may_touch(stream->loop)) {
+        stream_abandon(stream);
+    } else if (stream != NULL) {
         stream_close_threadsafe(stream);
     }
+    Py_XDECREF(sock);
     if (self->loop != NULL && self->loop->io != NULL) {
         transport_release(self, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);
     }
@@ -389,6 +412,24 @@ transport_lose_descriptor(SocketTransport *self)
     }
     transport_release(self, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);
     Py_DECREF(self);
+}
+
+/* ready_run: the error of transport_watch_refused(). */
+static int
+run_watch_refused(LoopObject *Py_UNUSED(loop), PyObject *owner, PyObject *code)
+{
+    uverror_raise((int)PyLong_AsLong(code));
+    return transport_fail(SocketTransport_CAST(owner), "Fatal error on socket transport");
+}
+
+void
+transport_watch_refused(SocketTransport *self, int code)
+{
+    PyObject *number = PyLong_FromLong(code);
+    if (number == NULL || loop_push(self->loop, run_watch_refused, (PyObject *)self, number) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(number);
 }
 
 void

@@ -159,6 +159,9 @@ void transport_close_socket(SocketTransport *self);
 /* The descriptor was closed behind our back, and its number may be another file's: libuv gives it up at once, and
    connection_lost(OSError) is on its way. Runs no Python code. */
 void transport_lose_descriptor(SocketTransport *self);
+
+/* Ends it with an error soon: the system refuses to watch its descriptor. Runs no Python code. */
+void transport_watch_refused(SocketTransport *self, int code);
 /* Has a transport that lost its descriptor give up the number, which the system has just given out anew. */
 void transport_check_number(LoopObject *loop, int fd);
 

@@ -13,6 +13,7 @@
 #include "base/args.h"
 #include "base/lowfds.h"
 #include "base/uverror.h"
+#include "base/uvwatch.h"
 #include "sched/park.h"
 #include "sched/sleep.h"
 
@@ -664,6 +665,9 @@ rearm_after_fork(LoopObject *loop)
     int err = lowfds_hold(&held);
     if (err == 0) {
         err = uv_loop_fork(loop->uv);
+        if (err == 0) {
+            err = uvwatch_register_own(loop->uv);
+        }
         lowfds_release(&held);
     }
     if (err == 0) {

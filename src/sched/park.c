@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/lowfds.h"
+#include "base/uvwatch.h"
 
 #if HAVE_EPOLL
 #include <sys/epoll.h>
@@ -43,12 +44,19 @@ init(uv_loop_t *uv)
     if (err < 0) {
         return err;
     }
+    uv->backend_fd = -1;
     err = uv_loop_init(uv);
     if (err == 0) {
-        err = open_spare(uv);
+        err = uvwatch_register_own(uv);
+        if (err == 0) {
+            err = open_spare(uv);
+        }
         if (err < 0) {
             uv_loop_close(uv);
         }
+    } else if (uv->backend_fd >= 0) {
+        /* Up to 1.44 at least, libuv forgets to. */
+        close(uv->backend_fd);
     }
     lowfds_release(&held);
     return err;
@@ -147,6 +155,8 @@ park_take(State *state, int *err)
 void
 park_give(State *state, uv_loop_t *uv)
 {
+    /* In a forked child the system may not have been told yet, and may refuse. */
+    bool registered = uvwatch_register_own(uv) == 0;
     do {
         uv_run(uv, UV_RUN_NOWAIT);
     } while (uv_loop_alive(uv));
@@ -154,7 +164,7 @@ park_give(State *state, uv_loop_t *uv)
     uv_walk(uv, count_handle, &handles);
     uv_loop_t *expected = NULL;
     /* Elsewhere there is no telling whether it is intact. */
-    if (HAVE_EPOLL && handles == 0) {
+    if (HAVE_EPOLL && registered && handles == 0) {
         uv->data = (void *)(intptr_t)getpid();
         if (atomic_compare_exchange_strong(&state->parked_loop, &expected, uv)) {
             return;

@@ -74,7 +74,7 @@ reserve(Timers *timers)
         return true;
     }
     size_t capacity = timers->capacity == 0 ? 64 : timers->capacity * 2;
-    TimerEntry *entries = PyMem_Resize(timers->entries, TimerEntry, capacity);
+    TimerEntry *entries = PyMem_Realloc(timers->entries, capacity * sizeof(TimerEntry));
     if (entries == NULL) {
         return false;
     }

@@ -186,12 +186,13 @@ loop.close()
 
 @pytest.mark.fastloop_only("the stock loop has no eventfd")
 def test_no_loop_without_an_eventfd(faulty):
-    """An OSError, and no half-made loop that complains when it goes. (libuv leaves its epoll set open.)"""
+    """An OSError, and no half-made loop that complains when it goes, nor a descriptor."""
     text = """
 import ctypes
 new_event_loop().close()
 # Closed, the first one's parts are kept for the next.
 kept = new_event_loop()
+before = os.listdir("/proc/self/fd")
 for error in (24, 23, 12):
     ctypes.CDLL(None).fault_set(b"eventfd", error, 1)
     try:
@@ -199,9 +200,108 @@ for error in (24, 23, 12):
     except OSError as exc:
         print(exc.errno)
     ctypes.CDLL(None).fault_set(b"eventfd", 0, 0)
+assert os.listdir("/proc/self/fd") == before
 kept.close()
 loop = new_event_loop()
 loop.run_until_complete(asyncio.sleep(0))
 loop.close()
 """
     assert faulty(text) == "24\n23\n12\n"
+
+
+@pytest.mark.fastloop_only("the stock loop leaves such a connection open and deaf")
+@pytest.mark.parametrize("error", ["ENOSPC", "ENOMEM", "EPERM"])
+def test_epoll_that_refuses_a_connection(faulty, error):
+    """It costs that connection, not the process."""
+    answer = under_load(faulty, "epoll_ctl", error, 20)
+    assert 0 < answer["good"] < 60
+    assert set(answer["errors"]) <= {error, "ECONNRESET", "EPIPE"}
+    assert answer["good"] >= 60 - answer["failed"]
+
+
+REFUSED = """
+import ctypes, errno, signal, socket
+
+def fault(every):
+    for name in (b"epoll_ctl", b"epoll_ctl_any"):
+        ctypes.CDLL(None).fault_set(name, errno.ERROR, every)
+
+def attempt(function, *args):
+    fault(1)
+    try:
+        function(*args)
+    except OSError as exc:
+        print(errno.errorcode[exc.errno], flush=True)
+    fault(0)
+"""
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "ENOMEM", "EPERM"])
+@pytest.mark.fastloop_only("the stock loop reports nothing, or raises somewhere else")
+def test_epoll_that_refuses_a_transport(faulty, error):
+    """One that only reads, and one that has only something to write."""
+    text = """
+class Reading(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.lost = asyncio.get_running_loop().create_future()
+    def connection_lost(self, exc):
+        self.lost.set_result(errno.errorcode[exc.errno])
+
+class Writing(Reading):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        transport.pause_reading()
+        transport.write(bytes(10_000_000))
+
+async def main():
+    loop = asyncio.get_running_loop()
+    for factory in (Reading, Writing):
+        near, far = socket.socketpair()
+        fault(1)
+        transport, protocol = await loop.create_connection(factory, sock=near)
+        print(await asyncio.wait_for(protocol.lost, 20))
+        fault(0)
+        assert near.fileno() == -1
+        far.close()
+
+loop = new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+"""
+    assert faulty(REFUSED.replace("ERROR", error) + text) == f"{error}\n{error}\n"
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "ENOMEM"])
+@pytest.mark.fastloop_only("the stock loop has other descriptors of its own")
+def test_epoll_that_refuses_the_loop(faulty, error):
+    """What the loop opens for itself: when it is made, for signals, for its first timer, and after a fork."""
+    text = """
+loops = [new_event_loop() for _ in range(2)]
+before = os.listdir("/proc/self/fd")
+attempt(new_event_loop)
+assert os.listdir("/proc/self/fd") == before
+attempt(loops[0].add_signal_handler, signal.SIGUSR1, print)
+async def main():
+    fault(1)
+    await asyncio.sleep(0.001)
+    fault(0)
+for loop in loops:
+    loop.run_until_complete(main())
+pid = os.fork()
+if pid == 0:
+    for loop in loops:
+        attempt(loop.run_forever)
+    attempt(loops[0].close)
+    # Freed while the system still refuses.
+    fault(1)
+    del loop, loops[:]
+    gc.collect()
+    os._exit(0)
+print(os.waitpid(pid, 0)[1])
+for loop in loops:
+    loop.run_until_complete(main())
+    loop.close()
+"""
+    faulty.watchdog = False
+    output = faulty("import gc\n" + REFUSED.replace("ERROR", error) + text, stderr=None)
+    assert output == f"{error}\n" * 5 + "0\n"

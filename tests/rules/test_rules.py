@@ -25,6 +25,8 @@ CONFINED = [
     (r"\bUV_VERSION_HEX\b", ["compat.h"]),
     (r"\b(__linux__|__APPLE__|__FreeBSD__|_WIN32)\b", ["compat.h"]),
     (r"\bPyGILState_\w+", ["sched/loop.*", "pool/*"]),
+    # A macro that sets its argument to NULL when there is no memory: what that pointed to is lost.
+    (r"\bPyMem_(Resize|RESIZE)\b", []),
     # Without bounds: there is always a call with them.
     (r"\b(strcpy|strcat|sprintf|vsprintf|gets)(?=\s*\()", []),
 ]
