@@ -34,12 +34,14 @@ struct LoopHooks {
 };
 
 /* Parked handles of each kind, 240 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
-   more than a busy server needs leave little by little, whenever there is nothing to do. */
-enum { HANDLE_FREE_MAX = 32768, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64 };
+   more than a busy server needs leave little by little, whenever there is nothing to do, if they have not been in use
+   since the last time. */
+enum { HANDLE_FREE_MAX = 131072, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64, HANDLE_FREE_TRIM_PART = 16 };
 
 typedef struct {
     HandleObject *first; /* linked through `callback` */
     int count;
+    int fewest; /* the least `count` since the last trim */
 } HandleFreeList;
 
 struct LoopObject {
