@@ -8,6 +8,7 @@
 #ifndef FASTLOOP_SCHED_LOOP_H
 #define FASTLOOP_SCHED_LOOP_H
 
+#include "base/lead.h"
 #include "base/spin.h"
 #include "sched/handle.h"
 #include "sched/inbox.h"
@@ -92,6 +93,8 @@ struct LoopObject {
     uv_poll_t *precise_poll;  /* a timerfd for the rest, where the system has it */
     int timer_fd;
     uint64_t precise_deadline_ns; /* what the timerfd is armed for, 0 = not */
+    bool precise_expired;         /* the timerfd has ended the poll */
+    Lead lead;                    /* of the timerfd */
 
     double clock_resolution;
     PyObject *current_handle; /* debug mode: the handle that runs, else NULL */
