@@ -121,12 +121,14 @@ typedef struct {
 #if defined(__linux__)
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
+#define HAVE_EVENTFD 1
 #define HAVE_ACCEPT4 1
 #define HAVE_SOCKET_FLAGS 1
 #define HAVE_SCHED_GETAFFINITY 1
 #else
 #define HAVE_EPOLL 0
 #define HAVE_TIMERFD 0
+#define HAVE_EVENTFD 0
 #define HAVE_ACCEPT4 0
 #define HAVE_SOCKET_FLAGS 0
 #define HAVE_SCHED_GETAFFINITY 0

@@ -31,6 +31,7 @@ take_parked(LoopObject *loop, PyTypeObject *type)
     if (handle != NULL) {
         list->first = (HandleObject *)handle->callback;
         list->count--;
+        list->fewest = list->count < list->fewest ? list->count : list->fewest;
         (void)PyObject_Init((PyObject *)handle, type);
     }
     return handle;
@@ -754,10 +755,12 @@ free_list_shrink(HandleFreeList *list, int count)
 static inline void
 free_list_trim(HandleFreeList *list)
 {
-    if (UNLIKELY(list->count > HANDLE_FREE_LONG)) {
-        int trimmed = list->count - HANDLE_FREE_TRIM;
-        free_list_shrink(list, trimmed > HANDLE_FREE_LONG ? trimmed : HANDLE_FREE_LONG);
+    if (UNLIKELY(list->fewest > HANDLE_FREE_LONG)) {
+        int excess = list->fewest - HANDLE_FREE_LONG;
+        int part = HANDLE_FREE_TRIM + excess / HANDLE_FREE_TRIM_PART;
+        free_list_shrink(list, list->count - (part < excess ? part : excess));
     }
+    list->fewest = list->count;
 }
 
 void

@@ -1,4 +1,4 @@
-/* The inbox: an array under a mutex, and a uv_async that wakes the poll.
+/* The inbox: an array under a mutex, and the wake-up.
 
    Nothing under the lock calls Python or waits, so it may be taken with the thread state attached. */
 
@@ -7,49 +7,45 @@
 #include "base/uverror.h"
 #include "sched/loop.h"
 
-/* libuv calls this on the loop's thread after one or more wake-ups; the turn drains the inbox afterwards. */
-static void
-on_wakeup(uv_async_t *async)
+/* Where there is a GIL, it is the lock of everything here, but for what handles wait for. */
+static inline void
+lock(Inbox *inbox)
 {
-    LoopObject *loop = async->data;
-    if (loop != NULL) {
-        loop_enter(loop);
+    if (HAVE_FREE_THREADING) {
+        uv_mutex_lock(&inbox->lock);
     }
 }
 
-static void
-on_closed(uv_handle_t *handle)
+static inline void
+unlock(Inbox *inbox)
 {
-    PyMem_RawFree(handle);
+    if (HAVE_FREE_THREADING) {
+        uv_mutex_unlock(&inbox->lock);
+    }
 }
 
 int
-inbox_open(Inbox *inbox, LoopObject *loop, uv_loop_t *uv)
+inbox_open(Inbox *inbox, uv_loop_t *uv)
 {
-    uv_async_t *async = PyMem_RawMalloc(sizeof(uv_async_t));
-    int err = async == NULL ? UV_ENOMEM : uv_mutex_init(&inbox->lock);
+    int err = uv_mutex_init(&inbox->lock);
     if (err < 0) {
-        goto fail_mutex;
+        return err;
     }
     err = uv_cond_init(&inbox->handle_done);
     if (err < 0) {
         goto fail_cond;
     }
-    err = uv_async_init(uv, async, on_wakeup);
+    err = wakeup_open(&inbox->wakeup, uv);
     if (err < 0) {
-        goto fail_async;
+        goto fail_wakeup;
     }
-    async->data = loop;
-    inbox->async = async;
     inbox->open = true;
     return 0;
 
-fail_async:
+fail_wakeup:
     uv_cond_destroy(&inbox->handle_done);
 fail_cond:
     uv_mutex_destroy(&inbox->lock);
-fail_mutex:
-    PyMem_RawFree(async);
     return err;
 }
 
@@ -59,18 +55,15 @@ inbox_close(Inbox *inbox)
     if (!inbox->open) {
         return;
     }
-    uv_mutex_lock(&inbox->lock);
+    lock(inbox);
     inbox->open = false;
     ReadyEntry *entries = inbox->entries;
     size_t count = inbox->count;
     inbox->entries = NULL;
     inbox->count = inbox->capacity = 0;
-    uv_async_t *async = inbox->async;
-    inbox->async = NULL;
-    uv_mutex_unlock(&inbox->lock);
+    wakeup_close(&inbox->wakeup);
+    unlock(inbox);
 
-    async->data = NULL;
-    uv_close((uv_handle_t *)async, on_closed);
     for (size_t i = 0; i < count; i++) {
         Py_DECREF(entries[i].owner);
         Py_XDECREF(entries[i].arg);
@@ -83,6 +76,12 @@ inbox_destroy(Inbox *inbox)
 {
     uv_cond_destroy(&inbox->handle_done);
     uv_mutex_destroy(&inbox->lock);
+}
+
+int
+inbox_fork(Inbox *inbox)
+{
+    return wakeup_fork(&inbox->wakeup);
 }
 
 /* Room for one more record; called with the lock held. */
@@ -102,28 +101,28 @@ reserve_lock_held(Inbox *inbox)
     return true;
 }
 
-/* With the lock held: close() must not free the handle in between. */
+/* With the lock held: close() must not close the descriptor in between. */
 static void
 wake_if_waiting_lock_held(Inbox *inbox)
 {
     if (inbox->waiting > WOKEN && atomic_exchange(&inbox->waiting, WOKEN) == BLOCKED && inbox->open) {
-        uv_async_send(inbox->async);
+        wakeup_send(&inbox->wakeup);
     }
 }
 
 void
 inbox_wake_if_waiting(Inbox *inbox)
 {
-    uv_mutex_lock(&inbox->lock);
+    lock(inbox);
     wake_if_waiting_lock_held(inbox);
-    uv_mutex_unlock(&inbox->lock);
+    unlock(inbox);
 }
 
 int
 inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *arg)
 {
     enum { PUSHED, CLOSED, NO_MEMORY } outcome = CLOSED;
-    uv_mutex_lock(&inbox->lock);
+    lock(inbox);
     if (inbox->open) {
         outcome = reserve_lock_held(inbox) ? PUSHED : NO_MEMORY;
     }
@@ -132,7 +131,7 @@ inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *ar
         inbox->count++;
         wake_if_waiting_lock_held(inbox);
     }
-    uv_mutex_unlock(&inbox->lock);
+    unlock(inbox);
     if (outcome == CLOSED) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
     } else if (outcome == NO_MEMORY) {
@@ -144,18 +143,21 @@ inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *ar
 void
 inbox_wake_threadsafe(Inbox *inbox)
 {
-    uv_mutex_lock(&inbox->lock);
+    lock(inbox);
     if (inbox->open) {
-        uv_async_send(inbox->async);
+        wakeup_send(&inbox->wakeup);
     }
-    uv_mutex_unlock(&inbox->lock);
+    unlock(inbox);
 }
 
 int
 inbox_drain(Inbox *inbox, Ready *ready)
 {
+    if (!inbox_has_records(inbox)) {
+        return 0;
+    }
     int result = 0;
-    uv_mutex_lock(&inbox->lock);
+    lock(inbox);
     size_t taken = 0;
     while (taken < inbox->count) {
         if (ready->count > ready->mask && ready_grow(ready) < 0) {
@@ -168,7 +170,7 @@ inbox_drain(Inbox *inbox, Ready *ready)
         inbox->entries[i - taken] = inbox->entries[i];
     }
     inbox->count -= taken;
-    uv_mutex_unlock(&inbox->lock);
+    unlock(inbox);
     return result;
 }
 
@@ -176,9 +178,9 @@ int
 inbox_list(Inbox *inbox, PyObject *list)
 {
     for (size_t i = 0;; i++) {
-        uv_mutex_lock(&inbox->lock);
+        lock(inbox);
         PyObject *owner = i < inbox->count ? Py_NewRef(inbox->entries[i].owner) : NULL;
-        uv_mutex_unlock(&inbox->lock);
+        unlock(inbox);
         if (owner == NULL) {
             return 0;
         }

@@ -11,6 +11,7 @@
 #define FASTLOOP_SCHED_INBOX_H
 
 #include "sched/ready.h"
+#include "sched/wakeup.h"
 
 typedef enum {
     NOT_WAITING,
@@ -28,12 +29,14 @@ typedef struct {
     bool open;
     uv_cond_t handle_done; /* a thread-safe handle has run */
     int handle_waiters;    /* threads that wait for it */
-    uv_async_t *async;     /* allocated apart: libuv may need it after us */
+    Wakeup wakeup;
 } Inbox;
 
-/* 0, or a negative libuv code. */
-int inbox_open(Inbox *inbox, LoopObject *loop, uv_loop_t *uv);
-/* Refuses further pushes, drops what is queued and closes the uv_async. */
+/* 0, or a negative libuv code with nothing left behind. */
+int inbox_open(Inbox *inbox, uv_loop_t *uv);
+/* In a forked child, after uv_loop_fork(): a wake-up that is not the parent's, too. A negative libuv code on failure. */
+int inbox_fork(Inbox *inbox);
+/* Refuses further pushes, drops what is queued and closes the wake-up. */
 void inbox_close(Inbox *inbox);
 /* The end, when no other thread can know the loop any more. */
 void inbox_destroy(Inbox *inbox);

@@ -671,6 +671,9 @@ rearm_after_fork(LoopObject *loop)
         lowfds_release(&held);
     }
     if (err == 0) {
+        err = inbox_fork(&loop->inbox);
+    }
+    if (err == 0) {
         loop->pid = pid;
         err = sleep_fork(loop);
     }
@@ -1103,7 +1106,7 @@ open_uv(LoopObject *loop)
         return -1;
     }
     uv->data = loop;
-    err = inbox_open(&loop->inbox, loop, uv);
+    err = inbox_open(&loop->inbox, uv);
     if (err < 0) {
         goto fail_inbox;
     }

@@ -8,6 +8,7 @@
 #ifndef FASTLOOP_SCHED_LOOP_H
 #define FASTLOOP_SCHED_LOOP_H
 
+#include "base/lead.h"
 #include "base/spin.h"
 #include "sched/handle.h"
 #include "sched/inbox.h"
@@ -34,12 +35,14 @@ struct LoopHooks {
 };
 
 /* Parked handles of each kind, 240 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
-   more than a busy server needs leave little by little, whenever there is nothing to do. */
-enum { HANDLE_FREE_MAX = 32768, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64 };
+   more than a busy server needs leave little by little, whenever there is nothing to do, if they have not been in use
+   since the last time. */
+enum { HANDLE_FREE_MAX = 131072, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64, HANDLE_FREE_TRIM_PART = 16 };
 
 typedef struct {
     HandleObject *first; /* linked through `callback` */
     int count;
+    int fewest; /* the least `count` since the last trim */
 } HandleFreeList;
 
 struct LoopObject {
@@ -90,6 +93,8 @@ struct LoopObject {
     uv_poll_t *precise_poll;  /* a timerfd for the rest, where the system has it */
     int timer_fd;
     uint64_t precise_deadline_ns; /* what the timerfd is armed for, 0 = not */
+    bool precise_expired;         /* the timerfd has ended the poll */
+    Lead lead;                    /* of the timerfd */
 
     double clock_resolution;
     PyObject *current_handle; /* debug mode: the handle that runs, else NULL */

@@ -3,8 +3,9 @@
    First by spinning for a moment, if short jobs are under way in other threads (base/spin.h), then in the poll.
 
    libuv counts in whole milliseconds and rounds down. A far deadline is left to a uv_timer (the time-out of the poll: no
-   system call of its own) that ends a little early; the last stretch is timed by a timerfd, in nanoseconds. Where the
-   system has no timerfd the uv_timer rounds up: late by up to a millisecond, never early. */
+   system call of its own) that ends a little early; the last stretch is timed by a timerfd, in nanoseconds, and set by a
+   lead earlier (base/lead.h). Where the system has no timerfd the uv_timer rounds up: late by up to a millisecond, never
+   early. */
 
 #include "sched/sleep.h"
 
@@ -24,6 +25,8 @@ static const uint64_t NS_PER_MS = 1000000;
 static const uint64_t NS_PER_S = 1000000000;
 /* Deadlines nearer than this are timed by the timerfd alone. */
 static const uint64_t PRECISE_NS = 3000000;
+/* Nearer than this, without a lead: the thread may hardly have gone to sleep. */
+static const uint64_t LEAD_WAIT_NS = 200000;
 /* The standard loop never waits longer than a day at once. */
 static const double MAX_WAIT_S = 86400.0;
 
@@ -47,16 +50,17 @@ on_closed(uv_handle_t *handle)
 static void
 on_precise_timer(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
 {
+    /* Needs no thread state; if nothing else takes it back in this poll, sleep_until_event() does. */
     LoopObject *loop = poll->data;
     if (loop == NULL) {
         return;
     }
-    loop_enter(loop);
     uint64_t expirations;
     ssize_t size = read(loop->timer_fd, &expirations, sizeof(expirations));
     if (size > 0 || errno == EAGAIN) {
         loop->precise_deadline_ns = 0;
     }
+    loop->precise_expired = true;
 }
 
 static int
@@ -167,6 +171,13 @@ arm_coarse(LoopObject *loop, uint64_t milliseconds)
     (void)uv_timer_start(loop->coarse_timer, on_coarse_timer, milliseconds, 0);
 }
 
+/* Does the timerfd get a lead for such a wait? A time() that is not the system's tells nothing about it. */
+static inline bool
+has_lead(LoopObject *loop, uint64_t wait_ns)
+{
+    return wait_ns > LEAD_WAIT_NS && wait_ns <= PRECISE_NS && loop->may_spin && loop->native_time;
+}
+
 /* Arms what ends the poll `wait_ns` from now. */
 static void
 arm(LoopObject *loop, uint64_t now, uint64_t wait_ns)
@@ -174,9 +185,25 @@ arm(LoopObject *loop, uint64_t now, uint64_t wait_ns)
     if (wait_ns > PRECISE_NS) {
         /* One millisecond for libuv's truncation, one for the scheduler of the system. */
         arm_coarse(loop, HAVE_TIMERFD ? wait_ns / NS_PER_MS - 2 : wait_ns / NS_PER_MS + 1);
-    } else if (!arm_precise(loop, now + wait_ns)) {
+    } else if (!arm_precise(loop, now + wait_ns - (has_lead(loop, wait_ns) ? loop->lead.ns : 0))) {
         arm_coarse(loop, wait_ns / NS_PER_MS + 1);
     }
+}
+
+/* After a poll for which the timerfd had a lead: stays until the deadline, unless there is something else to do. */
+static void
+spend_lead(LoopObject *loop, uint64_t deadline_ns)
+{
+    uint64_t woken_ns = compat_monotonic_ns();
+    uint64_t expired_ns = deadline_ns - loop->lead.ns;
+    if (UNLIKELY(woken_ns < expired_ns)) {
+        return;
+    }
+    for (uint64_t now = woken_ns; now < deadline_ns && loop->released != NULL && loop->inbox.waiting == BLOCKED;) {
+        compat_pause();
+        now = compat_monotonic_ns();
+    }
+    lead_note(&loop->lead, woken_ns - expired_ns);
 }
 
 /* Nanoseconds until the earliest timer: 0 when it is due, UINT64_MAX without one; false with an exception. */
@@ -271,7 +298,11 @@ sleep_until_event(LoopObject *loop, uint64_t now)
     if (timed) {
         arm(loop, now, wait_ns);
     }
+    loop->precise_expired = false;
     loop_poll(loop, UV_RUN_ONCE);
+    if (loop->precise_expired && timed && has_lead(loop, wait_ns)) {
+        spend_lead(loop, now + wait_ns);
+    }
     loop_enter(loop);
     loop->last_release_ns = compat_monotonic_ns();
     if (timed && uv_is_active((uv_handle_t *)loop->coarse_timer)) {

@@ -185,6 +185,63 @@ loop.close()
 
 
 @pytest.mark.fastloop_only("the stock loop has no eventfd")
+def test_no_wake_up_without_an_eventfd(faulty):
+    """What a closed loop left is all that libuv needs, but not the wake-up: an OSError, and nothing stays open."""
+    text = """
+import ctypes, os
+def count():
+    return len(os.listdir("/proc/self/fd"))
+new_event_loop().close()
+before = count()
+for error in (24, 23, 12):
+    ctypes.CDLL(None).fault_set(b"eventfd", error, 1)
+    try:
+        new_event_loop()
+    except OSError as exc:
+        print(exc.errno, count() - before)
+    ctypes.CDLL(None).fault_set(b"eventfd", 0, 0)
+    loop = new_event_loop()
+    loop.run_until_complete(loop.run_in_executor(None, int))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+print(count() - before)
+"""
+    assert faulty(text) == "24 0\n23 0\n12 0\n0\n"
+
+
+@pytest.mark.fastloop_only("the stock loop has no eventfd")
+def test_a_child_without_an_eventfd(faulty):
+    """It can neither run nor close the loop of its parent, which is not disturbed; later it can."""
+    faulty.watchdog = False
+    text = """
+import ctypes, os, threading
+loop = new_event_loop()
+loop.run_until_complete(asyncio.sleep(0))
+pid = os.fork()
+if pid == 0:
+    # The first is libuv's own.
+    for _ in range(2):
+        ctypes.CDLL(None).fault_set(b"eventfd", 24, 2)
+        try:
+            loop.run_forever()
+        except OSError as exc:
+            if exc.errno != 24:
+                os._exit(1)
+    ctypes.CDLL(None).fault_set(b"eventfd", 0, 0)
+    threading.Timer(0.001, loop.call_soon_threadsafe, (loop.stop,)).start()
+    loop.run_forever()
+    loop.close()
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+threading.Timer(0.001, loop.call_soon_threadsafe, (loop.stop,)).start()
+loop.run_forever()
+loop.close()
+print(status)
+"""
+    assert faulty(text) == "0\n"
+
+
+@pytest.mark.fastloop_only("the stock loop has no eventfd")
 def test_no_loop_without_an_eventfd(faulty):
     """An OSError, and no half-made loop that complains when it goes, nor a descriptor."""
     text = """

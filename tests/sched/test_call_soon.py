@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import gc
+import sys
 import weakref
 
 import pytest
@@ -568,5 +569,38 @@ def test_what_the_garbage_collector_took_apart_is_not_used_again(loop, run, kind
             await asyncio.gather(*(loop.create_task(asyncio.sleep(0)) for _ in range(5)))
             for handle in handles:
                 handle.cancel()
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="the standard loop keeps no handles")
+@pytest.mark.parametrize("timers", [False, True], ids=["handles", "timers"])
+def test_the_memory_of_a_burst_goes_when_it_is_not_used_again(loop, run, timers):
+    count = 8000
+    if sys.getallocatedblocks() == 0:
+        pytest.skip("this memory allocator does not count")
+
+    async def burst():
+        for _ in range(count):
+            if timers:
+                loop.call_at(0, int)
+            else:
+                loop.call_soon(int)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def main():
+        before = sys.getallocatedblocks()
+        await burst()
+        kept = sys.getallocatedblocks() - before
+        assert kept > count / 2
+        # What is used again and again stays.
+        for _ in range(3):
+            await burst()
+            await asyncio.sleep(1e-4)
+        assert sys.getallocatedblocks() - before > count / 2
+        for _ in range(300):
+            await asyncio.sleep(1e-4)
+        assert sys.getallocatedblocks() - before < count / 2
 
     run(main())

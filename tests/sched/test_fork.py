@@ -145,6 +145,41 @@ def test_a_child_may_go_on_with_an_idle_loop_of_its_parent(forking):
     )
 
 
+@pytest.mark.fastloop_only("the stock loop's child reads from the socket of its parent")
+def test_neither_takes_a_wake_up_of_the_other(forking):
+    """One that is lost hangs the test. Threads of both wake the loop that both go on with."""
+    assert (
+        forking("""
+        loop = new_event_loop()
+        def hop(rounds):
+            def post():
+                for _ in range(rounds):
+                    loop.call_soon_threadsafe(ran.release)
+                    ran.acquire()
+                loop.call_soon_threadsafe(loop.stop)
+            ran = threading.Semaphore(0)
+            thread = threading.Thread(target=post)
+            thread.start()
+            loop.run_forever()
+            thread.join()
+        hop(100)
+        pid = os.fork()
+        if pid == 0:
+            hop(1000)
+            loop.close()
+            loop = new_event_loop()
+            hop(100)
+            loop.close()
+            os._exit(0)
+        hop(1000)
+        print(os.waitpid(pid, 0)[1])
+        hop(100)
+        loop.close()
+        """)
+        == "0\n"
+    )
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_from_a_coroutine(python, tmp_path, method):
     script = tmp_path / "program.py"

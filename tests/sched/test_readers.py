@@ -6,6 +6,7 @@ import contextvars
 import os
 import socket
 import tempfile
+import time
 
 import pytest
 
@@ -70,6 +71,52 @@ def test_a_reader_that_leaves_data_is_called_again(loop, run, pair):
     run(until(lambda: len(seen) == 3))
     assert seen == [b"a", b"b", b"c"]
     loop.remove_reader(first)
+
+
+@pytest.mark.parametrize("busy, limit", [(0, 20), (0.0001, 3)], ids=["short callbacks", "long callbacks"])
+@pytest.mark.parametrize("chain", ["callbacks", "task"])
+def test_a_ready_descriptor_is_served_beside_a_chain_that_never_pauses(loop, run, pair, chain, busy, limit):
+    """The poll is left out for at most 16 turns, and for 10 us."""
+    first, second = pair
+    waited, sent_at, turn = [], None, 0
+
+    def step():
+        nonlocal sent_at, turn
+        turn += 1
+        if sent_at is None and turn % 37 == 0:
+            second.send(b"x")
+            sent_at = turn
+        end = time.perf_counter() + busy
+        while busy and time.perf_counter() < end:
+            pass
+
+    def on_readable():
+        nonlocal sent_at
+        first.recv(10)
+        waited.append(turn - sent_at)
+        sent_at = None
+
+    def chain_of_callbacks(done):
+        step()
+        if len(waited) < 50:
+            loop.call_soon(chain_of_callbacks, done)
+        else:
+            done.set_result(None)
+
+    async def main():
+        loop.add_reader(first, on_readable)
+        if chain == "callbacks":
+            done = loop.create_future()
+            loop.call_soon(chain_of_callbacks, done)
+            await done
+        else:
+            while len(waited) < 50:
+                step()
+                await asyncio.sleep(0)
+        loop.remove_reader(first)
+
+    run(main())
+    assert max(waited) <= limit
 
 
 def test_reader_and_writer_of_one_descriptor_are_independent(loop, run, pair):

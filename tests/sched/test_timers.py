@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import threading
 import time
 import weakref
 
@@ -28,6 +29,67 @@ def test_a_timer_never_fires_early(loop, delay):
         loop.run_forever()
     # The standard loop may be early by the resolution of the clock, one nanosecond.
     assert early == [False] * 10
+
+
+@pytest.mark.parametrize("spins", [True, False])
+def test_timers_one_after_another_are_not_early_and_cost_one_turn_each(loop, loop_name, spins):
+    """The system is asked to wake the loop a little before the time of a timer, by what waking takes lately."""
+    dice = random.Random(1)
+    early, count = [], 150
+    if loop_name == "fastloop":
+        loop._may_spin = spins
+        turns = loop.metrics()["turns"]
+
+    def fired(when):
+        early.append(loop.time() < when - 1e-9)
+        if len(early) == count:
+            loop.stop()
+        else:
+            arm()
+
+    def arm():
+        when = loop.time() + dice.choice([0.00005, 0.0003, 0.001, 0.0025, 0.004])
+        loop.call_at(when, fired, when)
+
+    arm()
+    loop.run_forever()
+    assert early == [False] * count
+    if loop_name == "fastloop":
+        # Far ones have another turn, shortly before.
+        assert loop.metrics()["turns"] - turns <= 3 * count
+
+
+def test_other_threads_are_served_beside_timers(loop):
+    """Also in the last moments before a timer, which the loop may spend spinning."""
+    ran, early = [], []
+    over = threading.Event()
+    count = 1000
+
+    def post():
+        dice = random.Random(1)
+        for number in range(count):
+            loop.call_soon_threadsafe(ran.append, number)
+            time.sleep(dice.random() * 0.0005)
+        over.set()
+
+    def fired(when):
+        early.append(loop.time() < when - 1e-9)
+        if over.is_set() and len(ran) == count:
+            loop.stop()
+        else:
+            arm()
+
+    def arm():
+        when = loop.time() + 0.0004
+        loop.call_at(when, fired, when)
+
+    arm()
+    thread = threading.Thread(target=post)
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert ran == list(range(count))
+    assert not any(early)
 
 
 def test_timers_fire_in_the_order_of_their_times(loop):
