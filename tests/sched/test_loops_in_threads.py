@@ -126,6 +126,41 @@ def test_all_tasks_is_asked_by_threads_while_loops_make_and_end_tasks(loop_facto
     open_loops.clear()
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "format_call_graph"), reason="new in 3.14")
+@pytest.mark.skipif(not GIL, reason="without a GIL, the frames of a coroutine that runs elsewhere cannot be walked")
+@pytest.mark.timeout(60 * SCALE)
+def test_call_graphs_are_printed_by_threads_while_the_loop_runs(loop, run):
+    async def leaf():
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def branch():
+        await asyncio.gather(leaf(), leaf())
+
+    async def trunk(over):
+        while not over.is_set():
+            await asyncio.gather(branch(), branch())
+
+    async def main():
+        over = threading.Event()
+        task = loop.create_task(trunk(over))
+
+        def look(index):
+            try:
+                for _ in range(100 * SCALE):
+                    assert "Task" in asyncio.format_call_graph(task)
+                    for other in asyncio.all_tasks(loop):
+                        asyncio.capture_call_graph(other)
+            finally:
+                over.set()
+
+        await loop.run_in_executor(None, each_in_a_thread, 2, look)
+        await task
+        await loop.shutdown_default_executor()
+
+    run(main())
+
+
 @pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only("the stock loop is not made for this")
 @pytest.mark.timeout(60 * SCALE)
