@@ -1,8 +1,8 @@
 """Loops in threads: how much more N loops in N threads do than one. python -m benchmarks.parallel --help
 
-Each figure is operations per second of elapsed time, all loops together. `cpu` is how many times more processor time one
-operation takes with N loops than with one; a busy machine hardly changes that. With a GIL the sum cannot exceed that of
-one loop by much. Without one, N loops on N free cores can be N times as fast, as long as `cpu` stays near 1.
+Each figure is operations per second of elapsed time, all loops together. `cpu` is how many times more processor time
+one operation takes with N loops than with one; a busy machine hardly changes that. With a GIL the sum cannot exceed
+that of one loop by much. Without one, N loops on N free cores can be N times as fast, as long as `cpu` stays near 1.
 """
 
 import argparse
