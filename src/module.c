@@ -10,6 +10,7 @@
 #include "io/tls.h"
 #include "io/transport.h"
 #include "pool/pool.h"
+#include "sched/gate.h"
 #include "sched/loop.h"
 #include "sched/park.h"
 #include "state.h"
@@ -91,6 +92,7 @@ typedef struct {
 #define AT(field) offsetof(State, field)
 
 static const TypeEntry TYPES[] = {
+    {&Gate_spec, AT(GateType), NO_BASE, 0},
     {&Loop_spec, AT(LoopType), NO_BASE, 0},
     {&Handle_spec, AT(HandleType), AT(asyncio_Handle), offsetof(HandleObject, loop)},
     {&TimerHandle_spec, AT(TimerHandleType), AT(asyncio_TimerHandle), offsetof(HandleObject, loop)},

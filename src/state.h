@@ -12,6 +12,7 @@
 
 /* Heap types made by module.c, as `PyTypeObject *NameType`. */
 #define STATE_TYPES(X) \
+    X(Gate)            \
     X(Loop)            \
     X(Handle)          \
     X(TimerHandle)     \

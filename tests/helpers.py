@@ -574,16 +574,19 @@ class Authority:
     """A certificate authority in a folder, and TLS contexts made from it."""
 
     def __init__(self, folder):
-        import trustme
+        try:
+            from trustme import CA
+        except ImportError:
+            from certificates import CA
 
-        authority = trustme.CA()
+        authority = CA()
         self.certificate = folder / "authority.pem"
         authority.cert_pem.write_to_path(str(self.certificate))
         self.authority = authority
         self.server = self.server_context("localhost", "127.0.0.1")
         self.client = self.client_context()
         self.untrusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        trustme.CA().issue_cert("localhost").configure_cert(self.untrusted)
+        CA().issue_cert("localhost").configure_cert(self.untrusted)
 
     def server_context(self, *names):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -117,7 +117,12 @@ esac
 if [ "$purpose" = ecosystem ]; then tools/setup_servers.sh; fi
 "$python" setup.py -q build_ext --inplace
 install_fastloop
-install_extra test
+# Not every library can be built for the first free-threaded Python.
+if [ "$(ask "$python" 'print(sysconfig.get_config_var("Py_GIL_DISABLED") == 1 and sys.version_info < (3, 14))')" = True ]; then
+    install_extra test-free-threaded
+else
+    install_extra test
+fi
 case $purpose in
 demo | bench) try_uvloop ;;
 esac

@@ -325,10 +325,35 @@ count_queued(DatagramObject *self, PyObject *data)
     PyBuffer_Release(&view);
 }
 
+/* The gate of its loop (new) if this is a thread that has to go through it, else NULL. */
+static GateObject *
+shut_gate(DatagramObject *self)
+{
+    if (!HAVE_FREE_THREADING) {
+        return NULL;
+    }
+    PyObject *loop;
+    FL_BEGIN_CRITICAL_SECTION(self);
+    loop = Py_XNewRef(self->loop);
+    FL_END_CRITICAL_SECTION();
+    GateObject *gate = NULL;
+    if (loop != NULL && loop_check(self->state, loop) && gate_is_shut(LoopObject_CAST(loop)->gate)) {
+        gate = (GateObject *)Py_NewRef(LoopObject_CAST(loop)->gate);
+    }
+    Py_XDECREF(loop);
+    return gate;
+}
+
 static PyObject *
 Datagram_sendto(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     DatagramObject *self = DatagramObject_CAST(op);
+    GateObject *gate = shut_gate(self);
+    if (UNLIKELY(gate != NULL)) {
+        PyObject *result = gate_call_fast(gate, Datagram_sendto, op, args, nargs, kwnames);
+        Py_DECREF(gate);
+        return result;
+    }
     if (LIKELY((nargs == 1 || nargs == 2) && kwnames == NULL)) {
         PyObject *data = args[0];
         if (PyBytes_CheckExact(data) || PyByteArray_CheckExact(data) || PyMemoryView_Check(data)) {

@@ -46,6 +46,18 @@ transport_share_sock(SocketTransport *self, PyObject *sock)
     return count_use(self->state, sock);
 }
 
+/* Has a new socket object (stolen) let go of the descriptor, which is not its own. */
+static void
+drop_sock(PyObject *sock)
+{
+    PyObject *detached = PyObject_CallMethod(sock, "detach", NULL);
+    if (detached == NULL) {
+        PyErr_WriteUnraisable(sock);
+    }
+    Py_XDECREF(detached);
+    Py_DECREF(sock);
+}
+
 /* socket.socket(family, type, proto, fileno=fd), not blocking. */
 static PyObject *
 sock_from_fd(State *state, int family, int type, int proto, int fd)
@@ -54,12 +66,8 @@ sock_from_fd(State *state, int family, int type, int proto, int fd)
     PyObject *result = sock == NULL ? NULL : PyObject_CallMethod(sock, "settimeout", "i", 0);
     if (sock != NULL && result == NULL) {
         PyObject *exc = compat_take_exception();
-        PyObject *detached = PyObject_CallMethod(sock, "detach", NULL);
-        if (detached == NULL) {
-            PyErr_WriteUnraisable(sock);
-        }
-        Py_XDECREF(detached);
-        Py_CLEAR(sock);
+        drop_sock(sock);
+        sock = NULL;
         compat_restore_exception(exc);
     }
     Py_XDECREF(result);
@@ -91,6 +99,11 @@ transport_sock(SocketTransport *self)
     PyObject *sock = sock_from_fd(self->state, self->family, self->type, self->proto, self->fd);
     if (sock == NULL) {
         return NULL;
+    }
+    if (UNLIKELY(self->sock != NULL || self->stream == NULL)) {
+        /* While it was made, another thread was quicker, or the connection has gone. */
+        drop_sock(sock);
+        return self->sock != NULL ? self->sock : Py_None;
     }
     int err = transport_share_sock(self, sock);
     Py_DECREF(sock);
@@ -187,6 +200,9 @@ transport_extra(SocketTransport *self)
 PyObject *
 SocketTransport_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call_fast(SocketTransport_CAST(op)->gate, SocketTransport_get_extra_info, op, args, nargs, kwnames);
+    }
     PyObject *name = nargs > 0 ? args[0] : NULL;
     PyObject *fallback = nargs > 1 ? args[1] : NULL;
     Py_ssize_t count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);

@@ -199,6 +199,9 @@ PyDoc_STRVAR(Loop_foreign_transports_doc,
 static PyObject *
 Loop_foreign_transports(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_foreign_transports, op, NULL);
+    }
     LoopObject *loop = LoopObject_CAST(op);
     if (loop->io == NULL) {
         return PyDict_New();
@@ -220,6 +223,9 @@ PyDoc_STRVAR(Loop_open_handles_doc,
 static PyObject *
 Loop_open_handles(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_open_handles, op, NULL);
+    }
     LoopObject *loop = LoopObject_CAST(op);
     PyObject *list = PyList_New(0);
     UvStream *stream = loop->io == NULL ? NULL : loop->io->streams;

@@ -101,12 +101,18 @@ transport_maybe_resume(SocketTransport *self)
 PyObject *
 SocketTransport_maybe_pause_protocol(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_maybe_pause_protocol, op, NULL);
+    }
     return transport_maybe_pause(SocketTransport_CAST(op)) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 PyObject *
 SocketTransport_maybe_resume_protocol(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_maybe_resume_protocol, op, NULL);
+    }
     return transport_maybe_resume(SocketTransport_CAST(op)) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -115,6 +121,9 @@ SocketTransport_maybe_resume_protocol(PyObject *op, PyObject *Py_UNUSED(ignored)
 PyObject *
 SocketTransport_get_limits(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_get_limits, op, NULL);
+    }
     PyObject *low = limits_get(SocketTransport_CAST(op), false);
     PyObject *high = limits_get(SocketTransport_CAST(op), true);
     PyObject *limits = low == NULL || high == NULL ? NULL : PyTuple_Pack(2, low, high);
@@ -165,6 +174,9 @@ complete_limits(PyObject **high, PyObject **low)
 PyObject *
 SocketTransport_set_limits_quietly(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call_keywords(SocketTransport_CAST(op)->gate, SocketTransport_set_limits_quietly, op, args, kwargs);
+    }
     static const char *const names[] = {"high", "low", NULL};
     PyObject *high = Py_None, *low = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", (char **)names, &high, &low) ||
@@ -180,6 +192,9 @@ SocketTransport_set_limits_quietly(PyObject *op, PyObject *args, PyObject *kwarg
 PyObject *
 SocketTransport_set_limits(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call_keywords(SocketTransport_CAST(op)->gate, SocketTransport_set_limits, op, args, kwargs);
+    }
     PyObject *result = SocketTransport_set_limits_quietly(op, args, kwargs);
     if (result != NULL && transport_maybe_pause(SocketTransport_CAST(op)) < 0) {
         Py_CLEAR(result);

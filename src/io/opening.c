@@ -242,6 +242,7 @@ transport_new(LoopObject *loop, const TransportSpec *spec)
         return NULL;
     }
     self->state = loop->state;
+    self->gate = (GateObject *)Py_XNewRef(loop->gate);
     self->loop = (LoopObject *)Py_NewRef(loop);
     self->traits = loop->io->traits;
     limits_init(self);
@@ -265,6 +266,9 @@ transport_new(LoopObject *loop, const TransportSpec *spec)
 PyObject *
 Loop_make_socket_transport(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_keywords(LoopObject_CAST(op)->gate, Loop_make_socket_transport, op, args, kwargs);
+    }
     static const char *const names[] = {"sock", "protocol", "waiter", "extra", "server", "context", NULL};
     LoopObject *loop = LoopObject_CAST(op);
     TransportSpec spec = {.fd = -1};

@@ -141,18 +141,27 @@ remove_public(PyObject *op, PyObject *fileobj, unsigned event)
 PyObject *
 Loop_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_fast(LoopObject_CAST(op)->gate, Loop_add_reader, op, args, nargs, kwnames);
+    }
     return add_public(op, "add_reader", POLLSET_READ, args, nargs, kwnames);
 }
 
 PyObject *
 Loop_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_fast(LoopObject_CAST(op)->gate, Loop_add_writer, op, args, nargs, kwnames);
+    }
     return add_public(op, "add_writer", POLLSET_WRITE, args, nargs, kwnames);
 }
 
 PyObject *
 Loop_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_fast(LoopObject_CAST(op)->gate, Loop_remove_reader, op, args, nargs, kwnames);
+    }
     PyObject *fd = args_only("BaseSelectorEventLoop.remove_reader", "fd", args, nargs, kwnames);
     return fd == NULL ? NULL : remove_public(op, fd, POLLSET_READ);
 }
@@ -160,6 +169,9 @@ Loop_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObje
 PyObject *
 Loop_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_fast(LoopObject_CAST(op)->gate, Loop_remove_writer, op, args, nargs, kwnames);
+    }
     PyObject *fd = args_only("BaseSelectorEventLoop.remove_writer", "fd", args, nargs, kwnames);
     return fd == NULL ? NULL : remove_public(op, fd, POLLSET_WRITE);
 }
@@ -167,30 +179,45 @@ Loop_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObje
 PyObject *
 Loop_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_fast(LoopObject_CAST(op)->gate, Loop_private_add_reader, op, args, nargs, kwnames);
+    }
     return add_private(op, "_add_reader", POLLSET_READ, args, nargs, kwnames);
 }
 
 PyObject *
 Loop_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_fast(LoopObject_CAST(op)->gate, Loop_private_add_writer, op, args, nargs, kwnames);
+    }
     return add_private(op, "_add_writer", POLLSET_WRITE, args, nargs, kwnames);
 }
 
 PyObject *
 Loop_private_remove_reader(PyObject *op, PyObject *fd)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_private_remove_reader, op, fd);
+    }
     return remove_private(op, fd, POLLSET_READ);
 }
 
 PyObject *
 Loop_private_remove_writer(PyObject *op, PyObject *fd)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_private_remove_writer, op, fd);
+    }
     return remove_private(op, fd, POLLSET_WRITE);
 }
 
 PyObject *
 Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_ensure_fd_no_transport, op, fileobj);
+    }
     int fd;
     if (poller_check_no_transport(LoopObject_CAST(op), fileobj, &fd) < 0) {
         return NULL;
@@ -201,6 +228,9 @@ Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj)
 PyObject *
 Loop_poll_state(PyObject *op, PyObject *fileobj)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_poll_state, op, fileobj);
+    }
     LoopObject *loop = LoopObject_CAST(op);
     int fd = poller_fd_of(fileobj);
     if (fd < 0) {

@@ -387,6 +387,9 @@ set_context(ListenerObject *self, PyObject *context)
 PyObject *
 Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call_keywords(LoopObject_CAST(op)->gate, Loop_start_serving, op, args, kwargs);
+    }
     static const char *const names[] = {
         "protocol_factory",     "sock",    "sslcontext", "server", "backlog", "ssl_handshake_timeout",
         "ssl_shutdown_timeout", "context", NULL};

@@ -252,6 +252,9 @@ signals_fork(LoopObject *loop)
 PyObject *
 Loop_install_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_install_wakeup_fd, op, NULL);
+    }
     LoopObject *loop = LoopObject_CAST(op);
     if (loop_check_open(loop) < 0 || ensure_pair(loop) < 0 || install(loop) < 0) {
         return NULL;
@@ -262,6 +265,9 @@ Loop_install_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyObject *
 Loop_uninstall_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_uninstall_wakeup_fd, op, NULL);
+    }
     LoopObject *loop = LoopObject_CAST(op);
     if (loop->io != NULL && !loop->io->signals.keep) {
         uninstall(loop);
@@ -272,6 +278,9 @@ Loop_uninstall_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyObject *
 Loop_keep_wakeup_fd(PyObject *op, PyObject *flag)
 {
+    if (UNLIKELY(gate_is_shut(LoopObject_CAST(op)->gate))) {
+        return gate_call(LoopObject_CAST(op)->gate, Loop_keep_wakeup_fd, op, flag);
+    }
     LoopObject *loop = LoopObject_CAST(op);
     int keep = PyObject_IsTrue(flag);
     if (keep < 0) {

@@ -33,6 +33,7 @@ struct SocketTransport {
     PyObject_HEAD
     PyObject *base_slots[TRANSPORT_BASE_SLOTS];
     State *state;            /* borrowed: the type keeps its module */
+    GateObject *gate;        /* the loop's, to the end; NULL where there is a GIL */
     LoopObject *loop;        /* NULL when over */
     UvStream *stream;        /* NULL once closed */
     PyObject *protocol;      /* NULL when over */

@@ -22,6 +22,9 @@ deferred(void)
 static PyObject *
 SocketTransport_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_close, op, NULL);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     if (!self->closing && transport_defer_to_loop(self, "close", true)) {
         return deferred();
@@ -32,6 +35,9 @@ SocketTransport_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 SocketTransport_abort(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_abort, op, NULL);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     if (!self->conn_lost && transport_defer_to_loop(self, "abort", true)) {
         return deferred();
@@ -42,12 +48,18 @@ SocketTransport_abort(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 SocketTransport_force_close(PyObject *op, PyObject *exc)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_force_close, op, exc);
+    }
     return none_or_null(transport_force_close(SocketTransport_CAST(op), exc));
 }
 
 static PyObject *
 SocketTransport_fatal_error(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call_keywords(SocketTransport_CAST(op)->gate, SocketTransport_fatal_error, op, args, kwargs);
+    }
     static const char *const names[] = {"exc", "message", NULL};
     PyObject *exc;
     const char *message = "Fatal error on transport";
@@ -64,6 +76,9 @@ SocketTransport_fatal_error(PyObject *op, PyObject *args, PyObject *kwargs)
 static PyObject *
 SocketTransport_call_connection_lost(PyObject *op, PyObject *exc)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_call_connection_lost, op, exc);
+    }
     return transport_call_lost(SocketTransport_CAST(op), exc);
 }
 
@@ -82,6 +97,9 @@ SocketTransport_is_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 SocketTransport_pause_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_pause_reading, op, NULL);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     if (!transport_wants_reading(self)) {
         Py_RETURN_NONE;
@@ -98,6 +116,9 @@ SocketTransport_pause_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 SocketTransport_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_resume_reading, op, NULL);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     if (self->closing || !self->paused) {
         Py_RETURN_NONE;
@@ -127,12 +148,18 @@ SocketTransport_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 SocketTransport_set_protocol(PyObject *op, PyObject *protocol)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_set_protocol, op, protocol);
+    }
     return none_or_null(transport_set_protocol(SocketTransport_CAST(op), protocol));
 }
 
 static PyObject *
 SocketTransport_get_protocol(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_get_protocol, op, NULL);
+    }
     PyObject *protocol = SocketTransport_CAST(op)->protocol;
     return Py_NewRef(protocol == NULL ? Py_None : protocol);
 }
@@ -146,6 +173,9 @@ SocketTransport_can_write_eof(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignor
 static PyObject *
 SocketTransport_get_write_buffer_size(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_get_write_buffer_size, op, NULL);
+    }
     return PyLong_FromSize_t(transport_buffer_size(SocketTransport_CAST(op)));
 }
 
@@ -156,6 +186,9 @@ PyDoc_STRVAR(SocketTransport_lend_doc,
 static PyObject *
 SocketTransport_lend_fd(PyObject *op, PyObject *flag)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_lend_fd, op, flag);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     int lent = PyObject_IsTrue(flag);
     if (lent < 0) {
@@ -171,7 +204,7 @@ SocketTransport_lend_fd(PyObject *op, PyObject *flag)
 }
 
 static PyObject *
-SocketTransport_repr(PyObject *op)
+describe(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SocketTransport *self = SocketTransport_CAST(op);
     const char *state = self->over ? " closed" : self->closing ? " closing" : "";
@@ -183,7 +216,29 @@ SocketTransport_repr(PyObject *op)
                                 transport_buffer_size(self));
 }
 
+static PyObject *
+SocketTransport_repr(PyObject *op)
+{
+    GateObject *gate = SocketTransport_CAST(op)->gate;
+    return gate_is_shut(gate) ? gate_call(gate, describe, op, NULL) : describe(op, NULL);
+}
+
 /* ---- attributes ---- */
+
+#if HAVE_FREE_THREADING
+/* Getters and setters have no check of their own. */
+static PyObject *
+SocketTransport_getattro(PyObject *op, PyObject *name)
+{
+    return gate_getattro(SocketTransport_CAST(op)->gate, op, name);
+}
+
+static int
+SocketTransport_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    return gate_setattro(SocketTransport_CAST(op)->gate, op, name, value);
+}
+#endif
 
 static PyObject *
 or_none(PyObject *value)
@@ -310,12 +365,12 @@ get_sendfile_mode(PyObject *op, void *Py_UNUSED(closure))
 
 /* ---- life of the object ---- */
 
-static void
-SocketTransport_finalize(PyObject *op)
+static PyObject *
+close_unclosed(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SocketTransport *self = SocketTransport_CAST(op);
     if (self->over) {
-        return;
+        Py_RETURN_NONE;
     }
     PyObject *exc = compat_take_exception();
     if (self->opened && PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
@@ -328,6 +383,14 @@ SocketTransport_finalize(PyObject *op)
     if (exc != NULL) {
         compat_restore_exception(exc);
     }
+    Py_RETURN_NONE;
+}
+
+static void
+SocketTransport_finalize(PyObject *op)
+{
+    GateObject *gate = SocketTransport_CAST(op)->gate;
+    Py_DECREF(gate_is_shut(gate) ? gate_call(gate, close_unclosed, op, NULL) : close_unclosed(op, NULL));
 }
 
 static int
@@ -395,6 +458,7 @@ SocketTransport_dealloc(PyObject *op)
     chunks_clear(&self->queue);
     PyMem_Free(self->peer);
     PyMem_Free(self->local);
+    Py_XDECREF(self->gate);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -511,6 +575,9 @@ PyDoc_STRVAR(SocketTransport_doc,
              "The transport of a TCP or Unix stream connection, made by the loop. See asyncio.Transport.");
 
 static PyType_Slot SocketTransport_slots[] = {
+#if HAVE_FREE_THREADING
+    {Py_tp_getattro, SocketTransport_getattro}, {Py_tp_setattro, SocketTransport_setattro},
+#endif
     {Py_tp_doc, (void *)SocketTransport_doc},   {Py_tp_repr, SocketTransport_repr},
     {Py_tp_finalize, SocketTransport_finalize}, {Py_tp_traverse, SocketTransport_traverse},
     {Py_tp_clear, SocketTransport_clear},       {Py_tp_dealloc, SocketTransport_dealloc},

@@ -425,6 +425,9 @@ transport_flushes_later(SocketTransport *self, bool may_wait)
 PyObject *
 SocketTransport_write(PyObject *op, PyObject *data)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_write, op, data);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     bool exact = PyBytes_CheckExact(data);
     if (!exact && !PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
@@ -507,6 +510,9 @@ write_joined(PyObject *op, PyObject *iterable)
 PyObject *
 SocketTransport_writelines(PyObject *op, PyObject *iterable)
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_writelines, op, iterable);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     if (self->traits.joins_lines) {
         return write_joined(op, iterable);
@@ -542,6 +548,9 @@ SocketTransport_writelines(PyObject *op, PyObject *iterable)
 PyObject *
 SocketTransport_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_write_eof, op, NULL);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     if (self->closing || self->eof) {
         Py_RETURN_NONE;
@@ -568,6 +577,9 @@ SocketTransport_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyObject *
 SocketTransport_make_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_make_empty_waiter, op, NULL);
+    }
     SocketTransport *self = SocketTransport_CAST(op);
     if (self->empty_waiter != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
@@ -594,6 +606,9 @@ SocketTransport_make_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyObject *
 SocketTransport_reset_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SocketTransport_CAST(op)->gate))) {
+        return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_reset_empty_waiter, op, NULL);
+    }
     Py_CLEAR(SocketTransport_CAST(op)->empty_waiter);
     Py_RETURN_NONE;
 }

@@ -738,6 +738,19 @@ run_turns_held(LoopObject *loop, bool once)
     return err;
 }
 
+/* The same inside the gate, see gate.h. */
+static int
+run_turns_in_gate(LoopObject *loop, bool once)
+{
+    int err;
+    FL_BEGIN_CRITICAL_SECTION(loop->gate);
+    loop->gate->owner = compat_thread_ident();
+    err = run_turns_held(loop, once);
+    loop->gate->owner = 0;
+    FL_END_CRITICAL_SECTION();
+    return err;
+}
+
 /* Runs turns until `stopping`, or just one. */
 static PyObject *
 run_turns(LoopObject *loop, bool once)
@@ -747,7 +760,7 @@ run_turns(LoopObject *loop, bool once)
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return NULL;
     }
-    int err = run_turns_held(loop, once);
+    int err = gate_is_shut(loop->gate) ? run_turns_in_gate(loop, once) : run_turns_held(loop, once);
     loop->holder = outer == compat_thread_ident() ? outer : 0;
     if (err < 0) {
         return NULL;
@@ -866,6 +879,20 @@ close_held(LoopObject *loop)
     handle_free_list_clear(loop);
 }
 
+static void
+close_in_gate(LoopObject *loop)
+{
+    if (!gate_is_shut(loop->gate)) {
+        close_held(loop);
+        return;
+    }
+    FL_BEGIN_CRITICAL_SECTION(loop->gate);
+    loop->gate->owner = compat_thread_ident();
+    close_held(loop);
+    loop->gate->owner = 0;
+    FL_END_CRITICAL_SECTION();
+}
+
 PyDoc_STRVAR(Loop_close_core_doc, "_close_core($self, /)\n--\n\n"
                                   "Close every handle, drop every callback and timer; close() wraps this.");
 
@@ -886,7 +913,7 @@ Loop_close_core(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     int err = rearm_after_fork(loop);
     if (err == 0) {
-        close_held(loop);
+        close_in_gate(loop);
     }
     loop->holder = 0;
     if (err < 0) {
@@ -1146,6 +1173,11 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->may_spin = true;
     loop->pid = getpid();
     note_replaced_methods(loop);
+    if (HAVE_FREE_THREADING && (loop->gate = gate_new(state)) == NULL) {
+        loop->closed = true;
+        Py_DECREF(loop);
+        return NULL;
+    }
     if (ready_init(&loop->ready) < 0 || open_uv(loop) < 0 || open_parts(loop) < 0) {
         /* What was opened is closed by dealloc; __del__() has nothing to close or to warn of. */
         loop->closed = true;
@@ -1224,6 +1256,7 @@ Loop_dealloc(PyObject *op)
     ready_free(&loop->ready);
     handle_free_list_clear(loop);
     metrics_free(&loop->metrics);
+    Py_XDECREF(loop->gate);
     PyObject *module = loop->module;
     type->tp_free(op);
     Py_DECREF(type);

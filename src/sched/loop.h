@@ -10,6 +10,7 @@
 
 #include "base/lead.h"
 #include "base/spin.h"
+#include "sched/gate.h"
 #include "sched/handle.h"
 #include "sched/inbox.h"
 #include "sched/metrics.h"
@@ -54,7 +55,8 @@ struct LoopObject {
     Timers timers;
     Inbox inbox;
 
-    _Atomic unsigned long holder;    /* the thread that is inside run_turns() or close(), 0 for none */
+    GateObject *gate;             /* what other threads go through to what is the loop's; NULL where there is a GIL */
+    _Atomic unsigned long holder; /* the thread that is inside run_turns() or close(), 0 for none */
     _Atomic unsigned long thread_id; /* what Python calls the running thread, 0 while not running */
     bool opened;                     /* the inbox exists */
     _Atomic bool closed;

@@ -1,6 +1,7 @@
 """Loops in many threads: at work at once, looked at and cancelled from elsewhere, and left behind by their thread."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from helpers import until
+from helpers import socket_pair, until
 
 SCALE = int(os.environ.get("FASTLOOP_STRESS", "1"))
 LOOPS = 4
@@ -125,6 +126,41 @@ def test_all_tasks_is_asked_by_threads_while_loops_make_and_end_tasks(loop_facto
     open_loops.clear()
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "format_call_graph"), reason="new in 3.14")
+@pytest.mark.skipif(not GIL, reason="without a GIL, the frames of a coroutine that runs elsewhere cannot be walked")
+@pytest.mark.timeout(60 * SCALE)
+def test_call_graphs_are_printed_by_threads_while_the_loop_runs(loop, run):
+    async def leaf():
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def branch():
+        await asyncio.gather(leaf(), leaf())
+
+    async def trunk(over):
+        while not over.is_set():
+            await asyncio.gather(branch(), branch())
+
+    async def main():
+        over = threading.Event()
+        task = loop.create_task(trunk(over))
+
+        def look(index):
+            try:
+                for _ in range(100 * SCALE):
+                    assert "Task" in asyncio.format_call_graph(task)
+                    for other in asyncio.all_tasks(loop):
+                        asyncio.capture_call_graph(other)
+            finally:
+                over.set()
+
+        await loop.run_in_executor(None, each_in_a_thread, 2, look)
+        await task
+        await loop.shutdown_default_executor()
+
+    run(main())
+
+
 @pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only("the stock loop is not made for this")
 @pytest.mark.timeout(60 * SCALE)
@@ -174,6 +210,180 @@ def test_tasks_cancelled_by_other_threads_end(loop, run, wait):
 
     run(main())
     assert ended == [1] * len(ended)
+
+
+# ---------------------------------------------------------------- what is not made for other threads
+
+
+class Answers(asyncio.Protocol):
+    """Sends back what it is sent, and is in `live` as long as its connection."""
+
+    def __init__(self, live):
+        self.live = live
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.live.append(transport)
+
+    def data_received(self, data):
+        self.transport.write(data)
+
+    def connection_lost(self, error):
+        self.live.remove(self.transport)
+
+
+def meddle(transport, dice):
+    """Do one of the things to a transport that only its loop's thread should do."""
+    seldom = dice.random() < 0.05
+    dice.choice(
+        [
+            lambda: transport.write(b"x" * dice.choice((1, 100, 100_000))),
+            lambda: transport.writelines([b"a", bytearray(1000)]),
+            lambda: seldom and transport.write_eof(),
+            lambda: seldom and transport.close(),
+            lambda: seldom and transport.abort(),
+            lambda: (transport.pause_reading(), transport.resume_reading()),
+            lambda: (transport.is_closing(), transport.is_reading(), transport.get_write_buffer_size()),
+            lambda: transport.get_extra_info(dice.choice(("socket", "peername", "sockname", "compression"))),
+            lambda: transport.set_write_buffer_limits(high=dice.randrange(1, 1000)),
+            lambda: (transport.get_write_buffer_limits(), transport._buffer, transport._extra, transport._sock),
+            lambda: transport.set_protocol(transport.get_protocol()),
+            lambda: (transport._protocol, transport._loop, transport._server),
+            lambda: repr(transport),
+            lambda: setattr(transport, "label", dice.random()),
+        ]
+    )()
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+@pytest.mark.timeout(60 * SCALE)
+def test_transports_used_by_wrong_threads(loop, run, contexts, caplog):
+    """What becomes of the bytes is another matter: nothing crashes, and the loop goes on."""
+    live, ended = [], threading.Event()
+    caplog.set_level("CRITICAL")
+
+    def meddle_until_the_end(index):
+        dice = random.Random(index)
+        while not ended.is_set():
+            if not live:
+                time.sleep(0.001)
+                continue
+            try:
+                meddle(dice.choice(live), dice)
+            except (AttributeError, IndexError, RuntimeError, TypeError):
+                pass  # Closed, or closed for writing.
+
+    async def use(address):
+        reader, writer = await asyncio.open_connection(*address)
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            for _ in range(200):
+                writer.write(b"y" * 1000)
+                if not await asyncio.wait_for(reader.read(100_000), 0.05):
+                    break
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def main():
+        server = await loop.create_server(lambda: Answers(live), "127.0.0.1", 0)
+        threads = loop.run_in_executor(None, each_in_a_thread, LOOPS - 1, meddle_until_the_end)
+        for _ in range(10 * SCALE):
+            await asyncio.gather(*(use(server.sockets[0].getsockname()) for _ in range(4)))
+        ended.set()
+        await threads
+        server.close()
+        for transport in live[:]:
+            transport.abort()
+        await until(lambda: not live)
+        await loop.shutdown_default_executor()
+
+    run(main())
+    contexts.take()
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+@pytest.mark.timeout(60 * SCALE)
+def test_what_wrong_threads_write_arrives(loop, run):
+    """Each thread's lines are complete and in order."""
+    lines = 500 * SCALE
+
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+
+        def write(index):
+            for number in range(lines):
+                transport.write(b"%d %d\n" % (index, number))
+
+        threads = loop.run_in_executor(None, each_in_a_thread, LOOPS, write)
+        counts = [0] * LOOPS
+        for _ in range(LOOPS * lines):
+            index, number = map(int, (await reader.readline()).split())
+            assert number == counts[index]
+            counts[index] += 1
+        await threads
+        transport.close()
+        assert await reader.read() == b""
+        writer.close()
+        await loop.shutdown_default_executor()
+
+    run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+@pytest.mark.timeout(60 * SCALE)
+def test_descriptors_watched_by_wrong_threads(loop, run):
+    def work(index):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for _ in range(200 * SCALE):
+                arrived = threading.Event()
+                loop.add_reader(ours, arrived.set)
+                loop.add_writer(theirs, int)
+                theirs.send(b"x")
+                assert arrived.wait(30)
+                assert loop.remove_reader(ours) and loop.remove_writer(theirs)
+                ours.recv(1)
+
+    async def main():
+        await loop.run_in_executor(None, each_in_a_thread, LOOPS, work)
+        await loop.shutdown_default_executor()
+
+    run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+def test_datagrams_sent_by_wrong_threads(loop, run):
+    class Counts(asyncio.DatagramProtocol):
+        received = 0
+
+        def datagram_received(self, data, address):
+            Counts.received += 1
+
+    async def main():
+        receiver, _ = await loop.create_datagram_endpoint(Counts, ("127.0.0.1", 0))
+        address = receiver.get_extra_info("sockname")
+        sender, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=address)
+
+        def send(index):
+            for _ in range(200 * SCALE):
+                sender.sendto(b"x")
+                if index == 0:
+                    sender.get_write_buffer_size()
+                    repr(sender)
+
+        await loop.run_in_executor(None, each_in_a_thread, LOOPS, send)
+        await until(lambda: Counts.received > 0)
+        sender.close()
+        receiver.close()
+        await loop.shutdown_default_executor()
+
+    run(main())
 
 
 # ---------------------------------------------------------------- left behind
