@@ -5,6 +5,7 @@ Read from the environment:
     CC, CFLAGS, ...    as setuptools understands them
     FASTLOOP_DEBUG     1: no optimisation, assertions on, full debug information
     FASTLOOP_SANITIZE  what gcc and clang take after -fsanitize=, for example address,undefined
+    FASTLOOP_COVERAGE  1: counts, for gcov, what of the C code runs
     FASTLOOP_WERROR    1: a warning of the compiler ends the build
 """
 
@@ -100,6 +101,9 @@ def code_flags(command):
     if sanitizers:
         return ["-O1", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE", "-fno-omit-frame-pointer",
                 f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]  # fmt: skip
+    if switched_on("FASTLOOP_COVERAGE"):
+        # An assertion would count as a branch that no test takes.
+        return ["-O0", "-g3", "-DNDEBUG", "-U_FORTIFY_SOURCE", "--coverage", "-fprofile-update=atomic"]
     if switched_on("FASTLOOP_DEBUG"):
         return ["-O0", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE"]
     flags = ["-O3", "-DNDEBUG"]
