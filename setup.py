@@ -40,6 +40,17 @@ WARNINGS = [
     "-Wno-cast-function-type",
 ]
 
+# What makes a defect stop the process instead of serving an attacker; where compiler and machine have it.
+HARDENING = [
+    "-fstack-protector-strong",
+    "-fstack-clash-protection",
+    "-fcf-protection",
+    "-mbranch-protection=standard",
+    "-Wl,-z,relro",
+    "-Wl,-z,now",
+    "-Wl,-z,noexecstack",
+]
+
 INSTALL_HELP = """\
 fastloop cannot be built: {problem}.
 What the build needs is installed by
@@ -106,9 +117,11 @@ def code_flags(command):
         return ["-O0", "-g3", "-DNDEBUG", "-U_FORTIFY_SOURCE", "--coverage", "-fprofile-update=atomic"]
     if switched_on("FASTLOOP_DEBUG"):
         return ["-O0", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE"]
-    flags = ["-O3", "-DNDEBUG"]
-    if accepts(command, "-fno-semantic-interposition"):
-        flags.append("-fno-semantic-interposition")
+    # Names of functions and types for perf and gdb; no path of the building machine, so that two builds are equal.
+    flags = ["-O3", "-DNDEBUG", "-g", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    optional = ["-fno-semantic-interposition", f"-ffile-prefix-map={os.getcwd()}=.", *HARDENING]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        flags += [flag for flag, good in zip(optional, pool.map(lambda flag: accepts(command, flag), optional)) if good]
     lto = next((flag for flag in ("-flto=auto", "-flto") if accepts(command, flag)), None)
     return [*flags, lto] if lto else flags
 
