@@ -25,7 +25,7 @@ PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan coverage checked-coverage fuzz checked-fuzz stress interpreters tsan traces model soak valgrind checked-debug checked-asan demo \
-	conformance ecosystem bench bench-smoke analyze docs lint format sdist wheel check-wheel clean
+	conformance ecosystem bench bench-smoke analyze docs lint format sdist reproducible wheel check-wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -221,14 +221,17 @@ sdist: ## make dist/fastloop-VERSION.tar.gz
 	@$(SETUP) test
 	$(PY) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
 
+reproducible: sdist ## build the wheel twice from the source archive, in two folders: the same bits
+	tools/check_reproducible.sh $(PY) dist/fastloop-*.tar.gz
+
 # The libuv that pkg-config finds goes into the wheel; PKG_CONFIG_PATH and LD_LIBRARY_PATH choose another one, such as
-# that of tools/build_libuv.sh.
+# that of tools/build_libuv.sh. The names of functions stay, for perf.
 WHEELS := build/wheel-$(TAG)
 wheel: ## make a wheel in dist/ that carries libuv (Linux)
 	@$(SETUP) wheel
 	@rm -rf $(WHEELS)
-	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w $(WHEELS)/plain .
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --strip -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
+	LDFLAGS="$(LDFLAGS) -Wl,--strip-debug" $(PY) -m pip wheel -q --no-deps --no-build-isolation -w $(WHEELS)/plain .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
 	@mkdir -p dist
 	cp $(WHEELS)/whole/*.whl dist/
 
