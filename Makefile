@@ -91,13 +91,13 @@ ASAN_ENVIRONMENT = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/$(CHECKED)/report \
 	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/$(CHECKED)/report
 
-# A process that is killed, or ends by os._exit(), does not write what it counted. docs/reliability.md tells what is left
+# A process that is killed does not write what it counted. docs/reliability.md tells what is left
 # out of the count, and why.
 coverage: VARIANT = coverage
 coverage: checked-coverage ## run the tests on fastloop, and show which C code they leave out
 	@$(SETUP) coverage
 	@find $(CHECKED) -name '*.gcda' -delete
-	$(call checked,$(COVERAGE_SECONDS),,) --loop fastloop
+	$(call checked,$(COVERAGE_SECONDS),EXIT_COUNTED=1,) --loop fastloop
 	$(VENV)/bin/gcovr --config tools/gcovr.cfg --root . --filter src/ $(COVERAGE_OPTIONS) --object-directory $(CHECKED) \
 		--html-details $(CHECKED)/report.html --txt $(CHECKED)/report.txt $(CHECKED); \
 	status=$$?; cat $(CHECKED)/report.txt; exit $$status

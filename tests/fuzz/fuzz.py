@@ -442,8 +442,11 @@ def main():
     parser.add_argument("--programs", type=int, default=10**9, help="stop after so many")
     parser.add_argument("--seed", type=int, default=None, help="of the choices; a new one each time by default")
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), metavar="FOLDER")
+    parser.add_argument("--plant", action="store_true", help="have every program end with a crash, to see it told")
     parser.add_argument("--replay", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if options.plant:
+        World.run = lambda self: ctypes.string_at(0)
     if options.replay:
         return run_program(options.replay.read_bytes(), 2)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
