@@ -202,3 +202,63 @@ def test_arguments_of_the_socket_operations(loop, run):
                 await loop.sock_recv(left, -1)
 
         run(main())
+
+
+def test_the_water_marks_as_attributes(connected):
+    transport, protocol, _ = connected
+    calls = []
+    protocol.pause_writing = lambda: calls.append("pause")
+    protocol.resume_writing = lambda: calls.append("resume")
+    transport._high_water = 7
+    transport._low_water = 3
+    assert transport.get_write_buffer_limits() == (3, 7)
+    transport._maybe_pause_protocol()
+    transport._maybe_resume_protocol()
+    assert calls == []
+    transport._high_water = transport._low_water = -1
+    transport._maybe_pause_protocol()
+    transport._maybe_pause_protocol()
+    assert calls == ["pause"] and transport._protocol_paused is True
+    transport._low_water = 0
+    transport._maybe_resume_protocol()
+    transport._maybe_resume_protocol()
+    assert calls == ["pause", "resume"] and transport._protocol_paused is False
+
+
+@pytest.mark.fastloop_only(reason="what fastloop shows of itself")
+def test_what_a_loop_has_open(loop, connected):
+    transport, _, _ = connected
+    assert [number for _, number in loop._open_handles()] == [transport.get_extra_info("socket").fileno()]
+    assert loop._use_native_tasks is True
+    loop._use_native_tasks = False
+    assert loop._use_native_tasks is False
+
+
+@pytest.mark.fastloop_only(reason="the standard loop's descriptors belong to its thread alone")
+@pytest.mark.parametrize("kind", ["reader", "signal"])
+def test_watching_begins_in_another_thread(loop, run, kind):
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+
+        async def main():
+            done = loop.create_future()
+
+            def add():
+                loop.add_reader(left, lambda: done.done() or done.set_result(None))
+                loop.call_soon_threadsafe(right.send, b"x")
+
+            # None of the loop's own descriptors is watched so far.
+            await loop.run_in_executor(None, add)
+            await asyncio.wait_for(done, 20)
+            loop.remove_reader(left)
+            await loop.shutdown_default_executor()
+
+        if kind == "reader":
+            run(main())
+        else:
+            loop.add_signal_handler(10, print)
+            try:
+                run(main())
+            finally:
+                loop.remove_signal_handler(10)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import re
 import socket
 
 import pytest
@@ -199,3 +200,26 @@ def test_a_closed_socket_has_nothing_to_remove(loop):
         loop.remove_reader(-1)
     with pytest.raises(ValueError):
         loop.add_reader("text", print)
+
+
+def test_the_wake_up_of_a_task_is_shown_as_one(loop, run):
+    async def wait(future):
+        await future
+
+    async def main():
+        future = loop.create_future()
+        task = asyncio.create_task(wait(future))
+        await asyncio.sleep(0)
+        [(callback, _)] = future._callbacks
+        assert re.fullmatch(r"<built-in method task_wakeup of .*Task object at 0x[0-9a-f]+>", repr(callback))
+        for args in ((), (1, 2)):
+            with pytest.raises(TypeError):
+                callback(*args)
+        future.set_result(1)
+        await task
+
+    run(main())
+
+
+def test_a_foreign_timer_may_say_that_it_was_cancelled(loop):
+    loop._timer_handle_cancelled(asyncio.TimerHandle(loop.time() + 1000, print, (), loop))
