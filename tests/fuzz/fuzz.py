@@ -3,8 +3,8 @@
     python tests/fuzz/fuzz.py --seconds 60          programs of random calls, each in a process of its own
     python tests/fuzz/fuzz.py --replay FILE         one program again, the calls written to standard error
 
-A program is a string of bytes that makes the choices: which object, which of its methods, which arguments. Where guide.c
-is preloaded into an instrumented build (`make fuzz`), those that reach something new are kept, and others are made from
+A program is a string of bytes that makes the choices: which object, which method, which arguments. Where guide.c is
+preloaded into an instrumented build (`make fuzz`), those that reach something new are kept, and others are made from
 them. What fails is kept in --keep, and its last calls are shown.
 """
 
@@ -132,7 +132,15 @@ KEYWORDS = (
 ).split()
 # What ends or blocks the process by its very nature, or belongs to the interpreter.
 COMMON = {*dir(object), *dir(type)}
-LEFT_OUT = {"__class__", "__subclasshook__", "__init_subclass__", "__subclasses__", "mro", "__reduce__", "__reduce_ex__"}
+LEFT_OUT = {
+    "__class__",
+    "__subclasshook__",
+    "__init_subclass__",
+    "__subclasses__",
+    "mro",
+    "__reduce__",
+    "__reduce_ex__",
+}
 
 
 def own_types():
@@ -212,7 +220,9 @@ class World:
             lambda: loop._make_datagram_transport(self.socks[4], asyncio.DatagramProtocol()),
             lambda: loop._make_read_pipe_transport(open(pipe[0], "rb", 0), asyncio.Protocol()),
             lambda: loop._make_write_pipe_transport(open(pipe[1], "wb", 0), asyncio.BaseProtocol()),
-            lambda: loop._make_socket_transport(self.socks[2], asyncio.StreamReaderProtocol(self.reader(loop), loop=loop)),
+            lambda: loop._make_socket_transport(
+                self.socks[2], asyncio.StreamReaderProtocol(self.reader(loop), loop=loop)
+            ),
         ):
             self.keep(make())
         self.run_turn()
@@ -227,17 +237,19 @@ class World:
             (), (1,), (1, 2), ("127.0.0.1", 0), ("127.0.0.1", 1), ("::1", 1, 0, 0), ("\0", -1), [], [b"a", b"b"], [1],
             {}, {1: 2}, {"a": 1}, object(), object, int, print, len, abs, max, asyncio.sleep, loop.stop, fd, pipe[0],
             lambda *a: None, lambda *a: 1 / 0, lambda *a: self.call_something(), lambda *a: gc.collect(),
-            ValueError("x"), ValueError, StopIteration(), StopIteration, KeyError("k"), asyncio.CancelledError(), SystemExit,
-            context, contextvars.Context(), contextvars.ContextVar("v"), protocol, asyncio.BufferedProtocol(),
+            ValueError("x"), ValueError, StopIteration(), StopIteration, KeyError("k"), SystemExit,
+            asyncio.CancelledError(), context, contextvars.Context(), contextvars.ContextVar("v"), protocol, asyncio.BufferedProtocol(),
             asyncio.Protocol(), asyncio.DatagramProtocol(), asyncio.StreamReader(loop=loop), types.SimpleNamespace(),
             weakref.ref(protocol), signal.SIGUSR1, signal.SIGKILL, 65, "SIGTERM", socket.SHUT_WR, loop, self.closed,
             asyncio.Future, _core, type("Empty", (), {})(), Ellipsis, slice(None), range(3), *self.socks,
-            *(Liar(self, answer) for answer in (None, 1, -1, 2**70, "text", b"", (), ValueError("liar"), StopIteration(),
-                                                GeneratorExit(), "reenter", fd)),
+            *(Liar(self, answer) for answer in (
+                None, 1, -1, 2**70, "text", b"", (), ValueError("liar"), StopIteration(), GeneratorExit(), "reenter", fd,
+            )),
         ]  # fmt: skip
         self.makers = [
             lambda: asyncio.sleep(0), lambda: wait_for(pending), count_up, loop.create_future, lambda: iter(()),
-            lambda: bytearray(5), lambda: asyncio.StreamReaderProtocol(self.reader(loop), loop=loop), lambda: Reader(self),
+            lambda: bytearray(5), lambda: Reader(self),
+            lambda: asyncio.StreamReaderProtocol(self.reader(loop), loop=loop),
             lambda: loop.call_soon(self.call_something), lambda: loop.create_task(asyncio.sleep(0)),
             lambda: os.dup(fd), lambda: socket.socketpair()[0], contextvars.copy_context,
         ]  # fmt: skip

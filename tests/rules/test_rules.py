@@ -29,14 +29,20 @@ CONFINED = [
     # Without bounds: there is always a call with them.
     (r"\b(strcpy|stpcpy|strcat|sprintf|vsprintf|gets|alloca)(?=\s*\()", []),
     # Without a sign of failure, or with what other threads and the process share.
-    (r"(?<![\".])\b(atoi|atol|atof|strtok|rand|srand|tmpnam|mktemp|setenv|putenv|system|popen|signal|abort|exit|_exit)(?=\s*\()", []),
+    (
+        r"(?<![\".])\b(atoi|atol|atof|strtok|rand|srand|tmpnam|mktemp|setenv|putenv|system|popen|signal|abort|exit|_exit)(?=\s*\()",
+        [],
+    ),
     (r"\b(localtime|gmtime|ctime|asctime|gethostbyname|inet_ntoa|inet_addr|readdir)(?=\s*\()", []),
     # Descriptors beyond 1023 lie outside an fd_set.
     (r"\b(select|FD_SET)(?=\s*\()", []),
     # Memory that tracemalloc does not see, and that PYTHONMALLOC=debug does not check.
     (r"(?<![\w.>])(malloc|calloc|realloc|free|strdup)(?=\s*\()", []),
     # Borrowed references that swallow errors, and what a subinterpreter shares with the others.
-    (r"\b(PyDict_GetItem|PyDict_GetItemString|PyObject_HasAttr|PyObject_HasAttrString|PyModule_AddObject)(?=\s*\()", []),
+    (
+        r"\b(PyDict_GetItem|PyDict_GetItemString|PyObject_HasAttr|PyObject_HasAttrString|PyModule_AddObject)(?=\s*\()",
+        [],
+    ),
     (r"\b(uv_default_loop|uv_library_shutdown|uv_queue_work|uv_spawn|uv_signal_start|uv_getaddrinfo)(?=\s*\()", []),
 ]
 # Differences between Python versions, on the Python side.

@@ -9,7 +9,10 @@ set -euo pipefail
 venv=$1
 shift
 include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+# The quotes around the version are for the compiler.
+# shellcheck disable=SC2089
 flags="-std=c11 -UNDEBUG -Isrc -I$include $(pkg-config --cflags libuv) -DFASTLOOP_VERSION=\"0\""
+# shellcheck disable=SC2090
 export venv flags
 
 in_parallel() { # in_parallel COMMAND FILE...: the command sees the file as $1

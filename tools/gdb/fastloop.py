@@ -96,7 +96,7 @@ class Finder:
             for place in places:
                 kinds[place - freeing] = addresses[address]
         self.kinds = set(kinds)
-        # An object begins with its type, a derived type holds it as its base; more than three generations are not looked for.
+        # An object begins with its type, a derived type holds it as its base; three generations are looked for.
         objects = {name: set() for name in functions}
         pending = dict(kinds)
         for _ in range(4):
@@ -151,7 +151,8 @@ def text_of(memory, finder, address):
                     return data[:-1].decode()
         if name == "int":
             size = gdb.lookup_type("PyObject").sizeof
-            return "Task-%d" % struct.unpack("=I", memory.read(address + size + 8, 4))
+            (number,) = struct.unpack("=I", memory.read(address + size + 8, 4))
+            return f"Task-{number}"
     except gdb.error:
         pass
     return None
@@ -222,7 +223,9 @@ class FastloopCommand(gdb.Command):
         name = text_of(self.memory, self.finder, int(task["name"])) or "?"
         waiter = int(task["fut_waiter"])
         waits = f", waits for {self.finder.type_name(waiter)} {waiter:#x}" if waiter else ""
-        return f"task {address:#x} {name}: {STATES[int(task['fut']['state'])]}, {self.coroutine(int(task['coro']))}{waits}"
+        return (
+            f"task {address:#x} {name}: {STATES[int(task['fut']['state'])]}, {self.coroutine(int(task['coro']))}{waits}"
+        )
 
     def coroutine(self, address):
         """Its qualified name: of the words behind the header, the second one that is a str."""
