@@ -238,12 +238,13 @@ class World:
             {}, {1: 2}, {"a": 1}, object(), object, int, print, len, abs, max, asyncio.sleep, loop.stop, fd, pipe[0],
             lambda *a: None, lambda *a: 1 / 0, lambda *a: self.call_something(), lambda *a: gc.collect(),
             ValueError("x"), ValueError, StopIteration(), StopIteration, KeyError("k"), SystemExit,
-            asyncio.CancelledError(), context, contextvars.Context(), contextvars.ContextVar("v"), protocol, asyncio.BufferedProtocol(),
+            asyncio.CancelledError(), context, contextvars.Context(), contextvars.ContextVar("v"),
+            protocol, asyncio.BufferedProtocol(),
             asyncio.Protocol(), asyncio.DatagramProtocol(), asyncio.StreamReader(loop=loop), types.SimpleNamespace(),
             weakref.ref(protocol), signal.SIGUSR1, signal.SIGKILL, 65, "SIGTERM", socket.SHUT_WR, loop, self.closed,
             asyncio.Future, _core, type("Empty", (), {})(), Ellipsis, slice(None), range(3), *self.socks,
             *(Liar(self, answer) for answer in (
-                None, 1, -1, 2**70, "text", b"", (), ValueError("liar"), StopIteration(), GeneratorExit(), "reenter", fd,
+                None, 1, -1, 2**70, "x", b"", (), ValueError("liar"), StopIteration(), GeneratorExit(), "reenter", fd,
             )),
         ]  # fmt: skip
         self.makers = [

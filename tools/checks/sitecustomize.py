@@ -2,9 +2,9 @@
 
 With EXIT_COUNTED=1 processes that end by os._exit() tell what of the C code they ran.
 
-With EAGER_GC=1 the garbage collector runs at each allocation. It looks at every container while our C code still works on
-it, which shows objects that are visible to the collector too early, and references that a function borrowed but needed to
-own.
+With EAGER_GC=1 the garbage collector runs at each allocation. It looks at every container while our C code still works
+on it, which shows objects that are visible to the collector too early, and references that a function borrowed but
+needed to own.
 """
 
 import gc
