@@ -14,6 +14,7 @@ VALGRIND_SECONDS ?= 600
 DEBUG_SECONDS ?= 1200
 GC_SECONDS ?= 1200
 TSAN_SECONDS ?= 1800
+COVERAGE_SECONDS ?= 1800
 
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2], sys.abiflags))')
 VENV := .venv-$(TAG)
@@ -25,7 +26,7 @@ C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind \
 	checked-debug checked-asan demo conformance conformance-debug ecosystem bench bench-smoke picture docs lint format \
-	sdist wheel check-wheel clean refs
+	sdist wheel check-wheel clean refs coverage checked-coverage fuzz checked-fuzz analyze reproducible
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -52,12 +53,17 @@ switches: build ## run the tests with one fast path after the other switched off
 CHECKED = build/$(VARIANT)-$(TAG)
 checked-debug: VARIANT = debug
 checked-asan: VARIANT = asan
+checked-coverage: VARIANT = coverage
 checked-debug: export FASTLOOP_DEBUG = 1
 checked-asan: export FASTLOOP_SANITIZE = address,undefined
-checked-debug checked-asan:
-	@FASTLOOP_DEBUG= FASTLOOP_SANITIZE= $(SETUP) test
+checked-coverage: export FASTLOOP_COVERAGE = 1
+checked-fuzz: VARIANT = fuzz
+checked-fuzz: export FASTLOOP_SANITIZE = address,undefined
+checked-fuzz: CHECKED_CFLAGS = -fsanitize-coverage=trace-pc
+checked-debug checked-asan checked-coverage checked-fuzz:
+	@FASTLOOP_DEBUG= FASTLOOP_SANITIZE= FASTLOOP_COVERAGE= $(SETUP) test
 	@rm -rf $(CHECKED)/lib
-	$(PY) setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
+	CFLAGS="$(CFLAGS) $(CHECKED_CFLAGS)" $(PY) setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
 
 # What C writes as it aborts must not be captured.
 # $(call checked,SECONDS,ENVIRONMENT,COMMAND THAT RUNS PYTHON): the tests on the build for the check VARIANT
@@ -85,6 +91,28 @@ asan: checked-asan ## run the tests under AddressSanitizer and UndefinedBehavior
 ASAN_ENVIRONMENT = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/$(CHECKED)/report \
 	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/$(CHECKED)/report
+
+# A process that is killed does not write what it counted. docs/reliability.md tells what is left
+# out of the count, and why.
+coverage: VARIANT = coverage
+coverage: checked-coverage ## run the tests on fastloop, and show which C code they leave out
+	@$(SETUP) coverage
+	@find $(CHECKED) -name '*.gcda' -delete
+	$(call checked,$(COVERAGE_SECONDS),EXIT_COUNTED=1,) --loop fastloop
+	$(VENV)/bin/gcovr --config tools/gcovr.cfg --root . --filter src/ $(COVERAGE_OPTIONS) --object-directory $(CHECKED) \
+		--html-details $(CHECKED)/report.html --txt $(CHECKED)/report.txt $(CHECKED); \
+	status=$$?; cat $(CHECKED)/report.txt; exit $$status
+COVERAGE_OPTIONS = --fail-under-line 95 --fail-under-branch 90
+
+# Under the sanitizers, and with what fuzz.py needs to see which programs reach something new. Longer: FUZZ_SECONDS=3600
+FUZZ_SECONDS ?= 60
+fuzz: VARIANT = fuzz
+fuzz: checked-fuzz ## call everything of the C module with odd arguments for FUZZ_SECONDS: no crash, no hang
+	@rm -f $(CHECKED)/report.*
+	gcc -shared -fPIC -O2 -o $(CHECKED)/guide.so tests/fuzz/guide.c
+	PYTHONPATH=$(CHECKED)/lib $(subst $$(gcc -print-file-name=libubsan.so),$$(gcc -print-file-name=libubsan.so) $(CURDIR)/$(CHECKED)/guide.so,$(ASAN_ENVIRONMENT)) \
+		$(PY) tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) --keep $(CHECKED)/failed $(FUZZ_OPTIONS); \
+	status=$$?; ! cat $(CHECKED)/report.* 2>/dev/null && exit $$status
 
 # What threads do to each other, ten times as much of it as the suite has: a million hops to the pool and back, wake-ups
 # by the hundred thousand. FASTLOOP_STRESS=100 makes it ten million.
@@ -179,6 +207,10 @@ bench-smoke: ## run each default benchmark once and short: whether it works, not
 picture: ## draw docs/results.svg from the tables of benchmarks/README.md
 	$(PYTHON) tools/draw_results.py
 
+analyze: ## look for defects in the C code with gcc -fanalyzer and clang-tidy
+	@$(SETUP) analyze
+	tools/checks/analyze.sh $(VENV) $(filter %.c,$(C_FILES))
+
 docs: ## build the site of docs/ into build/docs; a warning is an error
 	@$(SETUP) docs
 	$(PY) -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
@@ -204,14 +236,17 @@ sdist: ## make dist/fastloop-VERSION.tar.gz
 	@$(SETUP) test
 	$(PY) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
 
+reproducible: sdist ## build the wheel twice from the source archive, in two folders: the same bits
+	tools/check_reproducible.sh $(PY) dist/fastloop-*.tar.gz
+
 # The libuv that pkg-config finds goes into the wheel; PKG_CONFIG_PATH and LD_LIBRARY_PATH choose another one, such as
-# that of tools/build_libuv.sh.
+# that of tools/build_libuv.sh. The names of functions stay, for perf.
 WHEELS := build/wheel-$(TAG)
 wheel: ## make a wheel in dist/ that carries libuv (Linux)
 	@$(SETUP) wheel
 	@rm -rf $(WHEELS)
-	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w $(WHEELS)/plain .
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --strip -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
+	LDFLAGS="$(LDFLAGS) -Wl,--strip-debug" $(PY) -m pip wheel -q --no-deps --no-build-isolation -w $(WHEELS)/plain .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
 	$(PY) tools/add_sbom.py $(WHEELS)/whole/*.whl
 	@mkdir -p dist
 	cp $(WHEELS)/whole/*.whl dist/

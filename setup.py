@@ -5,6 +5,7 @@ Read from the environment:
     CC, CFLAGS, ...    as setuptools understands them
     FASTLOOP_DEBUG     1: no optimisation, assertions on, full debug information
     FASTLOOP_SANITIZE  what gcc and clang take after -fsanitize=, for example address,undefined
+    FASTLOOP_COVERAGE  1: counts, for gcov, what of the C code runs
     FASTLOOP_WERROR    1: a warning of the compiler ends the build
 """
 
@@ -37,6 +38,17 @@ WARNINGS = [
     "-Wno-unused-parameter",
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
+]
+
+# What makes a defect stop the process instead of serving an attacker; where compiler and machine have it.
+HARDENING = [
+    "-fstack-protector-strong",
+    "-fstack-clash-protection",
+    "-fcf-protection",
+    "-mbranch-protection=standard",
+    "-Wl,-z,relro",
+    "-Wl,-z,now",
+    "-Wl,-z,noexecstack",
 ]
 
 INSTALL_HELP = """\
@@ -100,11 +112,16 @@ def code_flags(command):
     if sanitizers:
         return ["-O1", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE", "-fno-omit-frame-pointer",
                 f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]  # fmt: skip
+    if switched_on("FASTLOOP_COVERAGE"):
+        # An assertion would count as a branch that no test takes.
+        return ["-O0", "-g3", "-DNDEBUG", "-U_FORTIFY_SOURCE", "--coverage", "-fprofile-update=atomic"]
     if switched_on("FASTLOOP_DEBUG"):
         return ["-O0", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE"]
-    flags = ["-O3", "-DNDEBUG"]
-    if accepts(command, "-fno-semantic-interposition"):
-        flags.append("-fno-semantic-interposition")
+    # Names of functions and types for perf and gdb; no path of the building machine, so that two builds are equal.
+    flags = ["-O3", "-DNDEBUG", "-g", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    optional = ["-fno-semantic-interposition", f"-ffile-prefix-map={os.getcwd()}=.", *HARDENING]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        flags += [flag for flag, good in zip(optional, pool.map(lambda flag: accepts(command, flag), optional)) if good]
     lto = next((flag for flag in ("-flto=auto", "-flto") if accepts(command, flag)), None)
     return [*flags, lto] if lto else flags
 

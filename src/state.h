@@ -6,9 +6,9 @@
 #ifndef FASTLOOP_STATE_H
 #define FASTLOOP_STATE_H
 
-#include <stdatomic.h>
-
 #include "compat.h"
+
+#include <stdatomic.h>
 
 /* Heap types made by module.c, as `PyTypeObject *NameType`. */
 #define STATE_TYPES(X) \

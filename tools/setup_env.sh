@@ -3,7 +3,7 @@
 #
 #   [PYTHON=python3.12] tools/setup_env.sh VENV PURPOSE
 #
-# PURPOSE: test, demo, conformance, lint, valgrind, wheel, ecosystem, docs, tsan or bench
+# PURPOSE: test, demo, conformance, lint, valgrind, wheel, ecosystem, docs, coverage, analyze, tsan or bench
 #
 # System packages come from apt-get where root or sudo without a password is there; otherwise the line to run is
 # printed and the script stops. VENV is a virtual environment of PYTHON, made anew when it belongs to another Python.
@@ -107,7 +107,7 @@ mapfile -t packages < <(missing_packages)
 if [ ${#packages[@]} -gt 0 ]; then install_packages "${packages[@]}"; fi
 make_venv
 case $purpose in
-lint | wheel | ecosystem | docs) install_extra "$purpose" ;;
+lint | wheel | ecosystem | docs | coverage | analyze) install_extra "$purpose" ;;
 tsan)
     # What it runs is built elsewhere, and many a library has no wheel for such a Python.
     install_extra "$purpose"

@@ -363,6 +363,7 @@ Awaiter_dealloc(PyObject *op)
     }
     Py_XDECREF(fut);
     if (kept_exception) {
+        assert(loop != NULL);
         part = coro_part_here(loop);
         if (part != NULL) {
             empty_kept_exception(part);

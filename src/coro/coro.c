@@ -157,7 +157,7 @@ static bool
 keeps_base_create_task(State *state)
 {
     CoroState *coro = state->coro;
-    unsigned version = (unsigned)((PyTypeObject *)coro->base_loop)->tp_version_tag;
+    unsigned version = ((PyTypeObject *)coro->base_loop)->tp_version_tag;
     if (LIKELY(version != 0 && version == coro->base_loop_version && coro->create_task_code != NULL &&
                PyFunction_GET_CODE(coro->base_create_task) == coro->create_task_code)) {
         return true;
@@ -165,7 +165,7 @@ keeps_base_create_task(State *state)
     PyObject *method = PyObject_GetAttr(coro->base_loop, coro->str_create_task);
     bool same = function_is_original(method, state->base_events_globals);
     if (same) {
-        coro->base_loop_version = (unsigned)((PyTypeObject *)coro->base_loop)->tp_version_tag;
+        coro->base_loop_version = ((PyTypeObject *)coro->base_loop)->tp_version_tag;
         Py_XSETREF(coro->create_task_code, Py_NewRef(PyFunction_GET_CODE(method)));
         Py_XSETREF(coro->base_create_task, Py_NewRef(method));
     }

@@ -50,7 +50,7 @@ int_attribute(PyObject *sock, const char *name, int fallback)
 static int
 inspect_socket(SocketTransport *self, PyObject *sock)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
     socklen_t size = sizeof(address);
     if (getsockname(self->fd, (struct sockaddr *)&address, &size) < 0) {
         uverror_raise(-errno);

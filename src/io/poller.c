@@ -260,6 +260,7 @@ static int
 update(LoopObject *loop, int fd, unsigned after)
 {
     PollerEntry *entry = get_entry(loop, fd);
+    assert(entry != NULL);
     if (entry->watched == after) {
         return 0;
     }
@@ -355,6 +356,7 @@ register_edge(LoopObject *loop, int fd, unsigned event, PyObject *sock)
     }
     /* Only now: a new reference may be what starts a collection, and that may have the table grow. */
     PollerEntry *entry = get_entry(loop, fd);
+    assert(entry != NULL);
     uint64_t inode = 0;
     /* The number may have been another socket's, which has left the set by being closed; dup2() puts another one under the
        very object. */

@@ -310,11 +310,14 @@ sink_feed(State *state, PyObject *protocol, const char *data, Py_ssize_t size, P
     if (reader == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    ReaderView view;
-    int taken = reader == Py_None ? 1 : reader_open(state, reader, &view);
-    if (taken == 1 && reader != Py_None) {
-        taken = feed_reader(&view, data, size, owner);
-        reader_close(&view);
+    int taken = 1;
+    if (reader != Py_None) {
+        ReaderView view;
+        taken = reader_open(state, reader, &view);
+        if (taken == 1) {
+            taken = feed_reader(&view, data, size, owner);
+            reader_close(&view);
+        }
     }
     Py_DECREF(reader);
     return taken;

@@ -987,6 +987,7 @@ get_ready(PyObject *op, void *Py_UNUSED(closure))
     int err = list == NULL ? -1 : 0;
     /* Without a GIL, the queue of a loop that runs in another thread cannot be looked at. */
     unsigned long outer = loop->holder;
+    (void)outer; /* not read with a GIL */
     bool held = HAVE_FREE_THREADING ? hold(loop) : true;
     if (err == 0 && held) {
         err = list_ready(loop, list);

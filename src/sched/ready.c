@@ -28,6 +28,7 @@ ready_grow(Ready *ready)
         PyErr_NoMemory();
         return -1;
     }
+    assert(ready->entries != NULL || ready->count == 0);
     for (size_t i = 0; i < ready->count; i++) {
         entries[i] = ready->entries[(ready->head + i) & ready->mask];
     }

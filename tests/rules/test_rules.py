@@ -6,6 +6,7 @@ Each checker returns its findings as a list of lines, empty when all is well, an
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -28,7 +29,23 @@ CONFINED = [
     # A macro that sets its argument to NULL when there is no memory: what that pointed to is lost.
     (r"\bPyMem_(Resize|RESIZE)\b", []),
     # Without bounds: there is always a call with them.
-    (r"\b(strcpy|strcat|sprintf|vsprintf|gets)(?=\s*\()", []),
+    (r"\b(strcpy|stpcpy|strcat|sprintf|vsprintf|gets|alloca)(?=\s*\()", []),
+    # Without a sign of failure, or with what other threads and the process share.
+    (
+        r"(?<![\".])\b(atoi|atol|atof|strtok|rand|srand|tmpnam|mktemp|setenv|putenv|system|popen|signal|abort|exit|_exit)(?=\s*\()",
+        [],
+    ),
+    (r"\b(localtime|gmtime|ctime|asctime|gethostbyname|inet_ntoa|inet_addr|readdir)(?=\s*\()", []),
+    # Descriptors beyond 1023 lie outside an fd_set.
+    (r"\b(select|FD_SET)(?=\s*\()", []),
+    # Memory that tracemalloc does not see, and that PYTHONMALLOC=debug does not check.
+    (r"(?<![\w.>])(malloc|calloc|realloc|free|strdup)(?=\s*\()", []),
+    # Borrowed references that swallow errors, and what a subinterpreter shares with the others.
+    (
+        r"\b(PyDict_GetItem|PyDict_GetItemString|PyObject_HasAttr|PyObject_HasAttrString|PyModule_AddObject)(?=\s*\()",
+        [],
+    ),
+    (r"\b(uv_default_loop|uv_library_shutdown|uv_queue_work|uv_spawn|uv_signal_start|uv_getaddrinfo)(?=\s*\()", []),
 ]
 # Differences between Python versions, on the Python side.
 VERSION_FILE = "_compat.py"
@@ -193,6 +210,20 @@ def export_findings(library):
     ]
 
 
+def hardening_findings(library):
+    """What an optimised build on Linux must have, and has not."""
+    listing = subprocess.run(["readelf", "--wide", "-l", "-d", "-n", library], capture_output=True, text=True).stdout
+    imported = subprocess.run(["readelf", "--wide", "--dyn-syms", library], capture_output=True, text=True).stdout
+    wanted = {
+        "constants are not written to": "GNU_RELRO" in listing,
+        "addresses of functions are constants": re.search(r"BIND_NOW|Flags:.*\bNOW\b", listing),
+        "the stack cannot be run": re.search(r"GNU_STACK .* RW ", listing),
+        "the stack is guarded": "__stack_chk_fail" in imported,
+        "calls of the C library are bounded": re.search(r"__\w+_chk\b", imported),
+    }
+    return [name for name, has in wanted.items() if not has]
+
+
 def compile_library(folder, code):
     """A shared library made from this C code with the visibility that the extension is built with."""
     source, library = folder / "planted.c", folder / "planted.so"
@@ -211,6 +242,12 @@ def extension():
     if any(name.startswith("__asan") for name, _, _ in symbols(library, "--symbols")):
         pytest.skip("the extension is instrumented by a sanitizer")
     return library
+
+
+def is_debug_build(library):
+    """Assertions, which are off in an optimised build, call this when they fail."""
+    listing = subprocess.run(["readelf", "--wide", "--dyn-syms", library], capture_output=True, text=True)
+    return "__assert_fail" in listing.stdout
 
 
 needs_readelf = pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf reads ELF files, on Linux")
@@ -243,6 +280,20 @@ def test_extension_has_no_mutable_globals(extension):
 def test_extension_exports_its_init_function_alone(extension):
     assert "PyInit__core" in [name for name, _, _ in symbols(extension, "--dyn-syms")]
     assert export_findings(extension) == []
+
+
+@needs_readelf
+def test_extension_is_hardened(extension):
+    names = {name.split(".")[0] for name, _, _ in symbols(extension, "--symbols")}
+    if not sys.platform.startswith("linux") or "Loop_call_soon" not in names or is_debug_build(extension):
+        pytest.skip("not an optimised build for Linux")
+    assert hardening_findings(extension) == []
+
+
+@needs_readelf
+def test_extension_keeps_the_names_of_its_functions(extension):
+    names = {name.split(".")[0] for name, _, _ in symbols(extension, "--symbols")}
+    assert {"Loop_call_soon", "Loop_dealloc", "Task_dealloc"} <= names
 
 
 @pytest.fixture
@@ -300,6 +351,12 @@ def test_planted_folder(plant):
         ("io/tcp.c", "PyGILState_STATE s = PyGILState_Ensure();", "PyGILState_STATE"),
         ("io/tcp.c", "strcpy(a, b);", "strcpy"),
         ("sched/loop.c", "sprintf (a, b);", "sprintf"),
+        ("sched/loop.c", "p = malloc(3);", "malloc"),
+        ("sched/loop.c", "p = PyMem_Malloc(3); q->free(p); uv_free(p);", None),
+        ("io/tcp.c", "FD_SET(fd, &set);", "FD_SET"),
+        ("io/tcp.c", "item = PyDict_GetItem(dict, key);", "PyDict_GetItem"),
+        ("io/tcp.c", "item = PyDict_GetItemWithError(dict, key); loop_exit(); on_signal(1);", None),
+        ("pool/jobs.c", "uv_queue_work(loop, work, f, g);", "uv_queue_work"),
         ("compat.h", "#if PY_VERSION_HEX >= 0x030C0000 && UV_VERSION_HEX", None),
         ("sched/loop.c", "PyGILState_Ensure();", None),
         ("pool/workers.c", "PyGILState_Ensure();", None),
@@ -371,3 +428,10 @@ def test_planted_export(tmp_path):
     exported = '__attribute__((visibility("default"))) '
     library = compile_library(tmp_path, f"{exported}int PyInit_x = 1; {exported}int helper = 1; int hidden = 1;")
     assert export_findings(library) == ["helper"]
+
+
+@needs_readelf
+def test_planted_soft_library(tmp_path):
+    findings = hardening_findings(compile_library(tmp_path, "int planted(void) { return 0; }"))
+    assert "the stack is guarded" in findings
+    assert "calls of the C library are bounded" in findings

@@ -1,0 +1,225 @@
+"""Calls that programs rarely make, right and wrong ones: the standard loop's answers."""
+
+import asyncio
+import contextvars
+import re
+import socket
+
+import pytest
+
+
+class FakeContext:
+    """What call_soon() takes for a context as long as nobody calls it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def run(self, callback, *args):
+        self.calls.append((callback, args))
+        return callback(*args)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5])
+def test_a_context_of_another_kind_is_used_by_its_run(loop, run, count):
+    context, seen = FakeContext(), []
+
+    def callback(*args):
+        seen.append(args)
+
+    async def main():
+        loop.call_soon(callback, *range(count), context=context)
+        await asyncio.sleep(0)
+
+    run(main())
+    assert seen == [tuple(range(count))]
+    assert context.calls == [(callback, tuple(range(count)))]
+
+
+def test_a_context_without_run_is_reported(loop, run):
+    problems = []
+    loop.set_exception_handler(lambda loop, context: problems.append(type(context["exception"])))
+
+    async def main():
+        loop.call_soon(int, context=object())
+        await asyncio.sleep(0)
+
+    run(main())
+    assert problems == [AttributeError]
+
+
+@pytest.mark.parametrize("kind", ["runs", "is cancelled", "fails"])
+def test_a_handle_of_asyncio_is_run_by_the_loop(loop, run, kind):
+    problems, seen = [], []
+    loop.set_exception_handler(lambda loop, context: problems.append(context.get("exception")))
+
+    def callback(value):
+        seen.append(value)
+        if kind == "fails":
+            raise ValueError(value)
+
+    async def main():
+        handle = asyncio.Handle(callback, (7,), loop)
+        if kind == "is cancelled":
+            handle.cancel()
+        loop._add_callback(handle)
+        await asyncio.sleep(0)
+
+    run(main())
+    assert seen == ([] if kind == "is cancelled" else [7])
+    assert [type(problem) for problem in problems] == ([ValueError] if kind == "fails" else [])
+
+
+def test_what_debuggers_read_and_write_on_a_handle(loop):
+    handle = loop.call_soon(int, 1, 2, 3, 4)
+    timer = loop.call_later(1000, print, 1)
+    for one in (handle, timer):
+        assert one._callback in (int, print) and one._cancelled is False and one._loop is loop
+        assert isinstance(one.get_context(), contextvars.Context) and one.get_context() is one._context
+        assert one._args is one._args
+        one._repr = "<of mine>"
+        one._source_traceback = None
+        assert one._repr == "<of mine>" and one._source_traceback is None
+        one._repr = None
+        one.cancel()
+        assert one._callback is None and one._args is None and one.cancelled()
+
+
+@pytest.mark.fastloop_only(reason="the standard loop of 3.13 takes itself for stopped after the refusal")
+def test_a_running_loop_is_neither_run_nor_closed(loop, run):
+    async def main():
+        with pytest.raises(RuntimeError, match="already running"):
+            type(loop).run_forever(loop)
+        with pytest.raises(RuntimeError, match="Cannot close a running event loop"):
+            loop.close()
+
+    run(main())
+
+
+def test_a_closed_loop_takes_nothing(loop_factory):
+    loop = loop_factory()
+    loop.close()
+    loop.close()
+    future = asyncio.Future(loop=loop)
+    for call in (
+        lambda: loop.call_soon(int),
+        lambda: loop.call_later(1, int),
+        lambda: loop.call_at(1, int),
+        lambda: loop.call_soon_threadsafe(int),
+        loop.run_forever,
+        lambda: future.add_done_callback(print) or future.set_result(1),
+    ):
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            call()
+    assert loop.is_closed() and not loop.is_running()
+
+
+class Yields:
+    """An awaitable that yields what no task takes."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __await__(self):
+        yield self.value
+
+
+@pytest.mark.parametrize("kind", ["number", "other loop", "plain yield", "itself"])
+def test_a_task_is_told_what_it_may_not_yield(loop, run, loop_factory, kind):
+    async def main():
+        task = asyncio.current_task()
+        other = loop_factory() if kind == "other loop" else None
+        future = (other or loop).create_future()
+        future._asyncio_future_blocking = kind != "plain yield"
+        value = {"number": 1, "itself": task}.get(kind, future)
+        try:
+            if kind == "itself":
+                await task
+            else:
+                await Yields(value)
+        finally:
+            if other is not None:
+                other.close()
+
+    texts = {
+        "number": "Task got bad yield: 1",
+        "other loop": "attached to a different loop",
+        "plain yield": "yield was used instead of yield from",
+        "itself": "Task cannot await on itself",
+    }
+    with pytest.raises(RuntimeError, match=texts[kind]):
+        run(main())
+
+
+def test_names_of_tasks_count_up(loop, run):
+    async def nothing():
+        pass
+
+    async def main():
+        tasks = [asyncio.create_task(nothing()) for _ in range(12)]
+        numbers = [int(task.get_name().removeprefix("Task-")) for task in tasks]
+        assert numbers == list(range(numbers[0], numbers[0] + 12))
+        tasks[0].set_name(12)
+        assert tasks[0].get_name() == "12"
+        await asyncio.gather(*tasks)
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+def test_arguments_of_add_reader(loop, method):
+    left, right = socket.socketpair()
+    with left, right:
+        add = getattr(loop, method)
+        add(fd=left, callback=print)
+        add(callback=print, fd=left.fileno())
+        for args, kwargs in (
+            ((), {}),
+            ((left,), {}),
+            ((), {"fd": left}),
+            ((), {"callback": print}),
+            ((left, print), {"fd": left}),
+            ((left, print), {"nonsense": 1}),
+        ):
+            with pytest.raises(TypeError):
+                add(*args, **kwargs)
+        remove = getattr(loop, method.replace("add", "remove"))
+        for args, kwargs in (((), {}), ((left, left), {}), ((left,), {"fd": left}), ((), {"nonsense": left})):
+            with pytest.raises(TypeError):
+                remove(*args, **kwargs)
+        assert remove(fd=left) is True
+        assert remove(left) is False
+        assert remove(right) is False
+
+
+def test_a_closed_socket_has_nothing_to_remove(loop):
+    gone = socket.socket()
+    gone.close()
+    with pytest.raises(ValueError):
+        loop.add_reader(gone, print)
+    with pytest.raises(ValueError):
+        loop.remove_reader(-1)
+    with pytest.raises(ValueError):
+        loop.add_reader("text", print)
+
+
+def test_the_wake_up_of_a_task_is_shown_as_one(loop, run):
+    async def wait(future):
+        await future
+
+    async def main():
+        future = loop.create_future()
+        task = asyncio.create_task(wait(future))
+        await asyncio.sleep(0)
+        [(callback, _)] = future._callbacks
+        assert re.fullmatch(r"<built-in method task_wakeup of .*Task object at 0x[0-9a-f]+>", repr(callback))
+        for args in ((), (1, 2)):
+            with pytest.raises(TypeError):
+                callback(*args)
+        future.set_result(1)
+        await task
+
+    run(main())
+
+
+def test_a_foreign_timer_may_say_that_it_was_cancelled(loop):
+    loop._timer_handle_cancelled(asyncio.TimerHandle(loop.time() + 1000, print, (), loop))
