@@ -162,6 +162,22 @@ compat_thread_ident(void)
     return (unsigned long)pthread_self();
 }
 
+/* Makes a bytes object that nobody else refers to one of `size` bytes, which is not more than it had. */
+static inline void
+compat_bytes_renew(PyObject *bytes, Py_ssize_t size)
+{
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+    ((PyBytesObject *)bytes)->ob_shash = -1;
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+    Py_SET_SIZE((PyVarObject *)bytes, size);
+    PyBytes_AS_STRING(bytes)[size] = '\0';
+}
+
 /* Up to 3.13 a dict carries a number that every change of any dict makes a new one: equal numbers, unchanged dict. The
    interpreter itself stopped using it in 3.12, and says so to every other user. */
 #if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)

@@ -81,6 +81,12 @@ rewind_if_empty(Chunks *chunks)
 void
 chunks_consume(Chunks *chunks, size_t size)
 {
+    chunks_consume_into(chunks, size, NULL);
+}
+
+void
+chunks_consume_into(Chunks *chunks, size_t size, BytesPool *pool)
+{
     chunks->size_bytes -= size;
     while (size > 0) {
         Chunk *first = &chunks->items[chunks->head];
@@ -93,7 +99,7 @@ chunks_consume(Chunks *chunks, size_t size)
         PyObject *bytes = first->bytes;
         chunks->head++;
         chunks->count--;
-        Py_DECREF(bytes);
+        bytespool_drop(pool, bytes);
     }
     rewind_if_empty(chunks);
 }

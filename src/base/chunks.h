@@ -5,7 +5,7 @@
 #ifndef FASTLOOP_BASE_CHUNKS_H
 #define FASTLOOP_BASE_CHUNKS_H
 
-#include "compat.h"
+#include "base/bytespool.h"
 
 typedef struct {
     PyObject *bytes; /* strong, exactly bytes */
@@ -27,6 +27,8 @@ int chunks_push(Chunks *chunks, PyObject *bytes);
 unsigned chunks_describe(const Chunks *chunks, uv_buf_t *buffers, unsigned limit);
 /* Takes `size` bytes from the front. */
 void chunks_consume(Chunks *chunks, size_t size);
+/* The same; objects that are done with go to the pool, which may be NULL. */
+void chunks_consume_into(Chunks *chunks, size_t size, BytesPool *pool);
 /* Moves about `size` bytes, and at most `limit` pieces, from the front of `from` to the empty queue `to`. -1 without
    memory, no exception set, and then `from` is as it was. */
 int chunks_split(Chunks *from, Chunks *to, size_t size, size_t limit);

@@ -116,6 +116,7 @@ io_abandon(LoopObject *loop)
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
     PyMem_RawFree(io->plain_buffer);
+    bytespool_clear(&io->bytes);
     PyMem_RawFree(io->receive_buffer);
     senders_clear(loop);
     loop->io = NULL;

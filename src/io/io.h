@@ -7,6 +7,7 @@
 #ifndef FASTLOOP_IO_IO_H
 #define FASTLOOP_IO_IO_H
 
+#include "base/bytespool.h"
 #include "io/poller.h"
 #include "io/pysocket.h"
 #include "io/senders.h"
@@ -47,6 +48,8 @@ struct IoPart {
     char *read_buffer;    /* shared by all small reads; allocated by the first */
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
+
+    BytesPool bytes; /* messages that came and went */
 
     char *plain_buffer; /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
     PySockets sockets;

@@ -1,8 +1,9 @@
 /* Reading: from libuv to data_received(), buffer_updated() and eof_received().
 
-   Reads share one buffer of the loop and are copied to bytes of the exact size; a peer that fills all of it is read
-   straight into a bytes object; a BufferedProtocol gives its own buffer. Nothing allocates much more than was read:
-   malloc would map, fault in and unmap pages for every message, which costs several times the copy.
+   Reads share one buffer of the loop and are copied to bytes of the exact size, memory of an earlier message where there is
+   some (base/bytespool.h); a peer that fills all of it is read straight into a bytes object; a BufferedProtocol gives its
+   own buffer. Nothing allocates much more than was read: malloc would map, fault in and unmap pages for every message,
+   which costs several times the copy.
 
    libuv calls the allocation callback, reads, and calls the read callback. uv_read_stop() in between takes the read
    callback away and crashes libuv 1.44, so what get_buffer() does to the transport is caught up with afterwards. */
@@ -159,7 +160,7 @@ bytes_read(SocketTransport *self, const char *data, Py_ssize_t size, PyObject *d
         (void)_PyBytes_Resize(&direct, size);
         return direct;
     }
-    PyObject *bytes = PyBytes_FromStringAndSize(data, size);
+    PyObject *bytes = bytespool_new(&self->loop->io->bytes, data, size);
     Py_XDECREF(direct);
     return bytes;
 }
@@ -170,6 +171,7 @@ deliver_bytes(SocketTransport *self, PyObject *bytes)
     if (bytes == NULL) {
         return transport_fail(self, "Fatal read error on socket transport");
     }
+    LoopObject *loop = self->loop;
     int err = 0;
     if (!self->conn_lost) {
         err = call_protocol(self, self->state->str_data_received, bytes);
@@ -177,7 +179,8 @@ deliver_bytes(SocketTransport *self, PyObject *bytes)
             err = transport_fail(self, "Fatal error: protocol.data_received() call failed.");
         }
     }
-    Py_DECREF(bytes);
+    /* The poll is under way: the loop and its parts are there whatever became of the transport. */
+    bytespool_drop(&loop->io->bytes, bytes);
     return err;
 }
 

@@ -52,7 +52,7 @@ try_queue(SocketTransport *self)
             return (int)written;
         }
         metrics_sent(&self->loop->metrics, (size_t)written);
-        chunks_consume(&self->queue, (size_t)written);
+        chunks_consume_into(&self->queue, (size_t)written, &self->loop->io->bytes);
         if ((size_t)written < offered) {
             return UV_EAGAIN;
         }

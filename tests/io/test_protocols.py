@@ -636,3 +636,46 @@ def test_the_contexts_are_those_of_the_stock_loop(loop, run, tmp_path, authority
     settle(stock)
     stock.close()
     assert contextvars.copy_context().run(run, scenario(loop, tmp_path / "ours")) == expected
+
+
+# ---------------------------------------------------------------- what is delivered
+
+
+class Collector(asyncio.Protocol):
+    """Echoes each delivery, and keeps the object itself of every third one."""
+
+    def __init__(self):
+        self.kept = []
+        self.copies = []
+        self.hashes = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        assert type(data) is bytes
+        if len(self.copies) % 3 == 0:
+            self.kept.append((len(self.copies), data))
+        self.copies.append(bytes(bytearray(data)))
+        self.hashes.append(hash(data))
+        self.transport.write(data)
+
+
+@plain
+def test_each_delivery_is_an_object_of_its_own(connect, run):
+    async def main():
+        transport, protocol, peer = await connect(Collector)
+        # Larger and smaller ones by turns: memory may be used again, and not for what is kept.
+        sizes = [512, 513, 514, 1024, 1025, 600, 1500, 1537, 1100, 2047, 4096, 16 * 1024, 16 * 1024 + 1] * 3
+        sent = b""
+        for number, size in enumerate(sizes + sizes[::-1]):
+            message = bytes([number]) * size
+            sent += message
+            await peer.sendall(message)
+            assert await peer.recv_exactly(size) == message
+        assert b"".join(protocol.copies) == sent
+        assert protocol.hashes == [hash(copy) for copy in protocol.copies]
+        for index, data in protocol.kept:
+            assert data == protocol.copies[index] and hash(data) == protocol.hashes[index]
+
+    run(main())

@@ -1,0 +1,30 @@
+/* Bytes objects that nobody else refers to any more, kept for the next message.
+
+   What is too large for CPython's own allocator goes to malloc, which takes several hundred instructions for a block that
+   comes and goes with each message. Only an object with no reference but the caller's comes in, and only its size, hash
+   and contents are set anew: nobody can tell it from a new one. The pool is used by the thread of its loop. */
+
+#ifndef FASTLOOP_BASE_BYTESPOOL_H
+#define FASTLOOP_BASE_BYTESPOOL_H
+
+#include "compat.h"
+
+enum {
+    /* Smaller ones come from CPython's allocator, and are quick. */
+    BYTESPOOL_MINIMUM = 512,
+    BYTESPOOL_MAXIMUM = 16 * 1024,
+    BYTESPOOL_CLASSES = BYTESPOOL_MAXIMUM / BYTESPOOL_MINIMUM,
+};
+
+typedef struct {
+    PyObject *first[BYTESPOOL_CLASSES]; /* by size; each has the next one in its contents */
+    size_t kept_bytes;
+} BytesPool;
+
+/* A bytes object (new) of these contents; NULL with MemoryError. `pool` may be NULL. */
+PyObject *bytespool_new(BytesPool *pool, const char *data, Py_ssize_t size);
+/* Drops a reference (stolen) to any object; keeps the object if it can be used again. `pool` may be NULL. */
+void bytespool_drop(BytesPool *pool, PyObject *op);
+void bytespool_clear(BytesPool *pool);
+
+#endif
