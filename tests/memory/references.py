@@ -367,7 +367,8 @@ def main():
         changes = [later - earlier for earlier, later in zip(results, results[1:])]
         leaking = min(changes[-3:]) > 0.9 * CALLS
         leaks += leaking != (function is planted)
-        print(f"{function.__name__:16} {changes}{'  LEAK' if leaking else ''}{' (as it must)' if function is planted else ''}", flush=True)
+        verdict = "" if not leaking else "  LEAK (as it must)" if function is planted else "  LEAK"
+        print(f"{function.__name__:16} {changes}{verdict}", flush=True)
     sys.exit(bool(leaks))
 
 

@@ -1,4 +1,5 @@
-"""Read by Python at its start from PYTHONPATH: with EAGER_GC=1 the garbage collector runs at each allocation.
+"""Read by Python at its start from PYTHONPATH: with EAGER_GC=1 the garbage collector runs at each allocation, or from
+Python 3.12 on at the first call of a Python function after it.
 
 It looks at every container while our C code still works on it, which shows objects that are visible to the collector
 too early, and references that a function borrowed but needed to own.
