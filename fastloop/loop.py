@@ -107,6 +107,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
     def _run_forever_setup(self):
         self._check_closed()
         self._check_running()
+        self._old_agen_hooks = None
         try:
             self._set_coroutine_origin_tracking(self._debug)
             self._old_agen_hooks = sys.get_asyncgen_hooks()

@@ -1,7 +1,7 @@
 """Allocations that fail, one after the other, while bytes move: a MemoryError, or a report, and the loop goes on.
 
-What is not I/O is in tests/coro/test_no_memory.py. Only paths that are C: the interpreter itself crashes or waits for ever
-where memory ends as it starts a thread or makes a function.
+What is not I/O is in tests/coro/test_no_memory.py. Only paths that are C: the interpreter itself crashes or waits for
+ever where memory ends as it starts a thread or makes a function.
 """
 
 import pytest
@@ -286,8 +286,8 @@ for kind in (KINDS):
         case.prepare()
         reports.clear()
         asyncio._set_running_loop(loop)
-        # No turn blocks.
-        timers = [loop.call_later(0.001 * n, int) for n in range(10)]
+        # No turn blocks for long, on a busy machine neither.
+        timers = [loop.call_later(0.001 * n * n, int) for n in range(100)]
         loop.call_soon(int)
         set_nomemory(number, number + 1)
         try:

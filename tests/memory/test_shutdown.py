@@ -35,7 +35,8 @@ async def open_everything():
     # TLS, half-way: nobody answers.
     quiet, silent = socket.socketpair()
     context = ssl.create_default_context()
-    kept.append([silent, loop.create_task(loop.create_connection(Protocol, sock=quiet, ssl=context, server_hostname="x"))])
+    shaking = loop.create_connection(Protocol, sock=quiet, ssl=context, server_hostname="x")
+    kept.append([silent, loop.create_task(shaking)])
     loop.add_reader(far, print)
     loop.call_later(1000, print)
     loop.call_at(loop.time() + 1000, print)
@@ -59,23 +60,24 @@ ENDS = {
     "running": "loop.call_soon(sys.exit, 3)\nloop.run_forever()",
     "an exception": "raise SystemExit(4)",
     "in a module that goes late": "sys.modules['late'] = type(sys)('late')\nsys.modules['late'].kept = kept, loop",
-    "used by a finalizer": '''
+    "used by a finalizer": """
 class Late:
     def __init__(self, *things):
         self.things = things
     def __del__(self):
         loop, kept = self.things
-        for call in (loop.stop, lambda: loop.call_soon(print), loop.time, loop.create_future, lambda: repr(loop), loop.close,
-                     lambda: kept[0][0][0].write(b"late"), lambda: kept[0][0][0].abort(), lambda: kept[1][0].cancel()):
+        transport, task = kept[0][0][0], kept[1][0]
+        for call in (loop.stop, lambda: loop.call_soon(print), loop.time, loop.create_future, lambda: repr(loop),
+                     loop.close, lambda: transport.write(b"late"), transport.abort, task.cancel):
             try:
                 call()
             except Exception:
                 pass
 late = Late(loop, kept)
 late.cycle = late
-''',
+""",
     "a thread": "threading.Thread(target=lambda: (time.sleep(0.1), loop.call_soon_threadsafe(print))).start()",
-    "a daemon": '''
+    "a daemon": """
 def forever():
     while True:
         try:
@@ -83,7 +85,7 @@ def forever():
         except RuntimeError:
             return
 threading.Thread(target=forever, daemon=True).start()
-''',
+""",
 }
 STATUS = {"running": 3, "an exception": 4}
 
