@@ -27,8 +27,8 @@ typedef struct {
     size_t capacity;
     _Atomic int waiting; /* a Waiting */
     bool open;
-    uv_cond_t handle_done; /* a thread-safe handle has run */
-    int handle_waiters;    /* threads that wait for it */
+    uv_cond_t handle_done;      /* a thread-safe handle has run */
+    _Atomic int handle_waiters; /* threads that wait for it */
     Wakeup wakeup;
 } Inbox;
 
@@ -52,6 +52,23 @@ int inbox_drain(Inbox *inbox, Ready *ready);
 /* Appends the owners of the records to a list; -1 with an exception. */
 int inbox_list(Inbox *inbox, PyObject *list);
 int inbox_traverse(Inbox *inbox, visitproc visit, void *arg);
+
+/* The lock of everything in an inbox but what handles wait for; with a GIL, that is it. */
+static inline void
+inbox_lock(Inbox *inbox)
+{
+    if (HAVE_FREE_THREADING) {
+        uv_mutex_lock(&inbox->lock);
+    }
+}
+
+static inline void
+inbox_unlock(Inbox *inbox)
+{
+    if (HAVE_FREE_THREADING) {
+        uv_mutex_unlock(&inbox->lock);
+    }
+}
 
 /* Is there anything to drain? */
 static inline bool
