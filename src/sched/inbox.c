@@ -6,6 +6,7 @@
 
 #include "base/uverror.h"
 #include "sched/loop.h"
+#include "sched/park.h"
 
 int
 inbox_open(Inbox *inbox, uv_loop_t *uv)
@@ -18,7 +19,8 @@ inbox_open(Inbox *inbox, uv_loop_t *uv)
     if (err < 0) {
         goto fail_cond;
     }
-    err = wakeup_open(&inbox->wakeup, uv);
+    inbox->wakeup = park_wakeup(uv);
+    err = wakeup_open(inbox->wakeup, uv);
     if (err < 0) {
         goto fail_wakeup;
     }
@@ -44,7 +46,6 @@ inbox_close(Inbox *inbox)
     size_t count = inbox->count;
     inbox->entries = NULL;
     inbox->count = inbox->capacity = 0;
-    wakeup_close(&inbox->wakeup);
     inbox_unlock(inbox);
 
     for (size_t i = 0; i < count; i++) {
@@ -64,7 +65,7 @@ inbox_destroy(Inbox *inbox)
 int
 inbox_fork(Inbox *inbox)
 {
-    return wakeup_fork(&inbox->wakeup);
+    return wakeup_fork(inbox->wakeup);
 }
 
 /* Room for one more record; called with the lock held. */
@@ -84,12 +85,12 @@ reserve_lock_held(Inbox *inbox)
     return true;
 }
 
-/* With the lock held: close() must not close the descriptor in between. */
+/* With the lock held: the descriptor is another loop's, or closed, when inbox_close() has been. */
 static void
 wake_if_waiting_lock_held(Inbox *inbox)
 {
     if (inbox->waiting > WOKEN && atomic_exchange(&inbox->waiting, WOKEN) == BLOCKED && inbox->open) {
-        wakeup_send(&inbox->wakeup);
+        wakeup_send(inbox->wakeup);
     }
 }
 
@@ -128,7 +129,7 @@ inbox_wake_threadsafe(Inbox *inbox)
 {
     inbox_lock(inbox);
     if (inbox->open) {
-        wakeup_send(&inbox->wakeup);
+        wakeup_send(inbox->wakeup);
     }
     inbox_unlock(inbox);
 }

@@ -29,14 +29,14 @@ typedef struct {
     bool open;
     uv_cond_t handle_done;      /* a thread-safe handle has run */
     _Atomic int handle_waiters; /* threads that wait for it */
-    Wakeup wakeup;
+    Wakeup *wakeup;             /* of the uv_loop, which keeps it beyond inbox_close() */
 } Inbox;
 
 /* 0, or a negative libuv code with nothing left behind. */
 int inbox_open(Inbox *inbox, uv_loop_t *uv);
 /* In a forked child, after uv_loop_fork(): a wake-up that is not the parent's, too. A negative libuv code on failure. */
 int inbox_fork(Inbox *inbox);
-/* Refuses further pushes, drops what is queued and closes the wake-up. */
+/* Refuses further pushes and wake-ups, drops what is queued. */
 void inbox_close(Inbox *inbox);
 /* The end, when no other thread can know the loop any more. */
 void inbox_destroy(Inbox *inbox);
