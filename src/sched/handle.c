@@ -348,21 +348,25 @@ handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
     return err;
 }
 
+/* With a GIL the lock is only taken for the others' sake: they take it before they let go of the GIL to wait. */
 int
 handle_run_threadsafe(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     HandleObject *handle = HandleObject_CAST(owner);
     Inbox *inbox = &loop->inbox;
-    uv_mutex_lock(&inbox->lock);
-    handle->running_in = compat_thread_ident();
-    uv_mutex_unlock(&inbox->lock);
+    inbox_lock(inbox);
+    atomic_store_explicit(&handle->running_in, compat_thread_ident(), memory_order_relaxed);
+    inbox_unlock(inbox);
     int err = handle_run(loop, owner, arg);
-    uv_mutex_lock(&inbox->lock);
-    handle->running_in = 0;
-    if (inbox->handle_waiters > 0) {
+    inbox_lock(inbox);
+    atomic_store_explicit(&handle->running_in, 0, memory_order_relaxed);
+    bool waited_for = atomic_load_explicit(&inbox->handle_waiters, memory_order_relaxed) > 0;
+    inbox_unlock(inbox);
+    if (UNLIKELY(waited_for)) {
+        uv_mutex_lock(&inbox->lock);
         uv_cond_broadcast(&inbox->handle_done);
+        uv_mutex_unlock(&inbox->lock);
     }
-    uv_mutex_unlock(&inbox->lock);
     return err;
 }
 

@@ -24,7 +24,7 @@ typedef struct {
     int nargs;                  /* number of inline arguments */
     bool cancelled;             /* this and everything about the callback is under the handle's critical section */
     bool threadsafe;            /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
-    unsigned long running_in;   /* the thread in which a thread-safe handle runs, else 0; under the inbox's lock */
+    _Atomic unsigned long running_in; /* the thread in which a thread-safe handle runs, else 0; see there */
     /* TimerHandle only */
     _Atomic bool scheduled;
     double when;           /* NaN is kept as minus infinity, which is how the standard heap treats it */

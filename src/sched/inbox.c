@@ -6,23 +6,7 @@
 
 #include "base/uverror.h"
 #include "sched/loop.h"
-
-/* Where there is a GIL, it is the lock of everything here, but for what handles wait for. */
-static inline void
-lock(Inbox *inbox)
-{
-    if (HAVE_FREE_THREADING) {
-        uv_mutex_lock(&inbox->lock);
-    }
-}
-
-static inline void
-unlock(Inbox *inbox)
-{
-    if (HAVE_FREE_THREADING) {
-        uv_mutex_unlock(&inbox->lock);
-    }
-}
+#include "sched/park.h"
 
 int
 inbox_open(Inbox *inbox, uv_loop_t *uv)
@@ -35,7 +19,8 @@ inbox_open(Inbox *inbox, uv_loop_t *uv)
     if (err < 0) {
         goto fail_cond;
     }
-    err = wakeup_open(&inbox->wakeup, uv);
+    inbox->wakeup = park_wakeup(uv);
+    err = wakeup_open(inbox->wakeup, uv);
     if (err < 0) {
         goto fail_wakeup;
     }
@@ -55,14 +40,13 @@ inbox_close(Inbox *inbox)
     if (!inbox->open) {
         return;
     }
-    lock(inbox);
+    inbox_lock(inbox);
     inbox->open = false;
     ReadyEntry *entries = inbox->entries;
     size_t count = inbox->count;
     inbox->entries = NULL;
     inbox->count = inbox->capacity = 0;
-    wakeup_close(&inbox->wakeup);
-    unlock(inbox);
+    inbox_unlock(inbox);
 
     for (size_t i = 0; i < count; i++) {
         Py_DECREF(entries[i].owner);
@@ -81,7 +65,7 @@ inbox_destroy(Inbox *inbox)
 int
 inbox_fork(Inbox *inbox)
 {
-    return wakeup_fork(&inbox->wakeup);
+    return wakeup_fork(inbox->wakeup);
 }
 
 /* Room for one more record; called with the lock held. */
@@ -101,28 +85,28 @@ reserve_lock_held(Inbox *inbox)
     return true;
 }
 
-/* With the lock held: close() must not close the descriptor in between. */
+/* With the lock held: the descriptor is another loop's, or closed, when inbox_close() has been. */
 static void
 wake_if_waiting_lock_held(Inbox *inbox)
 {
     if (inbox->waiting > WOKEN && atomic_exchange(&inbox->waiting, WOKEN) == BLOCKED && inbox->open) {
-        wakeup_send(&inbox->wakeup);
+        wakeup_send(inbox->wakeup);
     }
 }
 
 void
 inbox_wake_if_waiting(Inbox *inbox)
 {
-    lock(inbox);
+    inbox_lock(inbox);
     wake_if_waiting_lock_held(inbox);
-    unlock(inbox);
+    inbox_unlock(inbox);
 }
 
 int
 inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *arg)
 {
     enum { PUSHED, CLOSED, NO_MEMORY } outcome = CLOSED;
-    lock(inbox);
+    inbox_lock(inbox);
     if (inbox->open) {
         outcome = reserve_lock_held(inbox) ? PUSHED : NO_MEMORY;
     }
@@ -131,7 +115,7 @@ inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *ar
         inbox->count++;
         wake_if_waiting_lock_held(inbox);
     }
-    unlock(inbox);
+    inbox_unlock(inbox);
     if (outcome == CLOSED) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
     } else if (outcome == NO_MEMORY) {
@@ -143,11 +127,11 @@ inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject *ar
 void
 inbox_wake_threadsafe(Inbox *inbox)
 {
-    lock(inbox);
+    inbox_lock(inbox);
     if (inbox->open) {
-        wakeup_send(&inbox->wakeup);
+        wakeup_send(inbox->wakeup);
     }
-    unlock(inbox);
+    inbox_unlock(inbox);
 }
 
 int
@@ -157,7 +141,7 @@ inbox_drain(Inbox *inbox, Ready *ready)
         return 0;
     }
     int result = 0;
-    lock(inbox);
+    inbox_lock(inbox);
     size_t taken = 0;
     while (taken < inbox->count) {
         if (ready->count > ready->mask && ready_grow(ready) < 0) {
@@ -170,7 +154,7 @@ inbox_drain(Inbox *inbox, Ready *ready)
         inbox->entries[i - taken] = inbox->entries[i];
     }
     inbox->count -= taken;
-    unlock(inbox);
+    inbox_unlock(inbox);
     return result;
 }
 
@@ -178,9 +162,9 @@ int
 inbox_list(Inbox *inbox, PyObject *list)
 {
     for (size_t i = 0;; i++) {
-        lock(inbox);
+        inbox_lock(inbox);
         PyObject *owner = i < inbox->count ? Py_NewRef(inbox->entries[i].owner) : NULL;
-        unlock(inbox);
+        inbox_unlock(inbox);
         if (owner == NULL) {
             return 0;
         }

@@ -27,16 +27,16 @@ typedef struct {
     size_t capacity;
     _Atomic int waiting; /* a Waiting */
     bool open;
-    uv_cond_t handle_done; /* a thread-safe handle has run */
-    int handle_waiters;    /* threads that wait for it */
-    Wakeup wakeup;
+    uv_cond_t handle_done;      /* a thread-safe handle has run */
+    _Atomic int handle_waiters; /* threads that wait for it */
+    Wakeup *wakeup;             /* of the uv_loop, which keeps it beyond inbox_close() */
 } Inbox;
 
 /* 0, or a negative libuv code with nothing left behind. */
 int inbox_open(Inbox *inbox, uv_loop_t *uv);
 /* In a forked child, after uv_loop_fork(): a wake-up that is not the parent's, too. A negative libuv code on failure. */
 int inbox_fork(Inbox *inbox);
-/* Refuses further pushes, drops what is queued and closes the wake-up. */
+/* Refuses further pushes and wake-ups, drops what is queued. */
 void inbox_close(Inbox *inbox);
 /* The end, when no other thread can know the loop any more. */
 void inbox_destroy(Inbox *inbox);
@@ -52,6 +52,23 @@ int inbox_drain(Inbox *inbox, Ready *ready);
 /* Appends the owners of the records to a list; -1 with an exception. */
 int inbox_list(Inbox *inbox, PyObject *list);
 int inbox_traverse(Inbox *inbox, visitproc visit, void *arg);
+
+/* The lock of everything in an inbox but what handles wait for; with a GIL, that is it. */
+static inline void
+inbox_lock(Inbox *inbox)
+{
+    if (HAVE_FREE_THREADING) {
+        uv_mutex_lock(&inbox->lock);
+    }
+}
+
+static inline void
+inbox_unlock(Inbox *inbox)
+{
+    if (HAVE_FREE_THREADING) {
+        uv_mutex_unlock(&inbox->lock);
+    }
+}
 
 /* Is there anything to drain? */
 static inline bool

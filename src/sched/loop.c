@@ -1245,6 +1245,8 @@ Loop_dealloc(PyObject *op)
     /* The child of a fork leaves the shared epoll set alone; a failure here can only leak. */
     if (loop->uv != NULL && rearm_after_fork(loop) < 0) {
         PyErr_Clear();
+        /* It may be the parent's: not for the next loop. */
+        wakeup_close(loop->inbox.wakeup);
     }
     if (loop->uv != NULL) {
         close_uv(loop);

@@ -14,6 +14,17 @@
 
 /* ---- one uv_loop ---- */
 
+typedef struct {
+    uv_loop_t uv; /* first: this is what others hold */
+    Wakeup wakeup;
+} UvLoop;
+
+Wakeup *
+park_wakeup(uv_loop_t *uv)
+{
+    return &((UvLoop *)uv)->wakeup;
+}
+
 static void
 on_closed(uv_handle_t *handle)
 {
@@ -65,11 +76,12 @@ init(uv_loop_t *uv)
 static uv_loop_t *
 make(int *err)
 {
-    uv_loop_t *uv = PyMem_RawMalloc(sizeof(uv_loop_t));
+    uv_loop_t *uv = PyMem_RawMalloc(sizeof(UvLoop));
     if (uv == NULL) {
         *err = UV_ENOMEM;
         return NULL;
     }
+    park_wakeup(uv)->poll = NULL;
     *err = init(uv);
     if (*err < 0) {
         PyMem_RawFree(uv);
@@ -81,6 +93,7 @@ make(int *err)
 static void
 close_for_good(uv_loop_t *uv)
 {
+    wakeup_close(park_wakeup(uv));
     while (uv_loop_close(uv) == UV_EBUSY) {
         uv_run(uv, UV_RUN_NOWAIT);
     }
@@ -89,12 +102,10 @@ close_for_good(uv_loop_t *uv)
 
 #if HAVE_EPOLL
 
-/* Are the descriptors what they were? libuv ends the process when they are not. Yes, if this set still watches this very
-   eventfd under this number. */
+/* Does the set of the uv_loop still watch what it did under this number? */
 static bool
-is_intact(uv_loop_t *uv)
+watches(uv_loop_t *uv, int fd)
 {
-    int fd = uv->async_io_watcher.fd;
     struct epoll_event event = {.events = 0, .data = {.fd = fd}};
     if (fd < 0) {
         return false;
@@ -105,6 +116,15 @@ is_intact(uv_loop_t *uv)
         return false;
     }
     return errno == EEXIST;
+}
+
+/* Are the descriptors what they were? libuv ends the process when they are not. Yes, if this set still watches this very
+   eventfd under this number, and the wake-up. */
+static bool
+is_intact(uv_loop_t *uv)
+{
+    Wakeup *wakeup = park_wakeup(uv);
+    return watches(uv, uv->async_io_watcher.fd) && (wakeup->poll == NULL || watches(uv, wakeup->read_fd));
 }
 
 #else
@@ -125,6 +145,7 @@ discard(uv_loop_t *uv)
     if (is_intact(uv)) {
         close_for_good(uv);
     } else {
+        PyMem_RawFree(park_wakeup(uv)->poll);
         PyMem_RawFree(uv);
     }
 }
@@ -157,14 +178,14 @@ park_give(State *state, uv_loop_t *uv)
 {
     /* In a forked child the system may not have been told yet, and may refuse. */
     bool registered = uvwatch_register_own(uv) == 0;
+    int handles = 0, resting = wakeup_rest(park_wakeup(uv)) ? 1 : 0;
     do {
         uv_run(uv, UV_RUN_NOWAIT);
     } while (uv_loop_alive(uv));
-    int handles = 0;
     uv_walk(uv, count_handle, &handles);
     uv_loop_t *expected = NULL;
     /* Elsewhere there is no telling whether it is intact. */
-    if (HAVE_EPOLL && registered && handles == 0) {
+    if (HAVE_EPOLL && registered && handles == resting) {
         uv->data = (void *)(intptr_t)getpid();
         if (atomic_compare_exchange_strong(&state->parked_loop, &expected, uv)) {
             return;

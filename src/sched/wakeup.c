@@ -110,6 +110,10 @@ on_wakeup(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
 int
 wakeup_open(Wakeup *wakeup, uv_loop_t *uv)
 {
+    if (wakeup->poll != NULL) {
+        uv_ref((uv_handle_t *)wakeup->poll);
+        return 0;
+    }
     int err = open_fds(wakeup);
     if (err < 0) {
         return err;
@@ -133,10 +137,20 @@ wakeup_close(Wakeup *wakeup)
     }
 }
 
+bool
+wakeup_rest(Wakeup *wakeup)
+{
+    if (wakeup->poll == NULL) {
+        return false;
+    }
+    uv_unref((uv_handle_t *)wakeup->poll);
+    return true;
+}
+
 int
 wakeup_fork(Wakeup *wakeup)
 {
-    Wakeup fresh;
+    Wakeup fresh = {.poll = NULL};
     int err = wakeup_open(&fresh, wakeup->uv);
     if (err < 0) {
         return err;

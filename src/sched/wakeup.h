@@ -16,9 +16,11 @@ typedef struct {
     bool is_quiet; /* nothing need be read, see on_wakeup() */
 } Wakeup;
 
-/* 0, or a negative libuv code with nothing left behind. */
+/* Opens it, if it is not open and just at rest. 0, or a negative libuv code with nothing left behind. */
 int wakeup_open(Wakeup *wakeup, uv_loop_t *uv);
 void wakeup_close(Wakeup *wakeup);
+/* From now on it does not keep the uv_loop alive; false if it is not open. */
+bool wakeup_rest(Wakeup *wakeup);
 /* In a forked child: one that is not the parent's, too. A negative libuv code leaves the old one. */
 int wakeup_fork(Wakeup *wakeup);
 /* Ends the poll under way, or the next one. From any thread, but not beside wakeup_close(). */
