@@ -15,7 +15,7 @@ is_pooled_size(Py_ssize_t size)
 
 /* The list for a size: what is in one is of about the same size. */
 static size_t
-class_of(Py_ssize_t size)
+slot_of(Py_ssize_t size)
 {
     return (size_t)(size - 1) / BYTESPOOL_MINIMUM;
 }
@@ -35,7 +35,7 @@ bytespool_new(BytesPool *pool, const char *data, Py_ssize_t size)
     if (pool == NULL || !is_pooled_size(size)) {
         return PyBytes_FromStringAndSize(data, size);
     }
-    size_t slot = class_of(size);
+    size_t slot = slot_of(size);
     PyObject *bytes = pool->first[slot] == NULL ? NULL : pop(pool, slot);
     pool->away[slot] += pool->away[slot] < UINT8_MAX;
     if (bytes == NULL || PyBytes_GET_SIZE(bytes) < size) {
@@ -55,7 +55,7 @@ bytespool_drop(BytesPool *pool, PyObject *op)
         Py_DECREF(op);
         return;
     }
-    size_t slot = class_of(PyBytes_GET_SIZE(op));
+    size_t slot = slot_of(PyBytes_GET_SIZE(op));
     if (pool->away[slot] == 0) {
         Py_DECREF(op);
         return;
