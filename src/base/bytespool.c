@@ -13,18 +13,18 @@ is_pooled_size(Py_ssize_t size)
     return size > BYTESPOOL_MINIMUM && size <= BYTESPOOL_MAXIMUM;
 }
 
-/* The list for a size; all in a list are of about that size. */
-static PyObject **
-list_of(BytesPool *pool, Py_ssize_t size)
+/* The list for a size: what is in one is of about the same size. */
+static size_t
+slot_of(Py_ssize_t size)
 {
-    return &pool->first[(size - 1) / BYTESPOOL_MINIMUM];
+    return (size_t)(size - 1) / BYTESPOOL_MINIMUM;
 }
 
 static PyObject *
-pop(BytesPool *pool, PyObject **list)
+pop(BytesPool *pool, size_t slot)
 {
-    PyObject *bytes = *list;
-    memcpy(list, PyBytes_AS_STRING(bytes), sizeof(bytes));
+    PyObject *bytes = pool->first[slot];
+    memcpy(&pool->first[slot], PyBytes_AS_STRING(bytes), sizeof(bytes));
     pool->kept_bytes -= (size_t)PyBytes_GET_SIZE(bytes);
     return bytes;
 }
@@ -32,14 +32,14 @@ pop(BytesPool *pool, PyObject **list)
 PyObject *
 bytespool_new(BytesPool *pool, const char *data, Py_ssize_t size)
 {
-    PyObject **list = pool == NULL || !is_pooled_size(size) ? NULL : list_of(pool, size);
-    if (list == NULL || *list == NULL) {
+    if (pool == NULL || !is_pooled_size(size)) {
         return PyBytes_FromStringAndSize(data, size);
     }
-    PyObject *bytes = pop(pool, list);
-    if (PyBytes_GET_SIZE(bytes) < size) {
-        /* It was large enough for its class, but not for this. */
-        Py_DECREF(bytes);
+    size_t slot = slot_of(size);
+    PyObject *bytes = pool->first[slot] == NULL ? NULL : pop(pool, slot);
+    pool->away[slot] += pool->away[slot] < UINT8_MAX;
+    if (bytes == NULL || PyBytes_GET_SIZE(bytes) < size) {
+        Py_XDECREF(bytes);
         return PyBytes_FromStringAndSize(data, size);
     }
     compat_bytes_renew(bytes, size);
@@ -55,18 +55,23 @@ bytespool_drop(BytesPool *pool, PyObject *op)
         Py_DECREF(op);
         return;
     }
-    PyObject **list = list_of(pool, PyBytes_GET_SIZE(op));
+    size_t slot = slot_of(PyBytes_GET_SIZE(op));
+    if (pool->away[slot] == 0) {
+        Py_DECREF(op);
+        return;
+    }
+    pool->away[slot]--;
     pool->kept_bytes += (size_t)PyBytes_GET_SIZE(op);
-    memcpy(PyBytes_AS_STRING(op), list, sizeof(op));
-    *list = op;
+    memcpy(PyBytes_AS_STRING(op), &pool->first[slot], sizeof(op));
+    pool->first[slot] = op;
 }
 
 void
 bytespool_clear(BytesPool *pool)
 {
-    for (int i = 0; i < BYTESPOOL_CLASSES; i++) {
-        while (pool->first[i] != NULL) {
-            Py_DECREF(pop(pool, &pool->first[i]));
+    for (size_t slot = 0; slot < BYTESPOOL_CLASSES; slot++) {
+        while (pool->first[slot] != NULL) {
+            Py_DECREF(pop(pool, slot));
         }
     }
 }

@@ -18,6 +18,8 @@ enum {
 
 typedef struct {
     PyObject *first[BYTESPOOL_CLASSES]; /* by size; each has the next one in its contents */
+    /* How many were asked for and have not come back: so many are kept, and none of a size that nobody asks for. */
+    uint8_t away[BYTESPOOL_CLASSES];
     size_t kept_bytes;
 } BytesPool;
 
