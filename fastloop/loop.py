@@ -97,6 +97,18 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             return _nested.run_until_complete(self, future)
         return super().run_until_complete(future)
 
+    def _run_once(self):
+        """Run one turn, for those that drive the loop themselves: a signal ends its wait outside a run, too."""
+        if self.is_running():
+            super()._run_once()
+            return
+        self._check_closed()
+        self._start_signal_wakeup()
+        try:
+            super()._run_once()
+        finally:
+            self._stop_signal_wakeup()
+
     #: nest_asyncio then leaves the methods of this class alone, and nested runs are ours.
     _nest_patched = True
 
