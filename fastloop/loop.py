@@ -8,7 +8,7 @@ import threading
 from asyncio import base_events, events, format_helpers, selector_events
 from asyncio.log import logger
 
-from fastloop import _compat, _core, _nested, switches
+from fastloop import _compat, _core, _fork, _nested, switches
 from fastloop.unix import UnixMixin
 
 
@@ -50,6 +50,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         # Before anything that may fail: __del__() closes the loop then.
         self._slow_hook = self._metrics_server = None
         super().__init__()
+        _fork.keep_standard_streams_free()
         disabled = switches.disabled()
         if "tasks" in disabled:
             self._use_native_tasks = False
