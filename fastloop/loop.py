@@ -8,7 +8,7 @@ import threading
 from asyncio import base_events, events, format_helpers, selector_events
 from asyncio.log import logger
 
-from fastloop import _compat, _core, _nested, switches
+from fastloop import _compat, _core, _fork, _nested, switches
 from fastloop.unix import UnixMixin
 
 
@@ -50,6 +50,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         # Before anything that may fail: __del__() closes the loop then.
         self._slow_hook = self._metrics_server = None
         super().__init__()
+        _fork.keep_standard_streams_free()
         disabled = switches.disabled()
         if "tasks" in disabled:
             self._use_native_tasks = False
@@ -96,6 +97,18 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if _nested.allowed():
             return _nested.run_until_complete(self, future)
         return super().run_until_complete(future)
+
+    def _run_once(self):
+        """Run one turn, for those that drive the loop themselves: a signal ends its wait outside a run, too."""
+        if self.is_running():
+            super()._run_once()
+            return
+        self._check_closed()
+        self._start_signal_wakeup()
+        try:
+            super()._run_once()
+        finally:
+            self._stop_signal_wakeup()
 
     #: nest_asyncio then leaves the methods of this class alone, and nested runs are ours.
     _nest_patched = True

@@ -68,7 +68,7 @@ int tls_encrypt(TlsConnection *self);
 int tls_send(TlsConnection *self);
 
 PyObject *TLSConnection_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
-PyObject *TLSConnection_write_appdata(PyObject *op, PyObject *list);
+PyObject *TLSConnection_write_appdata(PyObject *op, PyObject *iterable);
 PyObject *TLSConnection_do_read(PyObject *op, PyObject *ignored);
 
 /* Before the connection is dropped: puts what the standard transport would have sent by now into the queue of ours, and

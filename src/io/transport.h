@@ -255,7 +255,7 @@ PyObject *transport_exact_bytes(PyObject *data);
 void transport_flush_all(LoopObject *loop);
 
 PyObject *SocketTransport_write(PyObject *op, PyObject *data);
-PyObject *SocketTransport_writelines(PyObject *op, PyObject *list);
+PyObject *SocketTransport_writelines(PyObject *op, PyObject *iterable);
 PyObject *SocketTransport_write_eof(PyObject *op, PyObject *ignored);
 PyObject *SocketTransport_make_empty_waiter(PyObject *op, PyObject *ignored);
 PyObject *SocketTransport_reset_empty_waiter(PyObject *op, PyObject *ignored);

@@ -97,22 +97,24 @@ print("closed", file=report, flush=True)
     )
 
 
-def test_a_forked_child_without_standard_streams(python):
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)"])
+def test_a_forked_child_without_standard_streams(python, end):
     python.watchdog = False
     assert (
         python(
             WITHOUT_STANDARD_STREAMS
             + """
+import sys
 loop = new_event_loop()
 loop.run_until_complete(asyncio.sleep(0))
 pid = os.fork()
 if pid == 0:
     loop.run_until_complete(asyncio.sleep(0.001))
     loop.close()
-    os._exit(0)
+    END
 print(os.waitpid(pid, 0)[1], file=report, flush=True)
 loop.close()
-"""
+""".replace("END", end)
         )
         == "0\n"
     )

@@ -3,7 +3,9 @@
 import asyncio
 import contextvars
 import re
+import signal
 import socket
+import sys
 
 import pytest
 
@@ -74,7 +76,9 @@ def test_what_debuggers_read_and_write_on_a_handle(loop):
     timer = loop.call_later(1000, print, 1)
     for one in (handle, timer):
         assert one._callback in (int, print) and one._cancelled is False and one._loop is loop
-        assert isinstance(one.get_context(), contextvars.Context) and one.get_context() is one._context
+        assert isinstance(one._context, contextvars.Context)
+        if sys.version_info >= (3, 12):
+            assert one.get_context() is one._context
         assert one._args is one._args
         one._repr = "<of mine>"
         one._source_traceback = None
@@ -223,3 +227,32 @@ def test_the_wake_up_of_a_task_is_shown_as_one(loop, run):
 
 def test_a_foreign_timer_may_say_that_it_was_cancelled(loop):
     loop._timer_handle_cancelled(asyncio.TimerHandle(loop.time() + 1000, print, (), loop))
+
+
+def test_a_signal_ends_a_turn_outside_a_run(loop):
+    class Alarm(Exception):
+        pass
+
+    def on_alarm(*args):
+        raise Alarm
+
+    left, right = socket.socketpair()
+    old = signal.signal(signal.SIGALRM, on_alarm)
+    with left, right:
+        loop.add_reader(left, print)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
+            with pytest.raises(Alarm):
+                while True:
+                    loop._run_once()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+            loop.remove_reader(left)
+
+
+def test_a_turn_of_a_closed_loop(loop_factory):
+    loop = loop_factory()
+    loop.close()
+    with pytest.raises((RuntimeError, AttributeError)):
+        loop._run_once()

@@ -24,7 +24,7 @@ in_parallel() { # in_parallel COMMAND FILE...: the command sees the file as $1
 status=0
 # Wrong about us: a handle has as many arguments in Call.stack as Call.nargs says, and that is compared before they are read.
 # shellcheck disable=SC2016
-in_parallel 'gcc $flags -O1 -fanalyzer -Werror -Wno-analyzer-use-of-uninitialized-value -c "$1" -o /dev/null' "$@" || status=1
+in_parallel 'gcc $flags -fanalyzer -Werror -Wno-analyzer-use-of-uninitialized-value -c "$1" -o /dev/null' "$@" || status=1
 # What it says of the headers of others is a number on standard error.
 # shellcheck disable=SC2016
 in_parallel 'said=$("$venv/bin/clang-tidy" --quiet "$1" -- $flags 2>&1) || { echo "$said"; exit 1; }' "$@" || status=1

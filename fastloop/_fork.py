@@ -1,0 +1,29 @@
+"""What a fork must find in its place."""
+
+import contextlib
+import functools
+import os
+
+LAST_STANDARD_STREAM = 2
+
+
+@functools.cache
+def keep_standard_streams_free():
+    """Have libuv, which opens a pipe in each forked child, not take the number of a standard stream that is closed.
+
+    It would end the child with an abort when it closes that pipe at the exit. Called once there is a loop.
+    """
+    held = []
+
+    def hold():
+        # Without /dev/null, or out of descriptors: as if this were not here.
+        with contextlib.suppress(OSError):
+            while (fd := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD_STREAM:
+                held.append(fd)
+            os.close(fd)
+
+    def release():
+        while held:
+            os.close(held.pop())
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release)
