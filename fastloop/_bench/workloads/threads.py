@@ -142,3 +142,17 @@ async def digest(n):
             await asyncio.to_thread(hashlib.sha256, data)
 
     await asyncio.gather(*(hasher(n // 10) for _ in range(10)))
+
+
+@case("to_thread/numpy", group="threads", unit="product", n=3000, tier=FULL)
+async def product(n):
+    """Ten tasks multiply matrices of 64 by 64, where numpy is installed."""
+    import numpy
+
+    matrix = numpy.ones((64, 64))
+
+    async def multiplier(count):
+        for _ in range(count):
+            await asyncio.to_thread(numpy.dot, matrix, matrix)
+
+    await asyncio.gather(*(multiplier(n // 10) for _ in range(10)))
