@@ -5,6 +5,7 @@ the handshake is done, `_core.TLSConnection` moves the bytes between the socket 
 """
 
 import functools
+import operator
 import types
 from asyncio import sslproto
 
@@ -82,25 +83,32 @@ def problem():
     return None
 
 
+def _finder(kind, *names):
+    """Return a function without arguments that looks up those of the names that there are; it is called often."""
+    return functools.partial(operator.attrgetter(*(name for name in names if hasattr(kind, name))), kind)
+
+
 #: What the native data path stands in for. A program that has replaced any of it has its own called.
 _ORIGINALS = [
-    (kind, name, vars(kind).get(name))
-    for kind, names in (
-        (sslproto, ("SSLProtocol", "_SSLProtocolTransport")),
-        (sslproto._SSLProtocolTransport, ("write", "writelines")),
-        (
+    (find, find())
+    for find in (
+        _finder(sslproto, "SSLProtocol", "_SSLProtocolTransport"),
+        _finder(sslproto._SSLProtocolTransport, "write", "writelines"),
+        _finder(
             sslproto.SSLProtocol,
-            ("buffer_updated", "_do_read", "_do_read__copied", "_do_read__buffered", "_write_appdata", "_do_write")
-            + ("_process_outgoing", "_control_app_writing", "_control_ssl_reading"),
+            *("buffer_updated", "_do_read", "_do_read__copied", "_do_read__buffered", "_write_appdata", "_do_write"),
+            *("_process_outgoing", "_control_app_writing", "_control_ssl_reading"),
         ),
     )
-    for name in names
 ]
 
 
 def _is_original():
     """Whether asyncio's own classes are as they were when this module was imported."""
-    return all(vars(kind).get(name) is value for kind, name, value in _ORIGINALS)
+    for find, original in _ORIGINALS:
+        if find() != original:
+            return False
+    return True
 
 
 def _is_plain(context):

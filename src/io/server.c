@@ -29,8 +29,8 @@ typedef struct {
     bool context_given;   /* 3.15: every callback of a connection runs in one copy of it */
     unsigned singles;     /* wake-ups that shall accept one connection each, after a call that was in vain */
     unsigned singles_left;
-    unsigned turn; /* of the last wake-up */
-    bool may_be_more;     /* that one accepted one connection and did not look for another */
+    unsigned turn;    /* of the last wake-up */
+    bool may_be_more; /* that one accepted one connection and did not look for another */
     int fd;
     int backlog;
     int family;
