@@ -223,13 +223,13 @@ class Answers(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
-        self.live.append(transport)
+        self.live[transport] = True
 
     def data_received(self, data):
         self.transport.write(data)
 
     def connection_lost(self, error):
-        self.live.remove(self.transport)
+        del self.live[self.transport]
 
 
 def meddle(transport, dice):
@@ -260,18 +260,19 @@ def meddle(transport, dice):
 @pytest.mark.timeout(60 * SCALE)
 def test_transports_used_by_wrong_threads(loop, run, contexts, caplog):
     """What becomes of the bytes is another matter: nothing crashes, and the loop goes on."""
-    live, ended = [], threading.Event()
+    live, ended = {}, threading.Event()
     caplog.set_level("CRITICAL")
 
     def meddle_until_the_end(index):
         dice = random.Random(index)
         while not ended.is_set():
-            if not live:
+            transports = list(live)
+            if not transports:
                 time.sleep(0.001)
                 continue
             try:
-                meddle(dice.choice(live), dice)
-            except (AttributeError, IndexError, RuntimeError, TypeError):
+                meddle(dice.choice(transports), dice)
+            except (AttributeError, RuntimeError, TypeError):
                 pass  # Closed, or closed for writing.
 
     async def use(address):
@@ -293,7 +294,7 @@ def test_transports_used_by_wrong_threads(loop, run, contexts, caplog):
         ended.set()
         await threads
         server.close()
-        for transport in live[:]:
+        for transport in list(live):
             transport.abort()
         await until(lambda: not live)
         await loop.shutdown_default_executor()
