@@ -529,10 +529,10 @@ start(SockOpObject *self, PyObject **result)
     return outcome < 0 ? PYGEN_ERROR : outcome == 0 ? PYGEN_NEXT : PYGEN_RETURN;
 }
 
+/* What send() does, inside the gate. */
 static PySendResult
-SockOp_am_send(PyObject *op, PyObject *value, PyObject **result)
+advance(SockOpObject *self, PyObject *value, PyObject **result)
 {
-    SockOpObject *self = SockOpObject_CAST(op);
     *result = NULL;
     if (UNLIKELY(self->running)) {
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");
@@ -560,6 +560,21 @@ SockOp_am_send(PyObject *op, PyObject *value, PyObject **result)
     if (sent != PYGEN_NEXT) {
         finish(self);
     }
+    return sent;
+}
+
+static PySendResult
+SockOp_am_send(PyObject *op, PyObject *value, PyObject **result)
+{
+    SockOpObject *self = SockOpObject_CAST(op);
+    GateObject *gate = self->loop->gate;
+    if (LIKELY(!gate_is_shut(gate))) {
+        return advance(self, value, result);
+    }
+    PySendResult sent;
+    FL_BEGIN_CRITICAL_SECTION(gate);
+    sent = advance(self, value, result);
+    FL_END_CRITICAL_SECTION();
     return sent;
 }
 
@@ -630,6 +645,9 @@ raise_given(PyObject *type, PyObject *value, PyObject *traceback)
 static PyObject *
 SockOp_throw(PyObject *op, PyObject *args)
 {
+    if (UNLIKELY(gate_is_shut(SockOpObject_CAST(op)->loop->gate))) {
+        return gate_call(SockOpObject_CAST(op)->loop->gate, SockOp_throw, op, args);
+    }
     SockOpObject *self = SockOpObject_CAST(op);
     PyObject *type, *value = NULL, *traceback = NULL;
     if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &traceback)) {
@@ -665,6 +683,9 @@ SockOp_throw(PyObject *op, PyObject *args)
 static PyObject *
 SockOp_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (UNLIKELY(gate_is_shut(SockOpObject_CAST(op)->loop->gate))) {
+        return gate_call(SockOpObject_CAST(op)->loop->gate, SockOp_close, op, NULL);
+    }
     SockOpObject *self = SockOpObject_CAST(op);
     if (self->running) {
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");

@@ -546,7 +546,7 @@ poll_between(LoopObject *loop, uint64_t now)
         return -1;
     }
     if (loop->watchers_changed || now - loop->last_release_ns < RELEASE_INTERVAL_NS ||
-        now % RELEASE_PERIOD_NS < DEMAND_NS) {
+        (!HAVE_FREE_THREADING && now % RELEASE_PERIOD_NS < DEMAND_NS)) {
         loop_poll_now(loop);
         return 0;
     }
