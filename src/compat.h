@@ -105,6 +105,11 @@
 #define FL_END_CRITICAL_SECTION() }
 #endif
 
+#if PY_VERSION_HEX < 0x030D0000
+/* Under this name since 3.13. */
+typedef _PyCFunctionFastWithKeywords PyCFunctionFastWithKeywords;
+#endif
+
 /* A lock for what the GIL protects where there is one: then it is nothing at all. Nothing under it may call Python. */
 #if HAVE_FREE_THREADING
 typedef PyMutex CompatMutex;
