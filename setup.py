@@ -46,10 +46,9 @@ HARDENING = [
     "-fstack-clash-protection",
     "-fcf-protection",
     "-mbranch-protection=standard",
-    "-Wl,-z,relro",
-    "-Wl,-z,now",
-    "-Wl,-z,noexecstack",
 ]
+# For the linker alone: of these clang warns where it only compiles.
+HARDENING_LINK = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"]
 
 INSTALL_HELP = """\
 fastloop cannot be built: {problem}.
@@ -118,8 +117,13 @@ def code_flags(command):
     if switched_on("FASTLOOP_DEBUG"):
         return ["-O0", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE"]
     # Names of functions and types for perf and gdb; no path of the building machine, so that two builds are equal.
-    flags = ["-O3", "-DNDEBUG", "-g", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
-    optional = ["-fno-semantic-interposition", f"-ffile-prefix-map={os.getcwd()}=.", *HARDENING]
+    flags = ["-O3", "-DNDEBUG", "-g"]
+    # Who sets a level in CFLAGS, as distributions do, has chosen it.
+    if not any("_FORTIFY_SOURCE" in word for word in command):
+        flags += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    # gcc writes down $PWD where that is this folder by another name, through a link.
+    folders = dict.fromkeys([os.getcwd(), os.environ.get("PWD") or os.getcwd()])
+    optional = ["-fno-semantic-interposition", *(f"-ffile-prefix-map={folder}=." for folder in folders), *HARDENING]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         flags += [flag for flag, good in zip(optional, pool.map(lambda flag: accepts(command, flag), optional)) if good]
     lto = next((flag for flag in ("-flto=auto", "-flto") if accepts(command, flag)), None)
@@ -138,12 +142,13 @@ class BuildCore(build_ext):
         check_compiler(command)
         uv_compile, uv_link = libuv_flags()
         code = code_flags(command)
+        link = [flag for flag in HARDENING_LINK if "-O3" in code and accepts(command, flag)]
         for extension in self.extensions:
             extension.define_macros.append(("FASTLOOP_VERSION", f'"{self.distribution.get_version()}"'))
             extension.extra_compile_args = [*LANGUAGE, *WARNINGS, *code, *uv_compile]
             if switched_on("FASTLOOP_WERROR"):
                 extension.extra_compile_args.append("-Werror")
-            extension.extra_link_args = ["-pthread", *code, *uv_link]
+            extension.extra_link_args = ["-pthread", *code, *link, *uv_link]
             extension.depends.append(self.write_flags(extension))
         self.compile_serially = self.compiler.compile
         self.compiler.compile = self.compile

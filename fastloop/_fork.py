@@ -19,11 +19,15 @@ def keep_standard_streams_free():
         # Without /dev/null, or out of descriptors: as if this were not here.
         with contextlib.suppress(OSError):
             while (fd := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD_STREAM:
-                held.append(fd)
+                held.append((fd, os.fstat(fd)))
             os.close(fd)
 
     def release():
         while held:
-            os.close(held.pop())
+            fd, stat = held.pop()
+            # In the child of os.forkpty() it is the terminal by now.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(fd), stat):
+                    os.close(fd)
 
     os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release)

@@ -302,11 +302,16 @@ PyObject *
 Loop_accept_rest(PyObject *op, PyObject *number)
 {
     LoopObject *loop = LoopObject_CAST(op);
+    if (UNLIKELY(gate_is_shut(loop->gate))) {
+        return gate_call(loop->gate, Loop_accept_rest, op, number);
+    }
     long fd = PyLong_AsLong(number);
     if (fd == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    const PollerEntry *entry = loop->closed || fd < 0 || fd > INT_MAX ? NULL : poller_get_entry(loop, (int)fd);
+    /* Another thread must neither touch libuv nor call the factory. */
+    bool may_accept = !loop->closed && io_may_touch(loop) && fd >= 0 && fd <= INT_MAX;
+    const PollerEntry *entry = may_accept ? poller_get_entry(loop, (int)fd) : NULL;
     if (entry == NULL || entry->reader.owner == NULL || !Py_IS_TYPE(entry->reader.owner, loop->state->ListenerType)) {
         Py_RETURN_NONE;
     }
@@ -314,10 +319,12 @@ Loop_accept_rest(PyObject *op, PyObject *number)
     long accepted = 0;
     if (self->may_be_more && loop->io->turn - self->turn <= TURNS_UNPOLLED && is_native(loop, self)) {
         self->may_be_more = false;
+        /* A factory may close another server. */
+        PyObject *outer = loop->io->late_server;
         loop->io->late_server = self->server;
         accepted = accept_up_to(loop, self, self->backlog);
         if (loop->io != NULL) {
-            loop->io->late_server = NULL;
+            loop->io->late_server = outer;
         }
     }
     Py_DECREF(self);

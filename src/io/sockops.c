@@ -563,18 +563,28 @@ advance(SockOpObject *self, PyObject *value, PyObject **result)
     return sent;
 }
 
+/* Borrowed; NULL where there is a GIL, and for one that is finished, which has no loop any more. */
+static GateObject *
+gate_of(SockOpObject *self)
+{
+    return !HAVE_FREE_THREADING || self->loop == NULL ? NULL : self->loop->gate;
+}
+
 static PySendResult
 SockOp_am_send(PyObject *op, PyObject *value, PyObject **result)
 {
     SockOpObject *self = SockOpObject_CAST(op);
-    GateObject *gate = self->loop->gate;
+    GateObject *gate = gate_of(self);
     if (LIKELY(!gate_is_shut(gate))) {
         return advance(self, value, result);
     }
     PySendResult sent;
+    /* The end of the call drops the loop. */
+    Py_INCREF(gate);
     FL_BEGIN_CRITICAL_SECTION(gate);
     sent = advance(self, value, result);
     FL_END_CRITICAL_SECTION();
+    Py_DECREF(gate);
     return sent;
 }
 
@@ -645,10 +655,11 @@ raise_given(PyObject *type, PyObject *value, PyObject *traceback)
 static PyObject *
 SockOp_throw(PyObject *op, PyObject *args)
 {
-    if (UNLIKELY(gate_is_shut(SockOpObject_CAST(op)->loop->gate))) {
-        return gate_call(SockOpObject_CAST(op)->loop->gate, SockOp_throw, op, args);
-    }
     SockOpObject *self = SockOpObject_CAST(op);
+    GateObject *gate = gate_of(self);
+    if (UNLIKELY(gate_is_shut(gate))) {
+        return gate_call(gate, SockOp_throw, op, args);
+    }
     PyObject *type, *value = NULL, *traceback = NULL;
     if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &traceback)) {
         return NULL;
@@ -683,10 +694,11 @@ SockOp_throw(PyObject *op, PyObject *args)
 static PyObject *
 SockOp_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    if (UNLIKELY(gate_is_shut(SockOpObject_CAST(op)->loop->gate))) {
-        return gate_call(SockOpObject_CAST(op)->loop->gate, SockOp_close, op, NULL);
-    }
     SockOpObject *self = SockOpObject_CAST(op);
+    GateObject *gate = gate_of(self);
+    if (UNLIKELY(gate_is_shut(gate))) {
+        return gate_call(gate, SockOp_close, op, NULL);
+    }
     if (self->running) {
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");
         return NULL;

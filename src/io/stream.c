@@ -75,23 +75,6 @@ stream_owns_descriptor(UvStream *stream)
     return stream_find_inode(stream->fd, &inode) && inode == stream->inode;
 }
 
-void
-stream_mark_changed(UvStream *stream)
-{
-    if (stream->changed || uv_is_closing(&stream->uv.handle)) {
-        return;
-    }
-    struct IoPart *io = stream->loop->io;
-    stream->loop->watchers_changed = true;
-    stream->changed = true;
-    stream->previous_changed = NULL;
-    stream->next_changed = io->changed;
-    if (io->changed != NULL) {
-        io->changed->previous_changed = stream;
-    }
-    io->changed = stream;
-}
-
 static void
 unlink_changed(UvStream *stream)
 {
@@ -108,6 +91,26 @@ unlink_changed(UvStream *stream)
         stream->next_changed->previous_changed = stream->previous_changed;
     }
     stream->loop->watchers_changed = stream->loop->io->changed != NULL;
+}
+
+void
+stream_mark_changed(UvStream *stream)
+{
+    if (uv_is_closing(&stream->uv.handle) || (stream->changed && !stream->checked)) {
+        return;
+    }
+    /* Those that a poll has checked are the last ones of the list. */
+    unlink_changed(stream);
+    struct IoPart *io = stream->loop->io;
+    stream->loop->watchers_changed = true;
+    stream->changed = true;
+    stream->checked = false;
+    stream->previous_changed = NULL;
+    stream->next_changed = io->changed;
+    if (io->changed != NULL) {
+        io->changed->previous_changed = stream;
+    }
+    io->changed = stream;
 }
 
 /* Can libuv tell the system about it? Takes it out of libuv's hands if not. Runs no Python code. */
@@ -141,8 +144,9 @@ static void
 check_changed_in_poll(LoopObject *loop)
 {
     UvStream *next;
-    for (UvStream *stream = loop->io->changed; stream != NULL; stream = next) {
+    for (UvStream *stream = loop->io->changed; stream != NULL && !stream->checked; stream = next) {
         next = stream->next_changed;
+        stream->checked = true;
         check_stream(stream);
     }
 }

@@ -22,6 +22,7 @@ struct UvStream {
     uint64_t inode; /* of the socket: tells whether its number is still its own */
     int fd;
     bool changed;
+    bool checked; /* ... and the poll under way has looked since, for all others that follow in the list too */
     /* Last, since no more is allocated than the handle needs. */
     union {
         uv_handle_t handle;

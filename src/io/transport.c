@@ -260,7 +260,7 @@ schedule_lost_once(SocketTransport *self, PyObject *exc)
 {
     self->conn_lost = 1;
     int err = transport_schedule_lost(self, exc);
-    if (err < 0) {
+    if (err < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
         self->conn_lost = 0;
     }
     return err;
@@ -294,11 +294,11 @@ transport_close(SocketTransport *self)
     if (self->conn_lost || transport_has_output(self)) {
         return 0;
     }
-    if (schedule_lost_once(self, Py_None) < 0) {
+    int err = schedule_lost_once(self, Py_None);
+    if (err < 0 && self->conn_lost == 0) {
         self->closing = false;
-        return -1;
     }
-    return 0;
+    return err;
 }
 
 /* Detaches or closes the Python socket, whichever lets libuv close its descriptor once and once only. False when it

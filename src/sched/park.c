@@ -3,6 +3,7 @@
 #include "sched/park.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "base/lowfds.h"
@@ -55,7 +56,6 @@ init(uv_loop_t *uv)
     if (err < 0) {
         return err;
     }
-    uv->backend_fd = -1;
     err = uv_loop_init(uv);
     if (err == 0) {
         err = uvwatch_register_own(uv);
@@ -65,8 +65,8 @@ init(uv_loop_t *uv)
         if (err < 0) {
             uv_loop_close(uv);
         }
-    } else if (uv->backend_fd >= 0) {
-        /* Up to 1.44 at least, libuv forgets to. */
+    } else if (uv->backend_fd >= LOWFDS) {
+        /* Up to 1.44 at least, libuv forgets to. Where it had no memory it is 0, which is none. */
         close(uv->backend_fd);
     }
     lowfds_release(&held);
@@ -127,10 +127,33 @@ is_intact(uv_loop_t *uv)
     return watches(uv, uv->async_io_watcher.fd) && (wakeup->poll == NULL || watches(uv, wakeup->read_fd));
 }
 
+/* In a forked child the set is its parent's, too, which may use the uv_loop again: what libuv does to close the wake-up
+   would take that away from the parent. Puts an empty set under the number. */
+static bool
+leave_parents_set(uv_loop_t *uv)
+{
+    if ((pid_t)(intptr_t)uv->data == getpid()) {
+        return true;
+    }
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    bool done = dup3(fd, uv->backend_fd, O_CLOEXEC) >= 0;
+    close(fd);
+    return done;
+}
+
 #else
 
 static bool
 is_intact(uv_loop_t *Py_UNUSED(uv))
+{
+    return false;
+}
+
+static bool
+leave_parents_set(uv_loop_t *Py_UNUSED(uv))
 {
     return false;
 }
@@ -142,7 +165,7 @@ is_intact(uv_loop_t *Py_UNUSED(uv))
 static void
 discard(uv_loop_t *uv)
 {
-    if (is_intact(uv)) {
+    if (is_intact(uv) && leave_parents_set(uv)) {
         close_for_good(uv);
     } else {
         PyMem_RawFree(park_wakeup(uv)->poll);

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 import weakref
 
@@ -671,6 +672,70 @@ def test_a_server_that_is_closed_by_the_first_of_two_connections(servers_off, lo
             client.close()
         await until(lambda: all(protocol.lost for protocol in made))
         await closed
+
+    run(main())
+
+
+def test_servers_that_are_closed_while_another_one_closes(loop, run):
+    """Each connection that had come is served, whoever's factory closes which server."""
+
+    async def main():
+        made, names, ending = [], [], []
+        servers = {}
+
+        def factory(name):
+            if ending:
+                names.append(name)
+                if name == "A":
+                    servers["B"].close()
+                elif names.count("B") == 2:
+                    servers["C"].close()
+            made.append(Recorder())
+            return made[-1]
+
+        for name in "ABC":
+            servers[name] = await loop.create_server(lambda name=name: factory(name), "127.0.0.1", 0)
+        addresses = {name: server.sockets[0].getsockname() for name, server in servers.items()}
+        clients = []
+        for name in "ABC" * 16:
+            clients.append(socket.create_connection(addresses[name]))
+            await until(lambda: len(made) == len(clients) and made[-1].made)
+        ending.append(True)
+        clients += [socket.create_connection(addresses[name]) for name in "CCCBBBBA"]
+        await until(lambda: len(made) == len(clients) and all(protocol.made for protocol in made))
+        assert sorted(names) == sorted("CCCBBBBA")
+        servers["A"].close()
+        for client in clients:
+            client.close()
+        await until(lambda: all(protocol.lost for protocol in made))
+
+    run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+def test_a_server_that_is_closed_in_another_thread_makes_no_protocol_there(loop, run):
+    async def main():
+        threads, made = [], []
+
+        def factory():
+            threads.append(threading.get_ident())
+            made.append(Recorder())
+            return made[-1]
+
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        clients = []
+        for count in range(1, 13):
+            clients.append(connected(server))
+            await until(lambda count=count: len(made) == count and made[-1].made)
+        clients.append(connected(server))
+        other = threading.Thread(target=server.close)
+        other.start()
+        other.join()
+        await turns(20)
+        assert set(threads) == {threading.get_ident()}
+        for client in clients:
+            client.close()
+        await until(lambda: all(protocol.lost for protocol in made))
 
     run(main())
 

@@ -1096,6 +1096,22 @@ async def started(call):
     return call.send(None)
 
 
+def test_a_call_that_has_ended_takes_nothing_more(loop, run, pair):
+    async def main():
+        first, second = pair
+        second.send(b"hello")
+        call = loop.sock_recv(first, 10)
+        assert await call == b"hello"
+        assert call.close() is None
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+            call.send(None)
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+            call.throw(ValueError("too late"))
+        assert call.close() is None
+
+    run(main())
+
+
 # ---------------------------------------------------------------- what happens between the call and the wait
 
 

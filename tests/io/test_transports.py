@@ -601,6 +601,21 @@ def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_f
     theirs.close()
 
 
+def test_a_transport_whose_loop_was_closed_takes_a_close_once(loop_factory, guard):
+    loop = loop_factory()
+    first, second = socket_pair("unix")
+    transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=first))
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        transport.close()
+    assert transport.is_closing()
+    assert transport.close() is None and transport.abort() is None and transport.write(b"x") is None
+    del transport, first, loop
+    gc.collect()
+    assert any(text.startswith("ResourceWarning: unclosed transport") for text in guard.unraisable.take())
+    second.close()
+
+
 # ---------------------------------------------------------------- the peer misbehaves
 
 

@@ -218,3 +218,71 @@ if __name__ == "__main__":
         )
         == "from the child\n0\n"
     )
+
+
+@pytest.mark.parametrize("child", ["new_event_loop().close(); os._exit(0)", "sys.exit()"], ids=["a loop", "an exit"])
+def test_a_child_after_the_loops_end_leaves_the_parents_next_one_alone(forking, child):
+    """Both begin with what the closed loop has left, and only one may have it."""
+    assert (
+        forking(f"""
+        def run(main):
+            loop = new_event_loop()
+            print(loop.run_until_complete(main(loop)))
+            loop.close()
+        async def nothing(loop):
+            return "nothing"
+        run(nothing)
+        go, going = os.pipe()
+        ended, ending = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(ended)
+            os.read(go, 1)
+            {child}
+        os.close(ending)
+        def let_it_end():
+            os.write(going, b"x")
+            os.read(ended, 1)
+        async def main(loop):
+            for job in let_it_end, int, int:
+                await asyncio.wait_for(loop.run_in_executor(None, job), 20)
+            return "woken"
+        run(main)
+        print(os.waitpid(pid, 0)[1])
+        """)
+        == "nothing\nwoken\n0\n"
+    )
+
+
+def test_children_between_loops_cost_the_parent_no_descriptors(forking):
+    assert (
+        forking("""
+        def run():
+            loop = new_event_loop()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+        run()
+        counts = set()
+        for _ in range(4):
+            assert in_child(run) == 0
+            run()
+            counts.add(len(os.listdir("/dev/fd")))
+        print(len(counts))
+        """)
+        == "1\n"
+    )
+
+
+def test_the_terminal_of_a_child_whose_parent_has_no_standard_input(forking):
+    assert (
+        forking("""
+        new_event_loop().close()
+        answer, told = os.pipe()
+        os.close(0)
+        pid, terminal = os.forkpty()
+        if pid == 0:
+            os.write(told, repr([os.isatty(number) for number in range(3)]).encode())
+            os._exit(0)
+        print(os.read(answer, 100).decode(), os.waitpid(pid, 0)[1])
+        """)
+        == "[True, True, True] 0\n"
+    )
