@@ -24,7 +24,7 @@ static PyObject *
 pop(BytesPool *pool, size_t slot)
 {
     PyObject *bytes = pool->first[slot];
-    memcpy(&pool->first[slot], PyBytes_AS_STRING(bytes), sizeof(bytes));
+    memcpy(&pool->first[slot], PyBytes_AS_STRING(bytes), sizeof(PyObject *));
     pool->kept_bytes -= (size_t)PyBytes_GET_SIZE(bytes);
     return bytes;
 }
@@ -62,7 +62,7 @@ bytespool_drop(BytesPool *pool, PyObject *op)
     }
     pool->away[slot]--;
     pool->kept_bytes += (size_t)PyBytes_GET_SIZE(op);
-    memcpy(PyBytes_AS_STRING(op), &pool->first[slot], sizeof(op));
+    memcpy(PyBytes_AS_STRING(op), &pool->first[slot], sizeof(PyObject *));
     pool->first[slot] = op;
 }
 

@@ -449,20 +449,24 @@ give_back_sock(SocketTransport *self)
     int copy = fcntl(self->fd, F_DUPFD_CLOEXEC, 3);
     int err = -errno;
     PyObject *detached = PyObject_CallMethod(self->sock, "detach", NULL);
+    if (detached == NULL) {
+        /* It still shows libuv's. */
+        if (copy >= 0) {
+            close(copy);
+        }
+        return -1;
+    }
+    Py_DECREF(detached);
     self->sock_state = SOCK_OWN;
     if (copy < 0) {
-        Py_XDECREF(detached);
         uverror_raise(err);
         return -1;
     }
-    PyObject *made = detached == NULL ? NULL
-                                      : PyObject_CallMethod(self->sock, "__init__", "iiii", self->family, self->type,
-                                                            self->proto, copy);
+    PyObject *made = PyObject_CallMethod(self->sock, "__init__", "iiii", self->family, self->type, self->proto, copy);
     if (made == NULL) {
         close(copy);
     }
     PyObject *result = made == NULL ? NULL : PyObject_CallMethod(self->sock, "settimeout", "i", 0);
-    Py_XDECREF(detached);
     Py_XDECREF(made);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -480,8 +484,11 @@ transport_loop_closed(SocketTransport *self)
     if (self->sock_state == SOCK_SHARED && give_back_sock(self) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
-    PyObject *sock = self->sock;
-    self->sock = NULL;
+    /* One that still shows libuv's descriptor is detached, or keeps that, as wherever a transport ends. */
+    PyObject *sock = self->sock_state == SOCK_SHARED ? NULL : self->sock;
+    if (sock != NULL) {
+        self->sock = NULL;
+    }
     transport_close_socket(self);
     self->sock = sock;
     Py_DECREF(self);

@@ -1174,7 +1174,8 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->may_spin = true;
     loop->pid = getpid();
     note_replaced_methods(loop);
-    if (HAVE_FREE_THREADING && (loop->gate = gate_new(state)) == NULL) {
+    loop->gate = HAVE_FREE_THREADING ? gate_new(state) : NULL;
+    if (HAVE_FREE_THREADING && loop->gate == NULL) {
         loop->closed = true;
         Py_DECREF(loop);
         return NULL;
