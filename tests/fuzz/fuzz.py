@@ -140,6 +140,8 @@ LEFT_OUT = {
     "mro",
     "__reduce__",
     "__reduce_ex__",
+    # run_forever() wraps it, so that a signal ends it.
+    "_run_turns",
 }
 
 
