@@ -33,6 +33,9 @@ static const double MAX_WAIT_S = 86400.0;
 static void
 on_coarse_timer(uv_timer_t *timer)
 {
+    /* Up to 1.44, libuv runs timers before it polls, and would then wait without one: a thread that was off the processor
+       for as long finds this one due. */
+    uv_stop(timer->loop);
     LoopObject *loop = timer->data;
     if (loop != NULL) {
         loop_enter(loop);

@@ -1,5 +1,6 @@
 /* Stands in front of clock_gettime() (LD_PRELOAD) and adds what the test has set by clock_step(): a wall clock that is
- * put right, and a machine that was asleep. The kernel's own clock goes on: a time for it is put back. */
+ * put right, and a machine that was asleep. The kernel's own clock goes on: a time for it is put back. With clock_delay()
+ * each call takes a while, as where other processes get the processor wherever it is read. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -7,6 +8,7 @@
 #include <time.h>
 
 static long long steps[2]; /* seconds, of the wall clock and of the monotonic one */
+static long delay_ns;
 
 void
 clock_step(int monotonic, long long seconds)
@@ -14,9 +16,19 @@ clock_step(int monotonic, long long seconds)
     __atomic_add_fetch(&steps[monotonic], seconds, __ATOMIC_SEQ_CST);
 }
 
+void
+clock_delay(long nanoseconds)
+{
+    __atomic_store_n(&delay_ns, nanoseconds, __ATOMIC_SEQ_CST);
+}
+
 int
 clock_gettime(clockid_t clock, struct timespec *result)
 {
+    struct timespec delay = {.tv_nsec = __atomic_load_n(&delay_ns, __ATOMIC_SEQ_CST)};
+    if (delay.tv_nsec > 0) {
+        nanosleep(&delay, NULL);
+    }
     static int (*real)(clockid_t, struct timespec *);
     if (real == NULL) {
         real = (__typeof__(real))dlsym(RTLD_NEXT, "clock_gettime");

@@ -418,7 +418,8 @@ def clock(tmp_path_factory):
 
 @pytest.fixture
 def stepped(python, clock, monkeypatch):
-    """Run a program in which step(seconds) moves the wall clock and sleep_of_machine(seconds) the monotonic one."""
+    """Run a program in which step(seconds) moves the wall clock, sleep_of_machine(seconds) the monotonic one, and with
+    slow_clock(seconds) each look at a clock takes as long."""
     monkeypatch.setenv("LD_PRELOAD", f"{os.environ.get('LD_PRELOAD', '')} {clock}".strip())
     # The watchdog takes its time from the clock that steps.
     python.watchdog = False
@@ -428,6 +429,8 @@ def step(seconds):
     ctypes.CDLL(None).clock_step(0, ctypes.c_longlong(seconds))
 def sleep_of_machine(seconds):
     ctypes.CDLL(None).clock_step(1, ctypes.c_longlong(seconds))
+def slow_clock(seconds):
+    ctypes.CDLL(None).clock_delay(ctypes.c_long(round(seconds * 1e9)))
 """
     return lambda text: python(LOAD + head + text)
 
@@ -487,6 +490,28 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
     runner.run(main())
 """)
     assert output.splitlines() == ["[10, 30, 600, 1200, 3500] False", "TimeoutError()", "slept"]
+
+
+def test_the_processor_is_taken_away_before_each_wait(stepped):
+    """A timer may be due by then: the wait must end for it, not begin without one."""
+    output = stepped("""
+async def main():
+    loop = asyncio.get_running_loop()
+    early = 0
+    slow_clock(0.005)
+    for milliseconds in range(1, 41):
+        when = loop.time() + milliseconds / 1000
+        fired = loop.create_future()
+        loop.call_at(when, fired.set_result, None)
+        await fired
+        early += loop.time() < when
+    slow_clock(0)
+    return early
+
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    print(runner.run(main()))
+""")
+    assert output == "0\n"
 
 
 # ---------------------------------------------------------------- in namespaces of its own
