@@ -3,8 +3,9 @@
    The loop and the objects that belong to it (transports, the poller's tables) are made for one thread at a time. On
    free-threaded builds the thread that runs the loop is inside the gate, and whoever else uses such an object goes in
    first: gate_is_shut() at the top of a method, and the method again by gate_call(). The gate is a critical section, so
-   who waits for something, or lets go of its thread state, is outside meanwhile: nobody gets stuck for it, and the
-   code behind it must stand what it must stand with a GIL, and no more. The loop's thread comes out with each poll that
+   who waits for something, or lets go of its thread state, is outside meanwhile: nobody gets stuck for it. The code behind
+   it must stand what it must stand with a GIL, and also that a contended lock of another object (a dict's, a future's)
+   lets others in. The loop's thread comes out with each poll that
    lets go of the thread state, thus between two callbacks; a callback that never waits keeps the others out.
 
    With a GIL there is no gate: `loop->gate` is NULL and gate_is_shut() false. */

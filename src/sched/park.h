@@ -1,7 +1,8 @@
 /* One closed uv_loop per interpreter waits for the next Loop: making and closing one costs a dozen system calls.
 
-   A parked uv_loop has no request and no handle but that of the wake-up, which stays with it. Its descriptors may be closed by anybody while it waits (a daemon closes
-   every number), and a forked child shares them with its parent, so both are looked at before it is used again. */
+   A parked uv_loop has no request and no handle but that of the wake-up, which stays with it. Its descriptors may be
+   closed by anybody while it waits (a daemon closes every number), and a forked child shares them with its parent, so
+   both are looked at before it is used again. */
 
 #ifndef FASTLOOP_SCHED_PARK_H
 #define FASTLOOP_SCHED_PARK_H

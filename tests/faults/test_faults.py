@@ -5,10 +5,7 @@ connection's protocol, and the others go on; at the end nothing is left behind.
 """
 
 import json
-import os
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -85,19 +82,15 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
 
 
 @pytest.fixture(scope="session")
-def shim(tmp_path_factory):
+def shim(built):
     """The library that makes calls fail, built for this run."""
-    path = tmp_path_factory.mktemp("faults") / "shim.so"
-    source = Path(__file__).with_name("shim.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(path), str(source), "-ldl"], check=True)
-    return path
+    return built("shim")
 
 
 @pytest.fixture
-def faulty(python, shim, monkeypatch):
+def faulty(python, shim, preload):
     """Run a program whose calls fail as fault_set() says."""
-    # Behind that of a sanitizer, which must come first.
-    monkeypatch.setenv("LD_PRELOAD", f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip())
+    preload(shim)
     return python
 
 

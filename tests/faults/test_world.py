@@ -9,7 +9,6 @@ on, and nothing is left behind.
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -219,6 +218,9 @@ async def main():
             await loop.sock_connect(self.sock, address)
         async def flush(self):
             await loop.sock_sendall(self.sock, self.outgoing.read())
+        async def send_half_a_record(self):
+            self.tls.write(b"x" * 16000)
+            await loop.sock_sendall(self.sock, self.outgoing.read()[:8000])
         async def shake(self):
             await self.connect()
             await self.until_done(self.tls.do_handshake)
@@ -309,8 +311,7 @@ def test_a_peer_that_vanishes_inside_a_record(tls_program):
             peer = Peer()
             await peer.shake()
             await until(lambda: made)
-            peer.tls.write(b"x" * 16000)
-            await loop.sock_sendall(peer.sock, peer.outgoing.read()[:8000])
+            await peer.send_half_a_record()
             await all_get_on()
             if reset:
                 peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
@@ -327,8 +328,7 @@ def test_closing_a_connection_whose_peer_stalls_inside_a_record(tls_program):
         peer = Peer()
         await peer.shake()
         await until(lambda: made)
-        peer.tls.write(b"x" * 16000)
-        await loop.sock_sendall(peer.sock, peer.outgoing.read()[:8000])
+        await peer.send_half_a_record()
         await all_get_on()
         made[0].transport.close()
         print(repr(await made[0].lost))
@@ -406,21 +406,16 @@ run(main)
 
 
 @pytest.fixture(scope="session")
-def clock(tmp_path_factory):
+def clock(built):
     """The library that makes clocks step, built for this run."""
-    if not shutil.which("gcc"):
-        pytest.skip("needs gcc")
-    path = tmp_path_factory.mktemp("clock") / "clock.so"
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(path), str(source), "-ldl"], check=True)
-    return path
+    return built("clock")
 
 
 @pytest.fixture
-def stepped(python, clock, monkeypatch):
+def stepped(python, clock, preload):
     """Run a program in which step(seconds) moves the wall clock, sleep_of_machine(seconds) the monotonic one, and with
     slow_clock(seconds) each look at a clock takes as long."""
-    monkeypatch.setenv("LD_PRELOAD", f"{os.environ.get('LD_PRELOAD', '')} {clock}".strip())
+    preload(clock)
     # The watchdog takes its time from the clock that steps.
     python.watchdog = False
     head = """

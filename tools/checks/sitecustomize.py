@@ -3,9 +3,8 @@
 With EXIT_COUNTED=1 processes that end by os._exit() tell what of the C code they ran.
 
 With EAGER_GC=1 the garbage collector runs at each allocation, or from Python 3.12 on at the first call of a Python
-function after it. It looks at every container while our C code still works
-on it, which shows objects that are visible to the collector too early, and references that a function borrowed but
-needed to own.
+function after it. It looks at every container while our C code still works on it, which shows objects that are visible
+to the collector too early, and references that a function borrowed but needed to own.
 """
 
 import gc
