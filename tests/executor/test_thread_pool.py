@@ -259,10 +259,11 @@ def test_the_workers_of_a_collected_pool_end(executor_type):
     reference = weakref.ref(pool)
     del pool
     gc.collect()
-    assert reference() is None
+    # Only then is it certain: a worker looks at its pool once more after a job, and holds it meanwhile.
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+    assert reference() is None
 
 
 def test_jobs_of_a_collected_pool_still_run(loop, run):
