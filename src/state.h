@@ -160,6 +160,9 @@ typedef struct State {
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
     _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
+    /* Offsets of slots of asyncio.Handle, see handle_find_slots(). */
+    Py_ssize_t handle_source_traceback_at;
+    Py_ssize_t handle_repr_at;
     /* See loop_leave_task() in sched/loop.h: has asyncio.current_task() forget `loop->left_task`. */
     void (*leave_task)(struct LoopObject *loop);
     /* The functions of the records before which that need not be done (ready_run). */

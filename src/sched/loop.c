@@ -249,7 +249,7 @@ schedule_timer(LoopObject *loop, double seconds, PyObject *when_object, PyObject
     if (loop_check_open(loop) < 0 || (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_at", false) < 0)) {
         return NULL;
     }
-    HandleObject *handle = timer_handle_new(loop, seconds, when_object, args[0], args + 1, nargs - 1, context);
+    TimerHandleObject *handle = timer_handle_new(loop, seconds, when_object, args[0], args + 1, nargs - 1, context);
     if (handle != NULL && timers_push(&loop->timers, handle) < 0) {
         Py_CLEAR(handle);
     }
@@ -523,7 +523,7 @@ collect_timers(LoopObject *loop)
         return -1;
     }
     double end = now + loop->clock_resolution;
-    HandleObject *handle;
+    TimerHandleObject *handle;
     while ((handle = timers_pop_due(&loop->timers, end)) != NULL) {
         if (UNLIKELY(loop->metrics.timed) && loop->native_time) {
             metrics_timer_due(&loop->metrics, handle->when, now);

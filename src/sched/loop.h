@@ -35,7 +35,7 @@ struct LoopHooks {
     void (*clear)(LoopObject *loop);
 };
 
-/* Parked handles of each kind, 240 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
+/* Parked handles of each kind, some 200 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
    more than a busy server needs leave little by little, whenever there is nothing to do, if they have not been in use
    since the last time. */
 enum { HANDLE_FREE_MAX = 131072, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64, HANDLE_FREE_TRIM_PART = 16 };
