@@ -168,6 +168,8 @@ typedef struct State {
     /* The functions of the records before which that need not be done (ready_run). */
     int (*run_step)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
     int (*run_wakeup)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
+    /* Queues the wake-ups for which there was no memory (`loop->has_late_wakeups`). */
+    void (*wake_late)(struct LoopObject *loop);
 } State;
 
 extern PyModuleDef core_module;
