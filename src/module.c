@@ -36,7 +36,11 @@ make_type(PyObject *module, PyType_Spec *spec, PyObject *base)
     }
     PyTypeObject *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, bases);
     Py_XDECREF(bases);
-    if (type != NULL && PyModule_AddType(module, type) < 0) {
+    if (type == NULL) {
+        return NULL;
+    }
+    compat_share_type(type);
+    if (PyModule_AddType(module, type) < 0) {
         Py_CLEAR(type);
     }
     return type;

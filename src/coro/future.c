@@ -578,39 +578,37 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 
 #else
 
-/* Methods of asyncio's own types that change, or look at, what another thread may be completing. */
-#define UNLOCKED_METHODS(X) \
-    X(add_done_callback)    \
-    X(remove_done_callback) \
-    X(cancel)               \
-    X(cancelled)            \
-    X(done)                 \
-    X(exception)            \
-    X(result)
-
-/* Calls the base's method with the object locked. */
+/* Calls the base's method, which `name` is the name of, with the object locked. The base types cannot be changed, and
+   `methods` are what they have. */
 static PyObject *
-call_base_locked(PyObject *op, const char *text, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+call_base_locked(PyObject *op, PyObject *name, PyObject *const methods[2], PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
 {
-    State *state = state_of_object(op);
-    PyObject *name = state == NULL ? NULL : PyUnicode_InternFromString(text);
-    if (name == NULL) {
-        return NULL;
-    }
-    CoroState *coro = state->coro;
+    enum { ROOM = 4 };
+    CoroState *coro = state_of_object(op)->coro;
     bool is_task = PyObject_TypeCheck(op, coro->base_task);
+    PyObject *method = methods[is_task];
+    Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject *stack[ROOM] = {op};
+    bool fits = count < ROOM;
+    for (Py_ssize_t i = 0; fits && i < count; i++) {
+        stack[i + 1] = args[i];
+    }
     PyObject *result;
     FL_BEGIN_CRITICAL_SECTION(op);
-    result = call_base(is_task ? coro->base_task : coro->base_future, name, op, args, nargs, kwnames);
+    result = fits ? PyObject_Vectorcall(method, stack, (size_t)nargs + 1, kwnames)
+                  : call_base(is_task ? coro->base_task : coro->base_future, name, op, args, nargs, kwnames);
     FL_END_CRITICAL_SECTION();
-    Py_DECREF(name);
     return result;
 }
 
-#define X(name)                                                                                              \
-    static PyObject *Future_##name(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
-    {                                                                                                        \
-        return call_base_locked(op, #name, args, nargs, kwnames);                                            \
+#define X(method)                                                                                              \
+    static PyObject *Future_##method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
+    {                                                                                                          \
+        State *state = state_of_object(op);                                                                    \
+        return state == NULL ? NULL                                                                            \
+                             : call_base_locked(op, state->coro->unlocked_##method.name,                       \
+                                                state->coro->unlocked_##method.methods, args, nargs, kwnames); \
     }
 UNLOCKED_METHODS(X)
 #undef X

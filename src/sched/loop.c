@@ -731,7 +731,7 @@ run_turns_held(LoopObject *loop, bool once)
     loop->thread_id = compat_thread_ident();
     loop->in_turn = true;
     loop->last_release_ns = compat_monotonic_ns();
-    loop->state->attached++;
+    state_note_attached(loop->state, 1);
     if (UNLIKELY(loop->metrics.timed)) {
         metrics_run_begins(&loop->metrics, outer);
     }
@@ -743,7 +743,7 @@ run_turns_held(LoopObject *loop, bool once)
         }
     } while (err == 0 && !once && !loop->stopping);
     loop_leave_task(loop);
-    loop->state->attached--;
+    state_note_attached(loop->state, -1);
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
     if (!outer) {

@@ -175,7 +175,7 @@ loop_leave_task(LoopObject *loop)
 static inline void
 loop_release(LoopObject *loop)
 {
-    atomic_fetch_sub_explicit(&loop->state->attached, 1, memory_order_relaxed);
+    state_note_attached(loop->state, -1);
     if (UNLIKELY(loop->metrics.timed)) {
         metrics_wait_begins(&loop->metrics);
     }
@@ -195,7 +195,7 @@ loop_enter(LoopObject *loop)
             metrics_attached(&loop->metrics, woken_ns);
         }
         loop->inbox.waiting = NOT_WAITING;
-        atomic_fetch_add_explicit(&loop->state->attached, 1, memory_order_relaxed);
+        state_note_attached(loop->state, 1);
     }
     loop_leave_task(loop);
 }
