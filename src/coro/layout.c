@@ -129,7 +129,9 @@ layout_values_header(PyObject *op)
 {
 #ifdef Py_TPFLAGS_INLINE_VALUES
     if ((Py_TYPE(op)->tp_flags & Py_TPFLAGS_INLINE_VALUES) != 0) {
-        return *(uint32_t *)((char *)op + Py_TYPE(op)->tp_basicsize);
+        /* The first byte is the room for values, which shrinks from one of the first objects of a type to the next. */
+        const unsigned char *header = (const unsigned char *)op + Py_TYPE(op)->tp_basicsize;
+        return header[1] | (uint32_t)header[2] << 8 | (uint32_t)header[3] << 16;
     }
 #endif
     return 0;
