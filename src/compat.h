@@ -65,6 +65,13 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* How many words behind the public part of a thread state certainly belong to it, too. */
+#if PY_VERSION_HEX >= 0x030F0000
+#define COMPAT_THREAD_STATE_WORDS 24
+#else
+#define COMPAT_THREAD_STATE_WORDS 8
+#endif
+
 /* asyncio's own futures and tasks are safe for threads without a GIL since 3.14. */
 #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
 #define HAVE_UNLOCKED_FUTURES 1

@@ -480,6 +480,11 @@ coro_exec(PyObject *module, State *state)
     }
     coro->dicts_known = dicts_known > 0;
 #endif
+#if HAVE_RUNNING_TASK_SLOT
+    if (layout_find_running_task(coro->asyncio_module, coro->swap_current_task, &coro->running_at) < 0) {
+        return -1;
+    }
+#endif
     state->leave_task = current_task_forget;
     state->run_step = task_step_run;
     state->run_wakeup = task_wakeup_run;

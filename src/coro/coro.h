@@ -90,6 +90,10 @@ typedef struct CoroState {
     bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
     bool dicts_known;       /* layout_dict_slot() may be used */
     bool names_known;       /* `names` is set */
+#if HAVE_RUNNING_TASK_SLOT
+    size_t running_at;   /* see layout_find_running_task() */
+    size_t task_list_at; /* see layout_find_task_list() */
+#endif
     TaskNames names;
     uint64_t tasks_version; /* of the namespaces of asyncio's modules, when they held the original types */
     uint64_t futures_version;

@@ -129,7 +129,9 @@ layout_values_header(PyObject *op)
 {
 #ifdef Py_TPFLAGS_INLINE_VALUES
     if ((Py_TYPE(op)->tp_flags & Py_TPFLAGS_INLINE_VALUES) != 0) {
-        return *(uint32_t *)((char *)op + Py_TYPE(op)->tp_basicsize);
+        /* The first byte is the room for values, which shrinks from one of the first objects of a type to the next. */
+        const unsigned char *header = (const unsigned char *)op + Py_TYPE(op)->tp_basicsize;
+        return header[1] | (uint32_t)header[2] << 8 | (uint32_t)header[3] << 16;
     }
 #endif
     return 0;
@@ -224,6 +226,91 @@ layout_verify_dict(void)
     Py_XDECREF(first);
     Py_XDECREF(second);
     return known;
+}
+
+#endif
+
+#if HAVE_RUNNING_TASK_SLOT
+
+/* Where two words in a row of this thread's state are these; 0 if nowhere. */
+static size_t
+find_pair(PyObject *first, PyObject *second)
+{
+    PyThreadState *thread_state = PyThreadState_Get();
+    PyObject **words = (PyObject **)(thread_state + 1);
+    for (size_t i = 0; i + 1 < COMPAT_THREAD_STATE_WORDS; i++) {
+        if (words[i] == first && words[i + 1] == second) {
+            return (size_t)((char *)&words[i] - (char *)thread_state);
+        }
+    }
+    return 0;
+}
+
+/* While `loop` is the running one: what one side stores is what the other sees. */
+static int
+verify_running_task(PyObject *swap, PyObject *loop, PyObject *task, size_t *offset)
+{
+    PyObject *before = PyObject_CallFunctionObjArgs(swap, loop, task, NULL);
+    if (before == NULL) {
+        return -1;
+    }
+    *offset = find_pair(loop, task);
+    if (*offset != 0) {
+        PyObject **slot = (PyObject **)((char *)PyThreadState_Get() + *offset) + 1;
+        Py_SETREF(*slot, Py_NewRef(loop));
+    }
+    PyObject *seen = PyObject_CallFunctionObjArgs(swap, loop, before, NULL);
+    if (seen != loop) {
+        *offset = 0;
+    }
+    Py_DECREF(before);
+    Py_XDECREF(seen);
+    return seen == NULL ? -1 : 0;
+}
+
+static int
+set_running_loop(PyObject *asyncio_module, PyObject *loop)
+{
+    PyObject *result = PyObject_CallMethod(asyncio_module, "_set_running_loop", "O", loop);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+layout_find_running_task(PyObject *asyncio_module, PyObject *swap, size_t *offset)
+{
+    *offset = 0;
+    PyObject *running = PyObject_CallMethod(asyncio_module, "_get_running_loop", NULL);
+    PyObject *loop = running == NULL ? NULL : PyObject_CallNoArgs((PyObject *)&PyBaseObject_Type);
+    PyObject *task = loop == NULL ? NULL : PyObject_CallNoArgs((PyObject *)&PyBaseObject_Type);
+    int err = task == NULL ? -1 : 0;
+    if (err == 0 && running != Py_None) {
+        /* The import is done by a program that runs. */
+        err = verify_running_task(swap, running, task, offset);
+    } else if (err == 0) {
+        err = set_running_loop(asyncio_module, loop);
+        err = err < 0 ? err : verify_running_task(swap, loop, task, offset);
+        PyObject *raised = compat_take_exception();
+        int restored = set_running_loop(asyncio_module, Py_None);
+        if (raised != NULL) {
+            compat_restore_exception(raised);
+        }
+        err = restored < 0 ? -1 : err;
+    }
+    Py_XDECREF(running);
+    Py_XDECREF(loop);
+    Py_XDECREF(task);
+    return err;
+}
+
+size_t
+layout_find_task_list(TaskNode *node)
+{
+    char *start = (char *)PyThreadState_Get();
+    char *list = (char *)node->next;
+    bool inside = list >= start + sizeof(PyThreadState) &&
+                  list <= start + sizeof(PyThreadState) + (COMPAT_THREAD_STATE_WORDS - 2) * sizeof(void *);
+    return inside && node->next->prev == node ? (size_t)(list - start) : 0;
 }
 
 #endif

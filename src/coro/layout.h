@@ -25,6 +25,9 @@
 /* Several, rather, each with a lock. */
 #define HAVE_SHARED_TASK_LIST (HAVE_OWN_TASK_LIST && HAVE_FREE_THREADING)
 
+/* The running task is found in the thread state, where no other thread looks. */
+#define HAVE_RUNNING_TASK_SLOT (HAVE_THREAD_STATE_TASKS && !HAVE_FREE_THREADING)
+
 typedef enum { FUTURE_PENDING, FUTURE_CANCELLED, FUTURE_FINISHED } FutureState;
 
 typedef struct {
@@ -127,6 +130,14 @@ layout_dict_keys(PyObject *dict)
 }
 /* Is our reading of a dict that of the running interpreter? 1 or 0, or -1 with an exception. */
 int layout_verify_dict(void);
+#endif
+
+#if HAVE_RUNNING_TASK_SLOT
+/* Finds where a thread's state keeps the running loop and, behind it, the running task, which `swap` replaces: the offset,
+   or 0 where they are not found. -1 with an exception. */
+int layout_find_running_task(PyObject *asyncio_module, PyObject *swap, size_t *offset);
+/* Finds the list of a thread's tasks, of which `node` has just become the last: its offset, or 0. */
+size_t layout_find_task_list(TaskNode *node);
 #endif
 
 /* Where automatic names of tasks come from. */

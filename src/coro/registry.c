@@ -282,8 +282,24 @@ registry_list(CoroState *Py_UNUSED(coro))
 int
 registry_add(CoroState *coro, TaskObject *task)
 {
+#if HAVE_RUNNING_TASK_SLOT
+    TaskNode *node = &task->base.node;
+    if (node->next != NULL) {
+        return 0;
+    }
+    if (LIKELY(coro->task_list_at != 0)) {
+        TaskNode *list = (TaskNode *)((char *)PyThreadState_Get() + coro->task_list_at);
+        link_after(list->prev, node);
+        return 0;
+    }
+#endif
     PyObject *result = PyObject_CallOneArg(coro->register_task, (PyObject *)task);
     Py_XDECREF(result);
+#if HAVE_RUNNING_TASK_SLOT
+    if (result != NULL && node->next != NULL) {
+        coro->task_list_at = layout_find_task_list(node);
+    }
+#endif
     return result == NULL ? -1 : 0;
 }
 
@@ -326,9 +342,28 @@ current_task_swap(CoroState *coro, PyObject *loop, PyObject *task)
 
 #if HAVE_THREAD_STATE_TASKS
 
+/* Where this thread's state keeps the running task; NULL where that is not known, and if another loop runs. */
+static inline PyObject **
+running_task_slot(CoroState *coro, PyObject *loop)
+{
+#if HAVE_RUNNING_TASK_SLOT
+    PyObject **running = (PyObject **)((char *)PyThreadState_Get() + coro->running_at);
+    return LIKELY(coro->running_at != 0) && LIKELY(running[0] == loop) ? &running[1] : NULL;
+#else
+    (void)coro;
+    (void)loop;
+    return NULL;
+#endif
+}
+
 int
 current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
+    PyObject **slot = running_task_slot(coro, loop);
+    if (LIKELY(slot != NULL && *slot == NULL)) {
+        *slot = Py_NewRef(task);
+        return 0;
+    }
     PyObject *previous = current_task_swap(coro, loop, task);
     if (previous == NULL) {
         return -1;
@@ -349,6 +384,12 @@ current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loo
 int
 current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
+    PyObject **slot = running_task_slot(coro, loop);
+    if (LIKELY(slot != NULL && *slot == task)) {
+        *slot = NULL;
+        Py_DECREF(task);
+        return 0;
+    }
     PyObject *previous = current_task_swap(coro, loop, Py_None);
     if (LIKELY(previous == task)) {
         Py_DECREF(previous);

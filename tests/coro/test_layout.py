@@ -1,8 +1,10 @@
 """The check of asyncio's private structs at import: one word read wrongly, and the standard types serve instead."""
 
+import asyncio
 import json
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 
@@ -97,9 +99,9 @@ print(json.dumps([*result, fastloop._core.native_tasks, same]))
 )
 
 
-def run(code):
+def run(code, *arguments):
     """What the code prints, in a process that has not imported fastloop yet."""
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    child = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert child.returncode == 0 and child.stderr == "", child.stderr
     return json.loads(child.stdout)
 
@@ -117,3 +119,70 @@ def test_standard_types_serve_where_the_struct_is_another():
     assert answers == [1, 0, 1, 2, 7]
     assert modules == ["_asyncio"]
     assert native is False and same is True
+
+
+#: Counts the calls of asyncio's function that replaces the running task; argv[1] says whether it lies at the import.
+SWAPS = """
+import _asyncio, asyncio, json, sys
+
+swap, calls = _asyncio._swap_current_task, []
+
+
+def counted(loop, task):
+    calls.append(task)
+    previous = swap(loop, task)
+    return None if previous is loop and sys.argv[1] == "lies" else previous
+
+
+_asyncio._swap_current_task = counted
+import fastloop
+
+at_import = len(calls)
+
+
+async def child(number):
+    seen = [asyncio.current_task().get_name()]
+    asyncio.get_running_loop().call_soon(lambda: seen.append(asyncio.current_task()))
+    await asyncio.sleep(0)
+    return [*seen, asyncio.current_task().get_name()]
+
+
+async def main():
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(child(number), name=f"child {number}") for number in range(3)]
+        names = sorted(task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task())
+    return [task.result() for task in tasks], names, len(asyncio.all_tasks())
+
+
+result = fastloop.run(main())
+print(json.dumps([result, at_import, len(calls) - at_import]))
+"""
+
+IMPORT_IN_A_TASK = """
+import asyncio, json
+
+
+async def main():
+    before = asyncio.get_running_loop(), asyncio.current_task(), asyncio.all_tasks()
+    import fastloop
+    same = before == (asyncio.get_running_loop(), asyncio.current_task(), asyncio.all_tasks())
+    await asyncio.sleep(0)
+    return same
+
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "capture_call_graph"), reason="the thread state knows the task since 3.14")
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="other threads look there")
+def test_the_running_task_is_kept_where_asyncio_keeps_it():
+    """By a store in the thread state; and by asyncio's function where that place is not found."""
+    expected = [[[[f"child {i}", None, f"child {i}"] for i in range(3)], [f"child {i}" for i in range(3)], 1]]
+    for honesty, calls_it in (("honest", False), ("lies", True)):
+        result, at_import, calls = run(SWAPS, honesty)
+        assert [result] == expected and at_import == 2 and (calls > 0) is calls_it, honesty
+
+
+def test_importing_inside_a_task_leaves_it_the_running_one():
+    assert run(IMPORT_IN_A_TASK) is True

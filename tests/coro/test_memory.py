@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sysconfig
 import tracemalloc
 
 import pytest
@@ -45,3 +46,36 @@ def test_pending_tasks(debug_off):
                 tracemalloc.stop()
     standard, ours = measured
     assert ours <= standard * TOLERANCE
+
+
+@pytest.mark.fastloop_only(reason="asyncio's own are not recycled")
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="a thread may hold what was dropped")
+def test_futures_and_tasks_are_recycled(loop_factory, debug_off):
+    """Made when others have been dropped, they take no new memory, and nothing of the others is seen."""
+    count, smallest = 50, 100
+
+    async def nothing():
+        pass
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in range(count + 1)]
+        tasks = [loop.create_task(nothing()) for _ in range(count + 1)]
+        futures[0].name_of_mine = tasks[0].name_of_mine = 1
+        await asyncio.wait(tasks)
+        del futures, tasks
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            futures = [loop.create_future() for _ in range(count)]
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < count * smallest
+        assert not any(hasattr(future, "name_of_mine") for future in futures)
+        tasks = [loop.create_task(nothing()) for _ in range(count)]
+        assert not any(hasattr(task, "name_of_mine") for task in tasks)
+        await asyncio.wait(tasks)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
