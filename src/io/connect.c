@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -203,6 +204,22 @@ begin(ConnectorObject *self)
     return -1;
 }
 
+/* Does the kernel know by now? It mostly does for an address of this machine, and then there is nothing to watch. */
+static bool
+is_decided(ConnectorObject *self)
+{
+    struct pollfd asked = {.fd = self->fd, .events = POLLOUT};
+    return poll(&asked, 1, 0) > 0;
+}
+
+/* Has run_connected() called when the outcome is known: in the next turn at the earliest, as on the standard loop. */
+static int
+await_outcome(LoopObject *loop, ConnectorObject *self)
+{
+    return is_decided(self) ? loop_push(loop, run_connected, (PyObject *)self, NULL)
+                            : poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
+}
+
 static ConnectorObject *
 connector_new(LoopObject *loop, PyObject *future)
 {
@@ -241,7 +258,7 @@ Loop_start_connecting(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     self->name = address_name(self, args[1], args[2]);
     int state = self->name == NULL ? -1 : begin(self);
     if (state > 0) {
-        state = poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
+        state = await_outcome(loop, self);
     } else if (state == 0) {
         PyObject *future = self->future;
         self->future = NULL;
