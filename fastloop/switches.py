@@ -13,7 +13,7 @@ PARTS = {
     "pool": "concurrent.futures.ThreadPoolExecutor",
     "spin": "waits for short jobs and timers that block at once",
     "sockets": "asyncio's own datagram transport and sock_*() coroutines",
-    "connect": "connecting to numeric addresses through a Python socket",
+    "connect": "connecting to numeric addresses and Unix sockets through a Python socket",
     "servers": "asyncio.Server's own methods that count connections",
     "streams": "asyncio's own StreamReader and StreamReaderProtocol",
     "tls": "asyncio's own SSLProtocol",

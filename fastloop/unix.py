@@ -23,7 +23,8 @@ _Selector = selector_events.BaseSelectorEventLoop
 _Unix = unix_events._UnixSelectorEventLoop
 _Socket = socket.socket
 
-# What the standard create_connection() calls: replaced on a loop, each must go on being called.
+# What the standard create_connection() and create_unix_connection() call: replaced on a loop, each must go on being
+# called.
 _CONNECT_HOOKS = frozenset(
     {
         "_connect_sock",
@@ -136,11 +137,40 @@ class UnixMixin:
         Raises OSError, or ExceptionGroup with all_errors. See asyncio.loop.create_connection().
         """
         waiter = connector = None
-        if not options and self._connects_natively and not self._debug and not self._hooks_are_replaced():
+        if not options and self._may_connect_natively():
             waiter = self.create_future()
             connector = self._start_connecting(waiter, host, port)
         if connector is None:
             return await super().create_connection(protocol_factory, host, port, **options)
+        try:
+            return await self._finish_connecting(protocol_factory, waiter, connector)
+        finally:
+            # An exception in the future refers to this frame.
+            connector = waiter = None
+
+    # inspect.signature() shows that of the running Python.
+    create_connection.__wrapped__ = base_events.BaseEventLoop.create_connection
+
+    async def create_unix_connection(self, protocol_factory, path=None, **options):
+        """Connect to a Unix socket; return (transport, protocol).
+
+        Raises OSError. See asyncio.loop.create_unix_connection().
+        """
+        waiter = connector = None
+        if path is not None and not options and self._may_connect_natively():
+            path = os.fspath(path)
+            waiter = self.create_future()
+            connector = self._start_connecting(waiter, path)
+        if connector is None:
+            return await _Unix.create_unix_connection(self, protocol_factory, path, **options)
+        try:
+            return await self._finish_connecting(protocol_factory, waiter, connector)
+        finally:
+            connector = waiter = None
+
+    create_unix_connection.__wrapped__ = _Unix.create_unix_connection
+
+    async def _finish_connecting(self, protocol_factory, waiter, connector):
         try:
             await waiter
             protocol = protocol_factory()
@@ -150,7 +180,6 @@ class UnixMixin:
             connector.close()
             raise
         finally:
-            # An exception in the future refers to this frame.
             connector = waiter = None
         try:
             await made
@@ -159,19 +188,17 @@ class UnixMixin:
             raise
         return transport, protocol
 
-    # inspect.signature() shows that of the running Python.
-    create_connection.__wrapped__ = base_events.BaseEventLoop.create_connection
-
-    def _hooks_are_replaced(self):
-        """Whether somebody wants to see how a connection is made: on this loop, or in the socket module."""
+    def _may_connect_natively(self):
+        """Whether nobody wants to see how a connection is made: in debug mode, on this loop, in the socket module."""
         return (
-            not _CONNECT_HOOKS.isdisjoint(self.__dict__)
-            or socket.socket is not _Socket
-            or "connect" in _Socket.__dict__
-            or "setblocking" in _Socket.__dict__
+            self._connects_natively
+            and not self._debug
+            and _CONNECT_HOOKS.isdisjoint(self.__dict__)
+            and socket.socket is _Socket
+            and "connect" not in _Socket.__dict__
+            and "setblocking" not in _Socket.__dict__
         )
 
-    create_unix_connection = _Unix.create_unix_connection
     create_unix_server = _Unix.create_unix_server
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):

@@ -1,4 +1,5 @@
-/* Connecting to a numeric address: what asyncio.BaseEventLoop.create_connection() does for one, without a Python socket.
+/* Connecting to a numeric address or the path of a Unix socket: what asyncio's create_connection() and
+   create_unix_connection() do for one, without a Python socket.
 
    loop._start_connecting() begins and gives a Connector, whose descriptor the poller watches until the future that was
    passed learns the outcome; make_transport() then turns the descriptor into a transport. Until that the Connector owns
@@ -10,8 +11,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/lowfds.h"
@@ -31,6 +34,7 @@ typedef struct {
         struct sockaddr any;
         struct sockaddr_in in;
         struct sockaddr_in6 in6;
+        struct sockaddr_un un;
     } address;
 } ConnectorObject;
 
@@ -72,9 +76,42 @@ parse_address(ConnectorObject *self, PyObject *host, PyObject *port)
     return true;
 }
 
+/* The same for the path of a Unix socket; false for one that the socket module refuses, or that is not usual. */
+static bool
+fill_path(ConnectorObject *self, const char *path, Py_ssize_t size)
+{
+    struct sockaddr_un *un = &self->address.un;
+    bool is_abstract = HAVE_EPOLL && size > 0 && path[0] == 0;
+    size_t room = sizeof(un->sun_path) - !is_abstract;
+    if (size == 0 || (size_t)size > room || (!is_abstract && memchr(path, 0, (size_t)size) != NULL)) {
+        return false;
+    }
+    memset(un, 0, sizeof(*un));
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, (size_t)size);
+    self->family = AF_UNIX;
+    self->size = is_abstract ? (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (size_t)size) : sizeof(*un);
+    return true;
+}
+
+static bool
+parse_path(ConnectorObject *self, PyObject *path)
+{
+    PyObject *bytes = PyUnicode_CheckExact(path) ? PyUnicode_EncodeFSDefault(path)
+                      : PyBytes_CheckExact(path) ? Py_NewRef(path)
+                                                 : NULL;
+    bool parsed = bytes != NULL && fill_path(self, PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes));
+    PyErr_Clear();
+    Py_XDECREF(bytes);
+    return parsed;
+}
+
 static PyObject *
 address_name(ConnectorObject *self, PyObject *host, PyObject *port)
 {
+    if (self->family == AF_UNIX) {
+        return Py_NewRef(host);
+    }
     return self->family == AF_INET ? PyTuple_Pack(2, host, port) : Py_BuildValue("OOii", host, port, 0, 0);
 }
 
@@ -124,7 +161,7 @@ complete(LoopObject *loop, PyObject *future, PyObject *exc)
 static PyObject *
 failure(ConnectorObject *self, int code)
 {
-    PyObject *text = PyUnicode_FromFormat("Connect call failed %R", self->name);
+    PyObject *text = PyUnicode_FromFormat("Connect call failed %S", self->name);
     PyObject *exc = text == NULL ? NULL : PyObject_CallFunction(PyExc_OSError, "iO", code, text);
     Py_XDECREF(text);
     return exc;
@@ -170,14 +207,20 @@ run_connected(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 
 /* ---- starting ---- */
 
+static int
+protocol_of(ConnectorObject *self)
+{
+    return self->family == AF_UNIX ? 0 : IPPROTO_TCP;
+}
+
 /* socket() and connect(): 0, 1 when it is under way, or -1 with OSError. */
 static int
 begin(ConnectorObject *self)
 {
 #if HAVE_SOCKET_FLAGS
-    int fd = socket(self->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
+    int fd = socket(self->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol_of(self));
 #else
-    int fd = socket(self->family, SOCK_STREAM, IPPROTO_TCP);
+    int fd = socket(self->family, SOCK_STREAM, protocol_of(self));
     if (fd >= 0 && (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)) {
         close(fd);
         fd = -1;
@@ -196,11 +239,27 @@ begin(ConnectorObject *self)
     if (connect(fd, &self->address.any, self->size) == 0) {
         return 0;
     }
-    if (errno == EINPROGRESS || errno == EINTR) {
+    if (errno == EINPROGRESS || errno == EINTR || errno == EAGAIN) {
         return 1;
     }
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
+}
+
+/* Does the kernel know by now? It mostly does for an address of this machine, and then there is nothing to watch. */
+static bool
+is_decided(ConnectorObject *self)
+{
+    struct pollfd asked = {.fd = self->fd, .events = POLLOUT};
+    return poll(&asked, 1, 0) > 0;
+}
+
+/* Has run_connected() called when the outcome is known: in the next turn at the earliest, as on the standard loop. */
+static int
+await_outcome(LoopObject *loop, ConnectorObject *self)
+{
+    return is_decided(self) ? loop_push(loop, run_connected, (PyObject *)self, NULL)
+                            : poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
 }
 
 static ConnectorObject *
@@ -218,13 +277,13 @@ connector_new(LoopObject *loop, PyObject *future)
     return self;
 }
 
-/* _start_connecting(future, host, port): a Connector, or None when this is no numeric address. */
+/* _start_connecting(future, host, port) or (future, path): a Connector, or None when this is no numeric address. */
 PyObject *
 Loop_start_connecting(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     LoopObject *loop = LoopObject_CAST(op);
-    if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "_start_connecting() takes a future, a host and a port");
+    if (nargs != 3 && nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "_start_connecting() takes a future, and a host and a port or a path");
         return NULL;
     }
     if (loop_check_open(loop) < 0) {
@@ -234,14 +293,14 @@ Loop_start_connecting(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (self == NULL) {
         return NULL;
     }
-    if (!io_may_touch(loop) || !parse_address(self, args[1], args[2])) {
+    if (!io_may_touch(loop) || !(nargs == 2 ? parse_path(self, args[1]) : parse_address(self, args[1], args[2]))) {
         Py_DECREF(self);
         Py_RETURN_NONE;
     }
-    self->name = address_name(self, args[1], args[2]);
+    self->name = address_name(self, args[1], nargs == 2 ? NULL : args[2]);
     int state = self->name == NULL ? -1 : begin(self);
     if (state > 0) {
-        state = poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
+        state = await_outcome(loop, self);
     } else if (state == 0) {
         PyObject *future = self->future;
         self->future = NULL;
@@ -256,17 +315,16 @@ Loop_start_connecting(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 
 /* ---- the type ---- */
 
-/* The address of the peer, which the kernel may know better: connecting to 0.0.0.0 ends at 127.0.0.1. */
+/* The address of the peer, which the kernel may know better: connecting to 0.0.0.0 ends at 127.0.0.1, and a server
+   may be bound to another path. */
 static void
 find_peer(ConnectorObject *self)
 {
     if (self->family == AF_INET && self->address.in.sin_addr.s_addr != INADDR_ANY) {
         return;
     }
-    socklen_t size = self->size;
-    if (getpeername(self->fd, &self->address.any, &size) < 0) {
-        self->size = 0;
-    }
+    socklen_t size = sizeof(self->address);
+    self->size = getpeername(self->fd, &self->address.any, &size) < 0 ? 0 : Py_MIN(size, sizeof(self->address));
 }
 
 /* make_transport(protocol, waiter) */
@@ -290,7 +348,7 @@ Connector_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         .fd = self->fd,
         .family = self->family,
         .type = SOCK_STREAM,
-        .proto = IPPROTO_TCP,
+        .proto = protocol_of(self),
         .peer = self->size == 0 ? NULL : &self->address.any,
         .peer_size = self->size,
         .protocol = args[0],

@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from helpers import Recorder, socket_pair, turns, until
+from helpers import Recorder, new_loop, socket_pair, turns, until
 
 
 def echo_factory():
@@ -171,6 +171,87 @@ def test_missing_files_and_dead_sockets(loop, run, tmp_path):
         sock.bind(str(tmp_path / "dead"))
     with pytest.raises(ConnectionRefusedError):
         run(loop.create_unix_connection(Recorder, str(tmp_path / "dead")))
+
+
+@pytest.mark.fastloop_only("compares with the stock loop")
+def test_errors_of_connecting_are_those_of_the_stock_loop(loop, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    paths = [
+        "",
+        b"",
+        "nothing",
+        b"nothing",
+        tmp_path / "nothing",
+        "file",
+        "fi\0le",
+        "x" * 107,
+        "x" * 108,
+        "\0" + "x" * 107,
+    ]
+    paths += ["\0" + "x" * 108, "\0nobody", b"\0nobody", "\ud800", "/", 5, bytearray(b"file")]
+
+    async def answers(loop):
+        found = []
+        for path in paths:
+            try:
+                await loop.create_unix_connection(Recorder, path)
+            except Exception as exc:
+                found.append((type(exc), str(exc), exc.args))
+        return found
+
+    stock = new_loop("stock")
+    expected = stock.run_until_complete(answers(stock))
+    stock.close()
+    assert len(expected) == len(paths)
+    assert run(answers(loop)) == expected
+
+
+def test_the_peer_has_the_name_that_the_server_was_bound_to(loop, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def main():
+        server = await loop.create_unix_server(echo_factory, "socket")
+        assert await talk(loop, tmp_path / "socket") == ("", "socket")
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_replaced_functions_are_called(loop, run, tmp_path, monkeypatch):
+    path, seen = str(tmp_path / "socket"), []
+
+    class Socket(socket.socket):
+        def connect(self, address):
+            seen.append(address)
+            super().connect(address)
+
+    async def main():
+        server = await loop.create_unix_server(echo_factory, path)
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", Socket)
+            await talk(loop, path)
+        assert seen == [path]
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_connection_that_is_given_up_at_once(loop, run, tmp_path):
+    async def main():
+        server = await loop.create_unix_server(echo_factory, tmp_path / "socket")
+        task = loop.create_task(loop.create_unix_connection(Recorder, tmp_path / "socket"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await turns(5)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
 
 
 @pytest.mark.parametrize(
