@@ -123,6 +123,22 @@ typedef struct {
 #define compat_mutex_unlock(mutex) (void)(mutex)
 #endif
 
+/* What each object counts itself on is a type that was made from a spec: from 3.14 on in one count for each thread, in
+   3.13 in one for all, so that threads that make objects take its cache line from each other. The classes of Python code
+   are immortal there, at the latest when there is a second thread; with this so is a new type, in the interpreter that
+   lives as long as the process. */
+static inline void
+compat_share_type(PyTypeObject *type)
+{
+#if HAVE_FREE_THREADING && PY_VERSION_HEX < 0x030E0000
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) {
+        Py_SET_REFCNT((PyObject *)type, PY_SSIZE_T_MAX);
+    }
+#else
+    (void)type;
+#endif
+}
+
 #if defined(__linux__)
 #define HAVE_EPOLL 1
 #define HAVE_TIMERFD 1
@@ -181,6 +197,30 @@ compat_bytes_renew(PyObject *bytes, Py_ssize_t size)
 #endif
     Py_SET_SIZE((PyVarObject *)bytes, size);
     PyBytes_AS_STRING(bytes)[size] = '\0';
+}
+
+/* The number of a class that every change of it takes away, 0 for none. */
+static inline unsigned
+compat_type_version(PyTypeObject *type)
+{
+#if HAVE_FREE_THREADING
+    return __atomic_load_n(&type->tp_version_tag, __ATOMIC_RELAXED);
+#else
+    return type->tp_version_tag;
+#endif
+}
+
+/* A new reference to the value of a dict's item; NULL when it has none, or with an exception. */
+static inline PyObject *
+compat_dict_get(PyObject *dict, PyObject *key)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *value;
+    (void)PyDict_GetItemRef(dict, key, &value);
+    return value;
+#else
+    return Py_XNewRef(PyDict_GetItemWithError(dict, key));
+#endif
 }
 
 /* Up to 3.13 a dict carries a number that every change of any dict makes a new one: equal numbers, unchanged dict. The

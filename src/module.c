@@ -36,7 +36,11 @@ make_type(PyObject *module, PyType_Spec *spec, PyObject *base)
     }
     PyTypeObject *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, bases);
     Py_XDECREF(bases);
-    if (type != NULL && PyModule_AddType(module, type) < 0) {
+    if (type == NULL) {
+        return NULL;
+    }
+    compat_share_type(type);
+    if (PyModule_AddType(module, type) < 0) {
         Py_CLEAR(type);
     }
     return type;
@@ -143,7 +147,7 @@ core_exec(PyObject *module)
 {
     State *state = state_of_module(module);
     if (intern_names(state) < 0 || import_names(state) < 0 || make_types(module, state) < 0 ||
-        add_versions(module) < 0) {
+        handle_find_slots(state) < 0 || add_versions(module) < 0) {
         return -1;
     }
     if (coro_exec(module, state) < 0 || loop_add_methods(state->LoopType, coro_loop_methods) < 0 ||

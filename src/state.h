@@ -155,16 +155,21 @@ typedef struct State {
     PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
     struct CoroState *coro;           /* coro/'s part of the module state */
     struct OpenSSL *openssl;          /* what _ssl uses, see io/openssl.h; NULL until it is asked for and found */
-    struct StreamState *streams;      /* what the native streams need, NULL before the first */
+    _Atomic(struct StreamState *) streams; /* what the native streams need, NULL before the first */
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
     _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
+    /* Offsets of slots of asyncio.Handle, see handle_find_slots(). */
+    Py_ssize_t handle_source_traceback_at;
+    Py_ssize_t handle_repr_at;
     /* See loop_leave_task() in sched/loop.h: has asyncio.current_task() forget `loop->left_task`. */
     void (*leave_task)(struct LoopObject *loop);
     /* The functions of the records before which that need not be done (ready_run). */
     int (*run_step)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
     int (*run_wakeup)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
+    /* Queues the wake-ups for which there was no memory (`loop->has_late_wakeups`). */
+    void (*wake_late)(struct LoopObject *loop);
 } State;
 
 extern PyModuleDef core_module;
@@ -173,6 +178,16 @@ static inline State *
 state_of_module(PyObject *module)
 {
     return (State *)PyModule_GetState(module);
+}
+
+/* A thread of ours takes the GIL, or lets go of it. Without a GIL nobody asks, and the count would only keep the threads
+   of several loops waiting for each other. */
+static inline void
+state_note_attached(State *state, int change)
+{
+    if (!HAVE_FREE_THREADING) {
+        atomic_fetch_add_explicit(&state->attached, change, memory_order_relaxed);
+    }
 }
 
 /* The state for a type of this module or a subclass of one; NULL with an exception. */

@@ -400,9 +400,32 @@ take_methods_of_base(CoroState *coro)
     return 0;
 }
 
+#if HAVE_UNLOCKED_FUTURES
+static int
+find_unlocked(CoroState *coro, UnlockedMethod *method, const char *name)
+{
+    method->name = PyUnicode_InternFromString(name);
+    PyTypeObject *bases[2] = {coro->base_future, coro->base_task};
+    for (int i = 0; method->name != NULL && i < 2; i++) {
+        method->methods[i] = PyObject_GetAttr((PyObject *)bases[i], method->name);
+        if (method->methods[i] == NULL) {
+            return -1;
+        }
+    }
+    return method->name == NULL ? -1 : 0;
+}
+#endif
+
 static int
 make_types(PyObject *module, CoroState *coro)
 {
+#define X(name)                                                      \
+    if (find_unlocked(coro, &coro->unlocked_##name, #name) < 0) {    \
+        return -1;                                                   \
+    }
+    UNLOCKED_METHODS(X)
+#undef X
+
     coro->FutureType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Future_spec, (PyObject *)coro->base_future);
     /* As of the standard types, Task is a subclass of Future. */
     PyObject *bases = coro->FutureType == NULL ? NULL : PyTuple_Pack(2, coro->FutureType, coro->base_task);
@@ -417,6 +440,9 @@ make_types(PyObject *module, CoroState *coro)
         take_methods_of_base(coro) < 0) {
         return -1;
     }
+#define X(name) compat_share_type(coro->name##Type);
+    CORO_TYPES(X)
+#undef X
     coro->future_result = PyObject_GetAttrString((PyObject *)coro->base_future, "result");
     if (coro->future_result == NULL) {
         return -1;
@@ -433,8 +459,7 @@ coro_exec(PyObject *module, State *state)
         return -1;
     }
     state->coro = coro;
-    coro->tasks.next = &coro->tasks;
-    coro->tasks.prev = &coro->tasks;
+    registry_init(coro);
     if (import_everything(coro) < 0 || ask_helper(coro, "create_task_takes_any_keyword", &coro->free_keywords) < 0 ||
         ask_helper(coro, "task_checks_context", &coro->checks_context) < 0) {
         return -1;
@@ -458,6 +483,7 @@ coro_exec(PyObject *module, State *state)
     state->leave_task = current_task_forget;
     state->run_step = task_step_run;
     state->run_wakeup = task_wakeup_run;
+    state->wake_late = future_wake_late;
     PyObject *future_type = known > 0 ? (PyObject *)coro->FutureType : base_future;
     PyObject *task_type = known > 0 ? (PyObject *)coro->TaskType : base_task;
     if (PyModule_AddObjectRef(module, "Future", future_type) < 0 ||
@@ -488,6 +514,11 @@ coro_traverse(State *state, visitproc visit, void *arg)
     Py_VISIT(coro->helpers);
     Py_VISIT(coro->base_create_task);
     Py_VISIT(coro->future_result);
+#define X(method)                                 \
+    Py_VISIT(coro->unlocked_##method.methods[0]); \
+    Py_VISIT(coro->unlocked_##method.methods[1]);
+    UNLOCKED_METHODS(X)
+#undef X
     return 0;
 }
 
@@ -517,6 +548,12 @@ coro_clear(State *state)
     Py_CLEAR(coro->future_result);
     Py_CLEAR(coro->kw_context);
     Py_CLEAR(coro->empty_tuple);
+#define X(method)                                 \
+    Py_CLEAR(coro->unlocked_##method.name);       \
+    Py_CLEAR(coro->unlocked_##method.methods[0]); \
+    Py_CLEAR(coro->unlocked_##method.methods[1]);
+    UNLOCKED_METHODS(X)
+#undef X
 }
 
 void

@@ -10,7 +10,7 @@
 #include "coro/layout.h"
 #include "sched/loop.h"
 
-enum { FUTURE_FREE_MAX = 256 };
+enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
 
 /* Attributes of other modules: X(field, module, attribute). */
 #define CORO_IMPORTS(X)                                             \
@@ -60,12 +60,32 @@ enum { FUTURE_FREE_MAX = 256 };
     X(Awaiter)        \
     X(Wakeup)
 
+#if HAVE_UNLOCKED_FUTURES
+/* Methods of asyncio's own types that change, or look at, what another thread may be completing. */
+#define UNLOCKED_METHODS(X) \
+    X(add_done_callback)    \
+    X(remove_done_callback) \
+    X(cancel)               \
+    X(cancelled)            \
+    X(done)                 \
+    X(exception)            \
+    X(result)
+#else
+#define UNLOCKED_METHODS(X)
+#endif
+
+/* The name of one, and what asyncio's Future and Task have by it. */
+typedef struct {
+    PyObject *name;
+    PyObject *methods[2];
+} UnlockedMethod;
+
 /* Of one module object. */
 typedef struct CoroState {
     bool native;            /* the structs are as layout.h says */
     bool recycle;           /* an object without attributes can be told from one with */
     bool standard_registry; /* ... or not: asyncio's set is of an unknown kind, they are in it one by one */
-    bool installed;         /* our tasks are seen by asyncio.all_tasks() */
+    _Atomic bool installed; /* our tasks are seen by asyncio.all_tasks() */
     bool checks_context;    /* Task.__init__() refuses a context that is none */
     bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
     bool dicts_known;       /* layout_dict_slot() may be used */
@@ -78,6 +98,9 @@ typedef struct CoroState {
     PyObject *base_create_task; /* that method */
     uint32_t fresh_values;      /* see layout_values_header() */
     TaskNode tasks;             /* ring of our live tasks, where HAVE_OWN_TASK_LIST */
+#if HAVE_SHARED_TASK_LIST
+    TaskShard shards[TASK_SHARDS]; /* instead */
+#endif
 
     /* Ours; NULL unless native. */
 #define X(name) PyTypeObject *name##Type;
@@ -98,6 +121,9 @@ typedef struct CoroState {
     PyObject *future_result; /* a method of asyncio.Future */
     PyObject *kw_context;    /* ("context",) */
     PyObject *empty_tuple;
+#define X(name) UnlockedMethod unlocked_##name;
+    UNLOCKED_METHODS(X)
+#undef X
 } CoroState;
 
 /* Of one loop. Used by the thread of the loop only. */

@@ -20,8 +20,10 @@
 #define HAVE_EAGER_TASKS HAVE_RAISED_EXCEPTION
 /* PyDict_Pop() (3.13 and later). */
 #define HAVE_DICT_POP HAVE_GIL_SLOT
-/* We keep our own list of live tasks: the standard registry is a WeakSet, and no other thread can touch the list. */
-#define HAVE_OWN_TASK_LIST (!HAVE_AWAITED_BY && !HAVE_FREE_THREADING)
+/* We keep our own list of live tasks: the standard registry is a WeakSet. */
+#define HAVE_OWN_TASK_LIST (!HAVE_AWAITED_BY)
+/* Several, rather, each with a lock. */
+#define HAVE_SHARED_TASK_LIST (HAVE_OWN_TASK_LIST && HAVE_FREE_THREADING)
 
 typedef enum { FUTURE_PENDING, FUTURE_CANCELLED, FUTURE_FINISHED } FutureState;
 
@@ -64,6 +66,14 @@ typedef struct TaskNode {
     struct TaskNode *next;
     struct TaskNode *prev;
 } TaskNode;
+
+/* Tasks that one of some threads made, so that threads seldom meet; on a cache line of its own. */
+typedef struct {
+    TaskNode tasks; /* a ring of them */
+    size_t count;
+    CompatMutex lock; /* of everything here, and of `node` and `reference` of the tasks */
+    char apart[64];
+} TaskShard;
 
 typedef struct {
     BaseFuture fut;

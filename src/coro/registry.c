@@ -2,7 +2,8 @@
 
    Up to 3.13 asyncio keeps a WeakSet of tasks; adding to it costs more than the rest of create_task(). We link ours
    into a ring instead, and the existing WeakSet becomes an instance of a subclass whose iteration adds them (see
-   fastloop/_coro.py). From 3.14 on a task has a node in the standard's own list. */
+   fastloop/_coro.py). Without a GIL there are several rings, each with a lock. From 3.14 on a task has a node in the
+   standard's own list. */
 
 #include "coro/registry.h"
 
@@ -26,6 +27,24 @@ unlink_node(TaskNode *node)
         node->next = NULL;
         node->prev = NULL;
     }
+}
+
+static void
+make_ring(TaskNode *ring)
+{
+    ring->next = ring;
+    ring->prev = ring;
+}
+
+void
+registry_init(CoroState *coro)
+{
+    make_ring(&coro->tasks);
+#if HAVE_SHARED_TASK_LIST
+    for (int i = 0; i < TASK_SHARDS; i++) {
+        make_ring(&coro->shards[i].tasks);
+    }
+#endif
 }
 
 #if HAVE_OWN_TASK_LIST
@@ -55,17 +74,19 @@ install(CoroState *coro)
     PyObject *lister = reference == NULL ? NULL : PyCFunction_New(list_methods, reference);
     Py_XDECREF(reference);
     PyObject *result = lister == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "O", lister);
-    coro->installed = result != NULL;
     coro->standard_registry = result == Py_False;
     Py_XDECREF(lister);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
 
+static int add_to_list(CoroState *coro, TaskObject *task);
+
 int
 registry_add(CoroState *coro, TaskObject *task)
 {
-    if (UNLIKELY(!coro->installed) && install(coro) < 0) {
+    if (UNLIKELY(!coro->installed) && !atomic_exchange(&coro->installed, true) && install(coro) < 0) {
+        coro->installed = false;
         return -1;
     }
     if (UNLIKELY(coro->standard_registry)) {
@@ -73,6 +94,124 @@ registry_add(CoroState *coro, TaskObject *task)
         Py_XDECREF(result);
         return result == NULL ? -1 : 0;
     }
+    return add_to_list(coro, task);
+}
+
+#if HAVE_SHARED_TASK_LIST
+
+static TaskShard *
+shard_here(CoroState *coro)
+{
+    /* Fibonacci hashing: an identifier of a thread is an address, whose last bits say little. */
+    return &coro->shards[(uint64_t)compat_thread_ident() * 0x9E3779B97F4A7C15u >> 59];
+}
+
+static int
+add_to_list(CoroState *coro, TaskObject *task)
+{
+    if (task->shard != NULL) {
+        return 0;
+    }
+    PyObject *reference = PyWeakref_NewRef((PyObject *)task, NULL);
+    if (reference == NULL) {
+        return -1;
+    }
+    TaskShard *shard = shard_here(coro);
+    task->shard = shard;
+    compat_mutex_lock(&shard->lock);
+    task->reference = reference;
+    link_after(shard->tasks.prev, &task->node);
+    shard->count++;
+    compat_mutex_unlock(&shard->lock);
+    return 0;
+}
+
+void
+registry_remove(TaskObject *task)
+{
+    TaskShard *shard = task->shard;
+    if (shard == NULL) {
+        return;
+    }
+    task->shard = NULL;
+    compat_mutex_lock(&shard->lock);
+    PyObject *reference = task->reference;
+    task->reference = NULL;
+    unlink_node(&task->node);
+    shard->count--;
+    compat_mutex_unlock(&shard->lock);
+    Py_DECREF(reference);
+}
+
+/* The weak references of a shard (new), of which there are `*count`, in memory to be freed; NULL with MemoryError. */
+static PyObject **
+references_of(TaskShard *shard, size_t *count)
+{
+    PyObject **references = NULL;
+    size_t room = 0;
+    for (;;) {
+        compat_mutex_lock(&shard->lock);
+        *count = shard->count;
+        if (references != NULL && *count <= room) {
+            break;
+        }
+        compat_mutex_unlock(&shard->lock);
+        /* Some more, for those that are made meanwhile. */
+        room = *count + *count / 8 + 16;
+        PyMem_Free(references);
+        references = PyMem_New(PyObject *, room);
+        if (references == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+    }
+    size_t filled = 0;
+    for (TaskNode *node = shard->tasks.next; node != &shard->tasks; node = node->next) {
+        TaskObject *task = (TaskObject *)((char *)node - offsetof(TaskObject, node));
+        references[filled++] = Py_NewRef(task->reference);
+    }
+    compat_mutex_unlock(&shard->lock);
+    return references;
+}
+
+static int
+list_shard(TaskShard *shard, PyObject *list)
+{
+    size_t count;
+    PyObject **references = references_of(shard, &count);
+    if (references == NULL) {
+        return -1;
+    }
+    int err = 0;
+    for (size_t i = 0; i < count; i++) {
+        PyObject *task = err < 0 ? NULL : compat_weakref_get(references[i]);
+        if (task != NULL) {
+            err = PyList_Append(list, task);
+            Py_DECREF(task);
+        }
+        Py_DECREF(references[i]);
+    }
+    PyMem_Free(references);
+    return err;
+}
+
+PyObject *
+registry_list(CoroState *coro)
+{
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list != NULL && i < TASK_SHARDS; i++) {
+        if (list_shard(&coro->shards[i], list) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+#else
+
+static int
+add_to_list(CoroState *coro, TaskObject *task)
+{
     if (task->node.next == NULL) {
         link_after(coro->tasks.prev, &task->node);
     }
@@ -130,6 +269,8 @@ registry_list(CoroState *coro)
     }
 }
 
+#endif
+
 #else
 
 PyObject *
@@ -149,9 +290,9 @@ registry_add(CoroState *coro, TaskObject *task)
 void
 registry_remove(TaskObject *task)
 {
-#if HAVE_AWAITED_BY && !HAVE_FREE_THREADING
+#if !HAVE_FREE_THREADING
     unlink_node(&task->base.node);
-#elif HAVE_AWAITED_BY
+#else
     /* Another thread may walk its list: the standard function stops it if need be. */
     if (task->base.node.next == NULL) {
         return;
@@ -167,11 +308,9 @@ registry_remove(TaskObject *task)
     if (raised != NULL) {
         compat_restore_exception(raised);
     }
-#else
-    /* all_tasks() leaves out what is done, and the WeakSet forgets what is gone. */
-    (void)task;
 #endif
     (void)link_after;
+    (void)unlink_node;
 }
 
 #endif
@@ -228,22 +367,62 @@ current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loo
 
 #elif HAVE_FREE_THREADING
 
-int
-current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
+/* The dict has one lock for all loops, and an item that comes and goes has it make new tables all the time. Thus an entry
+   stays until the next step replaces it, as it does with a GIL (see below). */
+
+static int
+call_stock(PyObject *function, PyObject *loop, PyObject *task)
 {
     PyObject *stack[2] = {loop, task};
-    PyObject *result = PyObject_Vectorcall(coro->enter_task, stack, 2, NULL);
+    PyObject *result = PyObject_Vectorcall(function, stack, 2, NULL);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
 
-int
-current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
+void
+current_task_forget(LoopObject *loop)
 {
-    PyObject *stack[2] = {loop, task};
-    PyObject *result = PyObject_Vectorcall(coro->leave_task, stack, 2, NULL);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    PyObject *task = loop->left_task;
+    loop->left_task = NULL;
+    PyObject *raised = compat_take_exception();
+    if (call_stock(loop->state->coro->leave_task, (PyObject *)loop, task) < 0) {
+        PyErr_WriteUnraisable((PyObject *)loop);
+    }
+    if (raised != NULL) {
+        compat_restore_exception(raised);
+    }
+}
+
+int
+current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    PyObject *left = native == NULL ? NULL : native->left_task;
+    if (left == NULL) {
+        return call_stock(coro->enter_task, loop, task);
+    }
+    if (left != task && PyDict_SetItem(coro->current_tasks, loop, task) < 0) {
+        return -1;
+    }
+    native->left_task = NULL;
+    return 0;
+}
+
+int
+current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    if (native != NULL && LIKELY(Py_REFCNT(task) > 2)) {
+        PyObject *current;
+        int found = PyDict_GetItemRef(coro->current_tasks, loop, &current);
+        Py_XDECREF(current);
+        if (found < 0) {
+            return -1;
+        }
+        if (LIKELY(current == task)) {
+            native->left_task = task;
+            return 0;
+        }
+    }
+    return call_stock(coro->leave_task, loop, task);
 }
 
 #else
@@ -381,7 +560,7 @@ current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject
 
 #endif
 
-#if !HAVE_DICT_VERSION
+#if HAVE_THREAD_STATE_TASKS
 void
 current_task_forget(LoopObject *loop)
 {

@@ -5,6 +5,9 @@
 
 #include "coro/task.h"
 
+/* Makes the lists, empty. */
+void registry_init(CoroState *coro);
+
 /* Makes a task visible to all_tasks() until it is done or gone. */
 int registry_add(CoroState *coro, TaskObject *task);
 /* Takes a task out; does nothing if it is not in. */

@@ -8,7 +8,11 @@
 typedef struct {
     BaseTask base;
 #if HAVE_OWN_TASK_LIST
-    TaskNode node; /* in CoroState.tasks while pending; both NULL when not */
+    TaskNode node; /* in CoroState.tasks, or in its shard's, while pending; both NULL when not */
+#endif
+#if HAVE_SHARED_TASK_LIST
+    TaskShard *shard;    /* NULL when not in one */
+    PyObject *reference; /* a weak one to the task: another thread may read it while the task dies */
 #endif
 } TaskObject;
 

@@ -45,6 +45,20 @@ load_fields(ReaderView *view)
     return true;
 }
 
+/* The same with a reference to each, where another thread may take theirs away. */
+static bool
+hold_fields(ReaderView *view)
+{
+    bool complete;
+    FL_BEGIN_CRITICAL_SECTION(view->dict);
+    complete = load_fields(view);
+    for (int i = 0; HAVE_FREE_THREADING && complete && i < FIELD_COUNT; i++) {
+        Py_INCREF(view->held[i]);
+    }
+    FL_END_CRITICAL_SECTION();
+    return complete;
+}
+
 static bool
 is_bool(PyObject *op)
 {
@@ -87,11 +101,14 @@ reader_open(State *state, PyObject *reader, ReaderView *view)
         return -1;
     }
     /* One attribute more could replace a method. */
-    if (PyDict_CheckExact(view->dict) && PyDict_GET_SIZE(view->dict) == FIELD_COUNT && load_fields(view) &&
-        check_fields(view)) {
-        return 1;
+    if (PyDict_CheckExact(view->dict) && PyDict_GET_SIZE(view->dict) == FIELD_COUNT && hold_fields(view)) {
+        if (LIKELY(check_fields(view))) {
+            return 1;
+        }
+        reader_close(view);
+    } else {
+        Py_DECREF(view->dict);
     }
-    Py_DECREF(view->dict);
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -349,7 +366,10 @@ stream_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (opened <= 0) {
         return none_unless(opened);
     }
-    PyObject *result = read_some(&view, args[1], args[2] == Py_True);
+    PyObject *result;
+    FL_BEGIN_CRITICAL_SECTION(view.buffer);
+    result = read_some(&view, args[1], args[2] == Py_True);
+    FL_END_CRITICAL_SECTION();
     reader_close(&view);
     return result;
 }
@@ -364,7 +384,10 @@ stream_read_exactly(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (opened <= 0) {
         return none_unless(opened);
     }
-    PyObject *result = read_exactly(&view, args[1], args[2] == Py_True);
+    PyObject *result;
+    FL_BEGIN_CRITICAL_SECTION(view.buffer);
+    result = read_exactly(&view, args[1], args[2] == Py_True);
+    FL_END_CRITICAL_SECTION();
     reader_close(&view);
     return result;
 }
@@ -379,7 +402,10 @@ stream_read_until(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (opened <= 0) {
         return none_unless(opened);
     }
-    PyObject *result = read_until(&view, args[1], plain_size(args[2]));
+    PyObject *result;
+    FL_BEGIN_CRITICAL_SECTION(view.buffer);
+    result = read_until(&view, args[1], plain_size(args[2]));
+    FL_END_CRITICAL_SECTION();
     reader_close(&view);
     return result;
 }

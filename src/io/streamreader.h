@@ -10,8 +10,7 @@
 /* A class whose methods must be those of asyncio. Looking is quick as long as nobody changes the class. */
 typedef struct {
     PyTypeObject *type;
-    unsigned tag;  /* the version of the type that was looked at, 0 for none */
-    bool original; /* ... and it was as it should be */
+    _Atomic uint64_t seen; /* twice the version of the type that was looked at, 0 for none; odd if it was as it should be */
 } KnownType;
 
 enum {
@@ -31,6 +30,7 @@ typedef struct StreamState {
     /* Empty bytearrays with memory for a large read, which goes to the reader and comes back when that is empty. */
     PyObject *spares[SPARE_MAX];
     int spare_count;
+    CompatMutex spare_lock;
 } StreamState;
 
 /* A bytearray of SPARE_SIZE bytes to read into; NULL without an exception where there is none. */
@@ -56,12 +56,13 @@ typedef enum {
     FIELD_COUNT,
 } ReaderField;
 
-/* The attributes of a reader at one moment. */
+/* The attributes of a reader at one moment. Without a GIL another thread may set them to something else at any time: then
+   they are held, and `buffer` is used with its lock, as bytearray's own methods (are going to) do. */
 typedef struct {
     State *state;
     PyObject *dict;              /* strong */
-    PyObject *held[FIELD_COUNT]; /* borrowed from `dict`, until anything is called; never NULL */
-    PyObject *buffer;            /* a bytearray */
+    PyObject *held[FIELD_COUNT]; /* never NULL; with a GIL borrowed from `dict`, until anything is called */
+    PyObject *buffer;            /* a bytearray, one of them */
     Py_ssize_t limit;            /* fits twice */
     bool eof;
     bool paused;
@@ -74,6 +75,9 @@ int reader_open(State *state, PyObject *reader, ReaderView *view);
 static inline void
 reader_close(ReaderView *view)
 {
+    for (int i = 0; HAVE_FREE_THREADING && i < FIELD_COUNT; i++) {
+        Py_DECREF(view->held[i]);
+    }
     Py_DECREF(view->dict);
 }
 

@@ -1,6 +1,4 @@
-/* Feeding the standard StreamReader, and what the native streams know of asyncio's classes.
-
-   Free-threaded builds call the protocol: the reader's attributes may be used by several threads there. */
+/* Feeding the standard StreamReader, and what the native streams know of asyncio's classes. */
 
 #include "io/streamsink.h"
 
@@ -60,22 +58,23 @@ release(StreamState *streams)
 static StreamState *
 find_streams(State *state)
 {
-    if (state->streams == NULL && !HAVE_FREE_THREADING) {
-        StreamState *streams = PyMem_Calloc(1, sizeof(StreamState));
-        if (streams == NULL) {
+    StreamState *streams = state->streams;
+    if (UNLIKELY(streams == NULL)) {
+        StreamState *made = PyMem_Calloc(1, sizeof(StreamState));
+        if (made == NULL) {
             return NULL;
         }
-        if (load(streams) < 0) {
+        if (load(made) < 0) {
             PyErr_Clear();
         }
-        if (state->streams == NULL) {
-            state->streams = streams;
+        if (atomic_compare_exchange_strong(&state->streams, &streams, made)) {
+            streams = made;
         } else {
             /* Another thread was quicker. */
-            release(streams);
+            release(made);
         }
     }
-    return state->streams != NULL && state->streams->usable ? state->streams : NULL;
+    return streams->usable ? streams : NULL;
 }
 
 int
@@ -118,10 +117,13 @@ streams_clear(State *state)
 PyObject *
 spare_get(StreamState *streams)
 {
-    PyObject *spare;
+    PyObject *spare = NULL;
+    compat_mutex_lock(&streams->spare_lock);
     if (streams->spare_count > 0) {
         spare = streams->spares[--streams->spare_count];
-    } else {
+    }
+    compat_mutex_unlock(&streams->spare_lock);
+    if (spare == NULL) {
         spare = PyByteArray_FromStringAndSize(NULL, SPARE_SIZE);
     }
     if (spare == NULL) {
@@ -134,12 +136,17 @@ void
 spare_put(StreamState *streams, PyObject *spare)
 {
     Py_ssize_t size = bytearray_allocated(spare);
-    if (size > SPARE_SIZE && size <= 2 * SPARE_SIZE && streams->spare_count < SPARE_MAX) {
+    bool fits = size > SPARE_SIZE && size <= 2 * SPARE_SIZE;
+    if (fits) {
         bytearray_reset(spare, SPARE_SIZE);
-        streams->spares[streams->spare_count++] = spare;
-    } else {
-        Py_DECREF(spare);
     }
+    compat_mutex_lock(&streams->spare_lock);
+    if (fits && streams->spare_count < SPARE_MAX) {
+        streams->spares[streams->spare_count++] = spare;
+        spare = NULL;
+    }
+    compat_mutex_unlock(&streams->spare_lock);
+    Py_XDECREF(spare);
 }
 
 void
@@ -160,17 +167,22 @@ spare_take_back(StreamState *streams, PyObject *buffer)
 int
 known_check(StreamState *streams, KnownType *known)
 {
-    if (LIKELY(known->tag != 0 && known->type->tp_version_tag == known->tag)) {
-        return known->original;
+    uint64_t seen = atomic_load_explicit(&known->seen, memory_order_relaxed);
+    unsigned tag = compat_type_version(known->type);
+    if (LIKELY(tag != 0 && seen >> 1 == tag)) {
+        return (int)(seen & 1);
     }
     PyObject *result = PyObject_CallOneArg(streams->is_original, (PyObject *)known->type);
     if (result == NULL) {
         return -1;
     }
-    known->original = result == Py_True;
-    known->tag = known->type->tp_version_tag;
+    int original = result == Py_True;
     Py_DECREF(result);
-    return known->original;
+    /* Looking may have given the class its number, and another thread may have changed it meanwhile. */
+    if (tag == compat_type_version(known->type)) {
+        atomic_store_explicit(&known->seen, (uint64_t)tag << 1 | (unsigned)original, memory_order_relaxed);
+    }
+    return original;
 }
 
 /* The reader (new) of a protocol that is exactly asyncio's, Py_None when it is gone. NULL without an exception when
@@ -186,7 +198,7 @@ find_reader(State *state, StreamState *streams, PyObject *protocol)
         return NULL;
     }
     PyObject *reader = NULL;
-    PyObject *ref = PyDict_GetItemWithError(dict, state->str__stream_reader_wr);
+    PyObject *ref = compat_dict_get(dict, state->str__stream_reader_wr);
     if (ref != NULL && PyDict_Contains(dict, state->str_data_received) == 0) {
         if (ref == Py_None) {
             reader = Py_NewRef(Py_None);
@@ -195,6 +207,7 @@ find_reader(State *state, StreamState *streams, PyObject *protocol)
             reader = reader == NULL ? Py_NewRef(Py_None) : reader;
         }
     }
+    Py_XDECREF(ref);
     Py_DECREF(dict);
     return reader;
 }
@@ -289,13 +302,23 @@ extend(ReaderView *view, const char *data, Py_ssize_t size, PyObject *owner)
 static int
 feed_reader(ReaderView *view, const char *data, Py_ssize_t size, PyObject *owner)
 {
-    if (view->eof || !bytearray_may_resize(view->buffer)) {
+    if (view->eof) {
         return 0;
     }
     PyObject *transport = view->held[FIELD_TRANSPORT];
-    bool full = !view->paused && transport != Py_None && PyByteArray_GET_SIZE(view->buffer) + size > 2 * view->limit;
-    Py_XINCREF(full ? transport : NULL);
-    if (extend(view, data, size, owner) < 0 || wake_waiter(view) < 0) {
+    bool full = false;
+    int taken = 0;
+    FL_BEGIN_CRITICAL_SECTION(view->buffer);
+    if (bytearray_may_resize(view->buffer)) {
+        full = !view->paused && transport != Py_None && PyByteArray_GET_SIZE(view->buffer) + size > 2 * view->limit;
+        Py_XINCREF(full ? transport : NULL);
+        taken = extend(view, data, size, owner) < 0 ? -1 : 1;
+    }
+    FL_END_CRITICAL_SECTION();
+    if (taken == 0) {
+        return 0;
+    }
+    if (taken < 0 || wake_waiter(view) < 0) {
         Py_XDECREF(full ? transport : NULL);
         return -1;
     }

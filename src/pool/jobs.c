@@ -194,7 +194,7 @@ spin_for_job(JobQueueObject *queue)
     if (budget == 0) {
         return false;
     }
-    queue->state->attached--;
+    state_note_attached(queue->state, -1);
     PyThreadState *thread_state = PyEval_SaveThread();
     bool found = spin_until(&queue->empty, 0, budget);
     if (found && !HAVE_FREE_THREADING) {
@@ -202,7 +202,7 @@ spin_for_job(JobQueueObject *queue)
         (void)spin_until(&queue->state->attached, 0, SPIN_MAX_NS);
     }
     PyEval_RestoreThread(thread_state);
-    queue->state->attached++;
+    state_note_attached(queue->state, 1);
     uv_mutex_lock(&queue->lock);
     spin_note(&queue->spin, found);
     queue->spinning = false;
@@ -226,11 +226,11 @@ wait_for_job(JobQueueObject *queue)
     if (waiter == NULL) {
         return 0;
     }
-    queue->state->attached--;
+    state_note_attached(queue->state, -1);
     PyThreadState *thread_state = PyEval_SaveThread();
     uv_sem_wait(&waiter->wake);
     PyEval_RestoreThread(thread_state);
-    queue->state->attached++;
+    state_note_attached(queue->state, 1);
     uv_mutex_lock(&queue->lock);
     waiter->next = queue->spare;
     queue->spare = waiter;
@@ -328,9 +328,9 @@ run_until_item(JobQueueObject *queue, bool block)
 {
     PyObject *handled = PyErr_GetHandledException();
     PyErr_SetHandledException(NULL);
-    queue->state->attached++;
+    state_note_attached(queue->state, 1);
     PyObject *item = run_jobs_until_item(queue, block);
-    queue->state->attached--;
+    state_note_attached(queue->state, -1);
     PyErr_SetHandledException(handled);
     Py_XDECREF(handled);
     return item;

@@ -39,8 +39,7 @@ def streams(request, loop_name, monkeypatch):
 @pytest.fixture
 def is_native(loop_name, streams):
     """Are the readers of this test expected to be served in C?"""
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)
-    return loop_name == "fastloop" and streams == "native" and gil()
+    return loop_name == "fastloop" and streams == "native"
 
 
 class Connection:

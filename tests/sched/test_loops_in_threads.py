@@ -337,6 +337,47 @@ def test_what_wrong_threads_write_arrives(loop, run):
 @pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only("the stock loop is not made for this")
 @pytest.mark.timeout(60 * SCALE)
+def test_a_stream_is_read_by_wrong_threads(loop, run):
+    """Each byte goes to one of them."""
+    size, taken, over = 2_000_000 * SCALE, [0] * LOOPS, threading.Event()
+
+    def read(reader, index):
+        dice = random.Random(index)
+        while not over.is_set():
+            size = dice.choice((1, 100, 100_000))
+            coroutine = dice.choice((reader.read, reader.readexactly))(size)
+            try:
+                coroutine.send(None)
+            except StopIteration as end:
+                taken[index] += len(end.value)
+            except RuntimeError as exc:
+                assert "another coroutine is already waiting" in str(exc)
+            else:
+                # It would wait, for the loop that is another thread's.
+                coroutine.close()
+
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        threads = loop.run_in_executor(None, each_in_a_thread, LOOPS, lambda index: read(reader, index))
+        for _ in range(size // 10_000):
+            transport.write(bytes(10_000))
+            await asyncio.sleep(0)
+        await until(lambda: sum(taken) >= size)
+        over.set()
+        await threads
+        assert sum(taken) == size
+        transport.close()
+        writer.close()
+        await loop.shutdown_default_executor()
+
+    run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+@pytest.mark.timeout(60 * SCALE)
 def test_descriptors_watched_by_wrong_threads(loop, run):
     def work(index):
         ours, theirs = socket.socketpair()
