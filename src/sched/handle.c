@@ -169,8 +169,8 @@ TimerHandleObject *
 timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject *callback, PyObject *const *args,
                  Py_ssize_t nargs, PyObject *context)
 {
-    TimerHandleObject *handle = TimerHandleObject_CAST(
-        make(loop, loop->state->TimerHandleType, callback, args, nargs, context));
+    TimerHandleObject *handle =
+        TimerHandleObject_CAST(make(loop, loop->state->TimerHandleType, callback, args, nargs, context));
     if (handle == NULL) {
         return NULL;
     }
