@@ -1,6 +1,7 @@
 """What the documents show runs as written.
 
-Each shell and Python block of the pages below is run, unless a comment before it says otherwise. Comments that stand before a block, one a line:
+Each shell and Python block of the pages below is run, unless a comment before it says otherwise. Comments that stand
+before a block, one a line:
 
     <!-- not run: REASON -->        what cannot be run here
     <!-- file: NAME -->             it is a file that later blocks of the section use; before the first section, all
@@ -10,8 +11,8 @@ Each shell and Python block of the pages below is run, unless a comment before i
     <!-- needs: MODULE, ... -->     it is skipped where one of these cannot be imported
     <!-- python: 3.12 -->           it is left out on older versions of Python
 
-The blocks of a section (##) run one after the other in a folder of their own, in which examples/, benchmarks/ and tests/
-are those of the source tree. Port 8000 is replaced by a free one.
+The blocks of a section (##) run one after the other in a folder of their own, in which examples/, benchmarks/ and
+tests/ are those of the source tree. Port 8000 is replaced by a free one.
 """
 
 import importlib.util
