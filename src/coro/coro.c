@@ -423,7 +423,7 @@ make_types(PyObject *module, CoroState *coro)
     if (find_unlocked(coro, &coro->unlocked_##name, #name) < 0) { \
         return -1;                                                \
     }
-    UNLOCKED_METHODS(X)
+    UNLOCKED_NAMES(X)
 #undef X
 
     coro->FutureType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Future_spec, (PyObject *)coro->base_future);
@@ -522,7 +522,7 @@ coro_traverse(State *state, visitproc visit, void *arg)
 #define X(method)                                 \
     Py_VISIT(coro->unlocked_##method.methods[0]); \
     Py_VISIT(coro->unlocked_##method.methods[1]);
-    UNLOCKED_METHODS(X)
+    UNLOCKED_NAMES(X)
 #undef X
     return 0;
 }
@@ -557,7 +557,7 @@ coro_clear(State *state)
     Py_CLEAR(coro->unlocked_##method.name);       \
     Py_CLEAR(coro->unlocked_##method.methods[0]); \
     Py_CLEAR(coro->unlocked_##method.methods[1]);
-    UNLOCKED_METHODS(X)
+    UNLOCKED_NAMES(X)
 #undef X
 }
 

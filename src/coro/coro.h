@@ -65,13 +65,14 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
 #define UNLOCKED_METHODS(X) \
     X(add_done_callback)    \
     X(remove_done_callback) \
-    X(cancel)               \
     X(cancelled)            \
     X(done)                 \
     X(exception)            \
     X(result)
+/* ... and one that is theirs for tasks only. */
+#define UNLOCKED_NAMES(X) UNLOCKED_METHODS(X) X(cancel)
 #else
-#define UNLOCKED_METHODS(X)
+#define UNLOCKED_NAMES(X)
 #endif
 
 /* The name of one, and what asyncio's Future and Task have by it. */
@@ -126,7 +127,7 @@ typedef struct CoroState {
     PyObject *kw_context;    /* ("context",) */
     PyObject *empty_tuple;
 #define X(name) UnlockedMethod unlocked_##name;
-    UNLOCKED_METHODS(X)
+    UNLOCKED_NAMES(X)
 #undef X
 } CoroState;
 

@@ -548,35 +548,7 @@ Future_set_exception(PyObject *op, PyObject *exception)
     Py_RETURN_NONE;
 }
 
-#if !HAVE_UNLOCKED_FUTURES
-
-PyDoc_STRVAR(Future_cancel_doc, "cancel($self, /, msg=None)\n--\n\n"
-                                "Cancel the future and schedule its callbacks.\n\n"
-                                "Returns False if it is done already. See asyncio.Future.cancel().");
-
-static PyObject *
-Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    State *state = future_state(op);
-    if (state == NULL) {
-        return NULL;
-    }
-    BaseFuture *fut = BaseFuture_CAST(op);
-    Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    if (count > 1 || fut->loop == NULL ||
-        (count > nargs && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "msg") != 0)) {
-        return call_base(state->coro->base_future, state->coro->str_cancel, op, args, nargs, kwnames);
-    }
-    int err;
-    bool pending;
-    FL_BEGIN_CRITICAL_SECTION(op);
-    pending = fut->state == FUTURE_PENDING;
-    err = future_cancel(state, fut, count == 0 ? Py_None : args[0]);
-    FL_END_CRITICAL_SECTION();
-    return err < 0 ? NULL : PyBool_FromLong(pending);
-}
-
-#else
+#if HAVE_UNLOCKED_FUTURES
 
 /* Calls the base's method, which `name` is the name of, with the object locked. The base types cannot be changed, and
    `methods` are what they have. */
@@ -615,6 +587,38 @@ UNLOCKED_METHODS(X)
 
 #endif
 
+PyDoc_STRVAR(Future_cancel_doc, "cancel($self, /, msg=None)\n--\n\n"
+                                "Cancel the future and schedule its callbacks.\n\n"
+                                "Returns False if it is done already. See asyncio.Future.cancel().");
+
+static PyObject *
+Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    State *state = future_state(op);
+    if (state == NULL) {
+        return NULL;
+    }
+#if HAVE_UNLOCKED_FUTURES
+    if (PyObject_TypeCheck(op, state->coro->base_task)) {
+        UnlockedMethod *cancel = &state->coro->unlocked_cancel;
+        return call_base_locked(op, cancel->name, cancel->methods, args, nargs, kwnames);
+    }
+#endif
+    BaseFuture *fut = BaseFuture_CAST(op);
+    Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    if (count > 1 || fut->loop == NULL ||
+        (count > nargs && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "msg") != 0)) {
+        return call_base(state->coro->base_future, state->coro->str_cancel, op, args, nargs, kwnames);
+    }
+    int err;
+    bool pending;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    pending = fut->state == FUTURE_PENDING;
+    err = future_cancel(state, fut, count == 0 ? Py_None : args[0]);
+    FL_END_CRITICAL_SECTION();
+    return err < 0 ? NULL : PyBool_FromLong(pending);
+}
+
 static PyMethodDef Future_methods[] = {
 #if HAVE_UNLOCKED_FUTURES
 #define X(name) {#name, (PyCFunction)(void (*)(void))Future_##name, METH_FASTCALL | METH_KEYWORDS, NULL},
@@ -623,9 +627,7 @@ static PyMethodDef Future_methods[] = {
 #endif
         {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},
-#if !HAVE_UNLOCKED_FUTURES
     {"cancel", (PyCFunction)(void (*)(void))Future_cancel, METH_FASTCALL | METH_KEYWORDS, Future_cancel_doc},
-#endif
     {NULL},
 };
 
