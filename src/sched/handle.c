@@ -335,8 +335,10 @@ report_error(LoopObject *loop, PyObject *handle)
         return -1;
     }
     PyObject *exc = compat_take_exception();
+    PyObject *before = loop_begin_handling(exc);
     PyObject *result =
         PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_handle_error, handle, exc, NULL);
+    loop_end_handling(before);
     Py_DECREF(exc);
     if (result == NULL) {
         if (loop_must_propagate()) {

@@ -72,11 +72,13 @@ loop_raise_later(LoopObject *loop)
     }
 }
 
-/* Calls loop.call_exception_handler(context); 0, or -1 with an exception. */
+/* Calls loop.call_exception_handler(context) about `exc`, or about no exception; 0, or -1 with an exception. */
 static int
-call_exception_handler(LoopObject *loop, PyObject *context)
+call_exception_handler(LoopObject *loop, PyObject *context, PyObject *exc)
 {
+    PyObject *before = loop_begin_handling(exc);
     PyObject *result = PyObject_CallMethodOneArg((PyObject *)loop, loop->state->str_call_exception_handler, context);
+    loop_end_handling(before);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -100,10 +102,10 @@ loop_report(LoopObject *loop, const char *message, ...)
         }
     }
     va_end(pairs);
-    Py_XDECREF(exc);
     if (err == 0) {
-        err = call_exception_handler(loop, context);
+        err = call_exception_handler(loop, context, exc);
     }
+    Py_XDECREF(exc);
     Py_XDECREF(context);
     if (err < 0) {
         if (loop_must_propagate()) {

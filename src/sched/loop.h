@@ -236,6 +236,23 @@ void loop_raise_later(LoopObject *loop);
    instead. Never leaves an exception set. */
 void loop_report(LoopObject *loop, const char *message, ...);
 
+/* Between these two Python code runs as inside an `except` clause for `exc`: sys.exc_info() is about it, and it is the
+   __context__ of what is raised. begin gives what end wants. */
+static inline PyObject *
+loop_begin_handling(PyObject *exc)
+{
+    PyObject *before = PyErr_GetHandledException();
+    PyErr_SetHandledException(exc);
+    return before;
+}
+
+static inline void
+loop_end_handling(PyObject *before)
+{
+    PyErr_SetHandledException(before);
+    Py_XDECREF(before);
+}
+
 /* Is the exception that is set one that must leave run_forever()? */
 static inline bool
 loop_must_propagate(void)

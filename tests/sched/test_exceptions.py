@@ -4,6 +4,8 @@ import asyncio
 import contextvars
 import gc
 import logging
+import socket
+import sys
 
 import pytest
 
@@ -231,6 +233,49 @@ def test_a_failing_default_handler_is_logged(loop_factory, guard):
         "Exception in default exception handler while handling an unexpected error in custom exception handler"
     ]
     loop.close()
+
+
+def test_the_handler_runs_while_the_exception_is_handled(loop):
+    seen = asyncio.Queue()
+    loop.set_exception_handler(lambda _loop, _context: seen.put_nowait(sys.exc_info()[1]))
+    errors = [ValueError("of a callback"), ValueError("of a timer"), ValueError("of a reader"), ValueError("of data")]
+    lost = loop.create_future()
+
+    def failing(number):
+        raise errors[number]
+
+    class Failing(asyncio.Protocol):
+        def data_received(self, data):
+            raise errors[3]
+
+        def connection_lost(self, exc):
+            lost.set_result(exc)
+
+    async def main():
+        ours, peer = socket.socketpair()
+        with peer:
+            ours.setblocking(False)
+            loop.call_soon(failing, 0)
+            assert await seen.get() is errors[0]
+            loop.call_later(0, failing, 1)
+            assert await seen.get() is errors[1]
+            peer.send(b"x")
+            loop.add_reader(ours, lambda: (loop.remove_reader(ours), failing(2)))
+            assert await seen.get() is errors[2]
+            await loop.create_connection(Failing, sock=ours)
+            assert await seen.get() is errors[3] and await lost is errors[3]
+        assert sys.exc_info()[1] is None
+
+    loop.run_until_complete(main())
+
+
+def test_what_the_handler_raises_has_the_exception_as_its_context(loop, guard):
+    loop.set_exception_handler(lambda _loop, _context: {}["missing"])
+    loop.call_soon(lambda: 1 / 0)
+    one_turn(loop)
+    (record,) = guard.log.records
+    assert isinstance(record.exc_info[1], KeyError) and isinstance(record.exc_info[1].__context__, ZeroDivisionError)
+    guard.log.take_one()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
