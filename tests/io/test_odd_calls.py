@@ -271,7 +271,13 @@ def test_more_arguments_than_any_socket_operation_has(loop, run):
         left.setblocking(False)
 
         async def main():
-            for method in (loop.sock_recv, loop.sock_recv_into, loop.sock_recvfrom, loop.sock_sendall, loop.sock_sendto):
+            for method in (
+                loop.sock_recv,
+                loop.sock_recv_into,
+                loop.sock_recvfrom,
+                loop.sock_sendall,
+                loop.sock_sendto,
+            ):
                 with pytest.raises(TypeError):
                     await method(left, *range(9))
 

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def freed_memory_is_spoilt(monkeypatch):
-    """What is used after it was freed, as the module's state might be, then shows; unless a sanitizer watches anyway."""
+    """What is used after it was freed, as the module's state might be, then shows (a sanitizer shows it anyway)."""
     if "PYTHONMALLOC" not in os.environ:
         monkeypatch.setenv("PYTHONMALLOC", "debug")
 

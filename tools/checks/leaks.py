@@ -2,7 +2,7 @@
 
     python tools/checks/leaks.py REPORT...        exit status 1 if there is anything to show
 
-The interpreter loses much as it ends, most of all strings. A leak is ours when a function of ours is near the allocation.
+The interpreter loses much as it ends. A leak is ours when a function of ours is near its allocation.
 Objects of the garbage collector are never lost to LeakSanitizer, for its lists hold them: `make refs` sees those.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 #: How many of the functions that led to an allocation are looked at.
 NEAR = 4
-OURS = re.compile(r"^ +#[1-%d] \S+ in \S+ src/\S+\.c:" % NEAR, re.MULTILINE)
+OURS = re.compile(rf"^ +#[1-{NEAR}] \S+ in \S+ src/\S+\.c:", re.MULTILINE)
 
 
 def ours(report):
