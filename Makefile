@@ -96,8 +96,10 @@ ASAN_ENVIRONMENT = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print
 leaks: VARIANT = asan
 leaks: checked-asan ## run the tests on fastloop under LeakSanitizer: no process loses memory that our C code took
 	@rm -f $(CHECKED)/report.*
-	$(call checked,$(ASAN_SECONDS),$(subst detect_leaks=0,detect_leaks=1:exitcode=0,$(ASAN_ENVIRONMENT))) --loop fastloop; \
+	$(call checked,$(ASAN_SECONDS),$(LEAKS_ENVIRONMENT)) --loop fastloop; \
 	status=$$?; $(CURDIR)/$(PY) $(CURDIR)/tools/checks/leaks.py $$(ls ../report.* 2>/dev/null) && exit $$status
+LEAKS_ENVIRONMENT = $(subst detect_leaks=0,detect_leaks=1:exitcode=0,$(ASAN_ENVIRONMENT)) \
+	LSAN_OPTIONS=suppressions=$(CURDIR)/tools/lsan.supp:print_suppressions=0
 
 # A process that is killed does not write what it counted. docs/reliability.md tells what is left
 # out of the count, and why.
