@@ -478,6 +478,10 @@ def test_arguments_of_what_serves(loop, run):
             loop._start_serving()
         with pytest.raises(TypeError):
             loop._make_socket_transport()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setblocking(False)
+            with pytest.raises(TypeError, match="context must be a contextvars.Context, not 5"):
+                loop._start_serving(asyncio.Protocol, server, context=5)
         for number in (-1, 10**6, 2**40):
             assert not loop._accept_rest(number)
         with pytest.raises(TypeError):
