@@ -907,9 +907,13 @@ Task_dealloc(PyObject *op)
     bool silent = !task->fut.log_tb && (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
     if (coro == NULL || task->fut.loop == NULL || !silent || !future_is_recyclable(coro, op)) {
         if (PyObject_CallFinalizerFromDealloc(op) < 0) {
-            /* The exception handler, for one, saved it: it is a task as before. */
+            /* The exception handler, for one, saved it: it is a task as before. __init__() may just have failed. */
+            PyObject *exc = compat_take_exception();
             if (coro != NULL && task->fut.state == FUTURE_PENDING && registry_add(coro, TaskObject_CAST(op)) < 0) {
                 PyErr_WriteUnraisable(op);
+            }
+            if (exc != NULL) {
+                compat_restore_exception(exc);
             }
             return;
         }
