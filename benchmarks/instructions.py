@@ -31,8 +31,8 @@ class Suite(suite.Suite):
 def count(case, loop, n):
     """Instructions of one whole run with n operations. Raises process.CannotError."""
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log}"]
+        log, profile = Path(folder, "log"), Path(folder, "profile")
+        callgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", f"--log-file={log}"]
         process.run(case, loop, n, callgrind, is_warmed=False, timeout_s=TIMEOUT_S)
         collected = re.search(r"Collected : (\d+)", log.read_text())
     if collected is None:

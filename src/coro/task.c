@@ -712,7 +712,7 @@ start(State *state, BaseTask *task, bool eager)
 /* ---- making ---- */
 
 /* "Task-N"; several times faster than a format. */
-static PyObject *
+static PyObject * /* GCOV_EXCL_START: up to Python 3.12 */
 format_name(uint64_t number)
 {
     enum { PREFIX_LENGTH = 5, DIGITS_MAX = 20 };
@@ -728,7 +728,7 @@ format_name(uint64_t number)
         text[length++] = digits[--count];
     }
     return PyUnicode_FromStringAndSize(text, length);
-}
+} /* GCOV_EXCL_STOP */
 
 /* Renumbers an int that nobody else holds, in place; false if it cannot be. */
 static bool
@@ -929,9 +929,13 @@ Task_dealloc(PyObject *op)
     bool silent = !task->fut.log_tb && (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
     if (coro == NULL || task->fut.loop == NULL || !silent || !future_is_recyclable(coro, op)) {
         if (PyObject_CallFinalizerFromDealloc(op) < 0) {
-            /* The exception handler, for one, saved it: it is a task as before. */
+            /* The exception handler, for one, saved it: it is a task as before. __init__() may just have failed. */
+            PyObject *exc = compat_take_exception();
             if (coro != NULL && task->fut.state == FUTURE_PENDING && registry_add(coro, TaskObject_CAST(op)) < 0) {
                 PyErr_WriteUnraisable(op);
+            }
+            if (exc != NULL) {
+                compat_restore_exception(exc);
             }
             return;
         }

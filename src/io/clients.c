@@ -98,7 +98,7 @@ plain_server(SocketTransport *transport, PyObject *server, PyObject *name)
 /* ---- the count ---- */
 
 /* server._active_count += step: 1, or 0 when it is no number that could be counted on, or -1 with an exception. */
-static int
+static int /* GCOV_EXCL_START: up to Python 3.12 */
 change_count(State *state, PyObject *server, PyObject *dict, long step)
 {
     PyObject *count = PyDict_GetItemWithError(dict, state->str__active_count);
@@ -111,7 +111,7 @@ change_count(State *state, PyObject *server, PyObject *dict, long step)
     int err = changed == NULL ? -1 : PyObject_SetAttr(server, state->str__active_count, changed);
     Py_XDECREF(changed);
     return err < 0 ? -1 : 1;
-}
+} /* GCOV_EXCL_STOP */
 
 /* ---- the set ---- */
 

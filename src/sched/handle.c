@@ -388,7 +388,7 @@ handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 }
 
 /* With a GIL the lock is only taken for the others' sake: they take it before they let go of the GIL to wait. */
-int
+int /* GCOV_EXCL_START: Python 3.14 and later */
 handle_run_threadsafe(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     HandleObject *handle = HandleObject_CAST(owner);
@@ -407,7 +407,7 @@ handle_run_threadsafe(LoopObject *loop, PyObject *owner, PyObject *arg)
         uv_mutex_unlock(&inbox->lock);
     }
     return err;
-}
+} /* GCOV_EXCL_STOP */
 
 /* Waits while another thread runs the callback of a thread-safe handle, as asyncio's _ThreadSafeHandle does. */
 static void

@@ -755,7 +755,7 @@ run_turns_held(LoopObject *loop, bool once)
 }
 
 /* The same inside the gate, see gate.h. */
-static int
+static int /* GCOV_EXCL_START: only without a GIL */
 run_turns_in_gate(LoopObject *loop, bool once)
 {
     int err;
@@ -765,7 +765,7 @@ run_turns_in_gate(LoopObject *loop, bool once)
     loop->gate->owner = 0;
     FL_END_CRITICAL_SECTION();
     return err;
-}
+} /* GCOV_EXCL_STOP */
 
 /* Runs turns until `stopping`, or just one. */
 static PyObject *

@@ -1,6 +1,7 @@
 """Future and Task look, from every side, as asyncio's: identity, introspection, misuse, and base methods unbound."""
 
 import asyncio
+import collections.abc
 import contextvars
 import gc
 import inspect
@@ -544,3 +545,143 @@ def test_standard_ones_need_no_sorting_of_arguments(monkeypatch):
         assert loop.run_until_complete(task) == 3
     finally:
         loop.close()
+
+
+# ---- what rarely happens between tasks and futures ----
+
+
+class Yields:
+    """Awaits what it was made with, as it is."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __await__(self):
+        yield self.value
+
+
+class FutureLike:
+    """What a task may wait for although it is no asyncio.Future."""
+
+    def __init__(self, loop, blocking):
+        self.loop = loop
+        self._asyncio_future_blocking = blocking
+
+    def get_loop(self):
+        return self.loop
+
+
+async def wait_for_value(value):
+    await Yields(value)
+
+
+def test_future_likes_that_cannot_be_waited_for(kind):
+    other = asyncio.SelectorEventLoop()
+    other.close()
+    with pytest.raises(RuntimeError, match="attached to a different loop"):
+        kind.run(kind.task(wait_for_value(FutureLike(other, True))))
+    with pytest.raises(RuntimeError, match="yield was used instead of yield from in task"):
+        kind.run(kind.task(wait_for_value(FutureLike(kind.loop, False))))
+
+
+def test_waiting_for_a_future_that_is_done(kind):
+    future = kind.future()
+    future.set_result("done")
+    future._asyncio_future_blocking = True
+    task = kind.task(wait_for_value(future))
+    kind.turn()
+    assert not task.done() and not future._asyncio_future_blocking
+    kind.turn()
+    assert task.done() and task.result() is None
+
+
+def test_a_future_that_starts_anew_before_its_task_wakes(kind):
+    if not init_twice_works():
+        pytest.skip("refused on this Python")
+    future = kind.future()
+    task = kind.task(wait_for(future))
+    kind.turn()
+    future.set_result("lost")
+    future.__init__(loop=kind.loop)
+    with pytest.raises(asyncio.InvalidStateError, match="Result is not set."):
+        kind.run(task)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_callbacks_that_cannot_be_scheduled(kind, count):
+    """call_soon() of a subclass may refuse: the error reaches who completes the future."""
+    future = kind.future()
+    for number in range(count):
+        future.add_done_callback(lambda future, number=number: seen.append(number))
+    seen, asked = [], []
+
+    def refuse(callback, *args, context=None):
+        asked.append(callback)
+        raise KeyError(len(asked))
+
+    kind.loop.call_soon = refuse
+    with pytest.raises(KeyError, match="1"):
+        future.set_result(None)
+    del kind.loop.call_soon
+    assert future.done() and len(asked) == 1
+    kind.turn()
+    assert seen == []
+
+
+@pytest.mark.parametrize("method", ["send", "throw"])
+def test_a_coroutine_that_ends_by_a_subclass_of_stop_iteration(kind, method):
+    class End(StopIteration):
+        pass
+
+    class Coroutine(collections.abc.Coroutine):
+        def __await__(self):
+            return self
+
+        def send(self, value):
+            if method == "send":
+                raise End("sent")
+
+        def throw(self, *exc):
+            raise End("thrown")
+
+        def close(self):
+            pass
+
+    task = kind.task(Coroutine())
+    if method == "throw":
+        kind.turn()
+        task.cancel()
+    assert kind.run(task) == ("sent" if method == "send" else "thrown")
+
+
+def test_names_that_are_no_text(kind):
+    class Name:
+        def __str__(self):
+            return "mine"
+
+    class Nameless:
+        def __str__(self):
+            raise KeyError("none")
+
+    task = kind.task(nothing(), name=Name())
+    assert task.get_name() == "mine"
+    kind.run(task)
+    coroutine = nothing()
+    with pytest.raises(KeyError, match="none"):
+        kind.task(coroutine, name=Nameless())
+    coroutine.close()
+    kind.problems.clear()
+
+
+def test_arguments_of_cancel(kind):
+    future = kind.future()
+    for call in (
+        lambda: future.cancel("a", "b"),
+        lambda: future.cancel(nonsense=1),
+        lambda: future.cancel("a", msg="b"),
+        lambda: future.cancel(msg="a", nonsense=1),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert not future.cancelled()
+    assert future.cancel(msg="why") and not future.cancel()

@@ -227,8 +227,11 @@ def test_shutdown_can_cancel_what_is_queued(loop, run):
     async def main():
         pool = ThreadPool(1)
         release, first = occupy(loop, pool)
-        jobs = [loop.run_in_executor(pool, seen.append, i) for i in range(10)]
-        items = [pool.submit(seen.append, i) for i in range(10)]
+        items, jobs = [pool.submit(seen.append, "first")], []
+        for i in range(10):
+            jobs.append(loop.run_in_executor(pool, seen.append, i))
+            items.append(pool.submit(seen.append, i))
+        assert pool._work_queue.qsize() == 21
         pool.shutdown(wait=False, cancel_futures=True)
         assert all(item.cancelled() for item in items)
         release.set()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import sys
+import warnings
 
 import pytest
 
@@ -262,3 +263,228 @@ def test_watching_begins_in_another_thread(loop, run, kind):
                 run(main())
             finally:
                 loop.remove_signal_handler(10)
+
+
+def test_more_arguments_than_any_socket_operation_has(loop, run):
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+
+        async def main():
+            for method in (
+                loop.sock_recv,
+                loop.sock_recv_into,
+                loop.sock_recvfrom,
+                loop.sock_sendall,
+                loop.sock_sendto,
+            ):
+                with pytest.raises(TypeError):
+                    await method(left, *range(9))
+
+        run(main())
+
+
+def test_throwing_what_cannot_be_thrown(loop, run):
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+
+        async def main():
+            for args in ((), (KeyError, KeyError(), 5), (5, None, None)):
+                operation = loop.sock_recv(left, 10)
+                with warnings.catch_warnings():
+                    # The standard coroutine's throw() warns of three arguments.
+                    warnings.simplefilter("ignore")
+                    with pytest.raises(TypeError):
+                        operation.throw(*args)
+                operation.close()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                operation = loop.sock_recv(left, 10)
+                with pytest.raises(KeyError, match="value"):
+                    operation.throw(KeyError, "value", None)
+
+        run(main())
+
+
+def test_a_buffer_that_shrinks_while_it_is_waited_for(loop, run):
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right:
+        left.setblocking(False)
+
+        async def main():
+            buffer = bytearray(10)
+            waiting = asyncio.ensure_future(loop.sock_recvfrom_into(left, buffer, 8))
+            await asyncio.sleep(0)
+            del buffer[4:]
+            right.send(b"hello")
+            with pytest.raises(ValueError, match="nbytes is greater than the length of the buffer"):
+                await waiting
+            assert bytes(buffer) == bytes(4)
+
+        run(main())
+
+
+@pytest.mark.parametrize("end", ["data", "cancel"])
+def test_futures_of_another_class_wait_for_a_socket(loop, run, end):
+    class Future(asyncio.Future):
+        pass
+
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+
+        async def main():
+            loop.create_future = lambda: Future(loop=loop)
+            waiting = asyncio.ensure_future(loop.sock_recv(left, 10))
+            await asyncio.sleep(0)
+            del loop.create_future
+            if end == "cancel":
+                waiting.cancel()
+                right.send(b"hello")
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                assert await loop.sock_recv(left, 10) == b"hello"
+            else:
+                right.send(b"hello")
+                assert await waiting == b"hello"
+
+        run(main())
+
+
+def test_what_libraries_write_to_a_transport(loop, run, connected):
+    transport, protocol, peer = connected
+    assert transport._empty_waiter is None
+    transport._protocol_paused = True
+    assert transport._protocol_paused is True
+    transport._protocol_paused = False
+
+    class Other(asyncio.Protocol):
+        data = b""
+
+        def data_received(self, data):
+            self.data += data
+
+    other = Other()
+    transport._protocol = other
+    assert transport.get_protocol() is other
+
+    async def main():
+        peer.send(b"hello")
+        while not other.data:
+            await asyncio.sleep(0)
+
+    run(main())
+    assert other.data == b"hello"
+    transport._protocol = protocol
+
+
+def test_arguments_of_sendto(loop, run, tmp_path):
+    path = str(tmp_path / "receiver")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.settimeout(20)
+
+        async def main():
+            transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, family=socket.AF_UNIX)
+            for args, kwargs in (
+                ((), {}),
+                ((b"x", path, 3), {}),
+                ((b"x",), {"nonsense": 1}),
+                ((b"x",), {"data": b"y"}),
+                (("text", path), {}),
+            ):
+                with pytest.raises(TypeError):
+                    transport.sendto(*args, **kwargs)
+            for address in (path, path.encode()):
+                transport.sendto(b"to " + type(address).__name__.encode(), address)
+            transport.sendto(data=b"named", addr=path)
+            transport.close()
+            await asyncio.sleep(0)
+
+        run(main())
+        assert [receiver.recv(100) for _ in range(3)] == [b"to str", b"to bytes", b"named"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"_limit": 10**100}, {"_limit": True}, {"_eof": 0}, {"_paused": 0}, {"_buffer": None}, {"mine": 1}],
+    ids=str,
+)
+def test_attributes_of_a_reader_that_are_odd(loop, run, odd):
+    class Buffer(bytearray):
+        pass
+
+    left, right = socket.socketpair()
+
+    async def main():
+        reader, writer = await asyncio.open_connection(sock=left)
+        for name, value in odd.items():
+            setattr(reader, name, Buffer() if name == "_buffer" else value)
+        right.send(b"l\nexact")
+        line = reader.readline() if odd != {"_limit": True} else reader.readexactly(2)
+        assert await line == b"l\n"
+        assert await reader.readexactly(3) == b"exa"
+        assert await reader.read(10) == b"ct"
+        waiting = asyncio.ensure_future(reader.read(10))
+        await asyncio.sleep(0)
+        right.send(b"more")
+        assert await waiting == b"more"
+        reader._exception = "no exception"
+        for call in (reader.read(1), reader.readexactly(1), reader.readuntil(b"x")):
+            with pytest.raises(TypeError, match="exceptions must derive from BaseException"):
+                await call
+        reader._exception = None
+        writer.close()
+
+    with right:
+        run(main())
+
+
+@pytest.mark.fastloop_only(reason="how a connection is begun")
+def test_a_connector_by_hand(loop, run):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+
+        async def main():
+            for args in ((), (None, "127.0.0.1"), (None, "127.0.0.1", 1, 2)):
+                with pytest.raises(TypeError):
+                    loop._start_connecting(*args)
+            for host, port in (("localhost", 1), ("127.0.0.1", "1"), ("127.0.0.1", 2**70), ("127.0.0.1", -1),
+                               (b"127.0.0.1", 1), ("127.0.0.1\0", 1), ("\udc80", 1)):  # fmt: skip
+                assert loop._start_connecting(loop.create_future(), host, port) is None
+            future = loop.create_future()
+            connector = loop._start_connecting(future, *address)
+            assert connector.fileno() > 2 and connector.family == socket.AF_INET
+            with pytest.raises(TypeError):
+                connector.make_transport()
+            if not future.done():
+                with pytest.raises(RuntimeError, match="not connected"):
+                    connector.make_transport(asyncio.Protocol(), None)
+            await future
+            connector.close()
+            connector.close()
+            assert connector.fileno() == -1
+            with pytest.raises(RuntimeError, match="not connected"):
+                connector.make_transport(asyncio.Protocol(), None)
+
+        run(main())
+
+
+@pytest.mark.fastloop_only(reason="what the server's own methods take")
+def test_arguments_of_what_serves(loop, run):
+    async def main():
+        with pytest.raises(TypeError):
+            loop._start_serving()
+        with pytest.raises(TypeError):
+            loop._make_socket_transport()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setblocking(False)
+            with pytest.raises(TypeError, match="context must be a contextvars.Context, not 5"):
+                loop._start_serving(asyncio.Protocol, server, context=5)
+        for number in (-1, 10**6, 2**40):
+            assert not loop._accept_rest(number)
+        with pytest.raises(TypeError):
+            loop._accept_rest("text")
+
+    run(main())

@@ -1,6 +1,16 @@
 """The interpreter ends while everything is open: as with the standard loop, and no crash."""
 
+import os
+
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def freed_memory_is_spoilt(monkeypatch):
+    """What is used after it was freed, as the module's state might be, then shows (a sanitizer shows it anyway)."""
+    if "PYTHONMALLOC" not in os.environ:
+        monkeypatch.setenv("PYTHONMALLOC", "debug")
+
 
 OPEN = """
 import asyncio, gc, socket, ssl, sys, threading, time

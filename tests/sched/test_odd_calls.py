@@ -2,10 +2,12 @@
 
 import asyncio
 import contextvars
+import gc
 import re
 import signal
 import socket
 import sys
+import weakref
 
 import pytest
 
@@ -256,3 +258,157 @@ def test_a_turn_of_a_closed_loop(loop_factory):
     loop.close()
     with pytest.raises((RuntimeError, AttributeError)):
         loop._run_once()
+
+
+class Number(float):
+    """A time that is not exactly a float."""
+
+
+@pytest.mark.parametrize("when", [float("nan"), Number("nan"), -5, Number(-5.0), -5.0], ids=repr)
+def test_times_that_are_odd_numbers(loop, run, when):
+    seen = []
+
+    async def main():
+        timer = loop.call_at(when, seen.append, 1)
+        assert timer.when() is when or type(when) is float
+        assert repr(timer.when()) == repr(when)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    run(main())
+    assert seen == [1]
+
+
+def test_a_clock_that_stands_before_zero(loop):
+    """-1.0 is a time as any other."""
+    loop.time = lambda: -1.0
+    seen = []
+    loop.call_at(-1.5, seen.append, "past")
+    loop.call_later(0, seen.append, "now")
+    later = loop.call_later(5, seen.append, "later")
+    loop.call_later(0, loop.stop)
+    loop.run_forever()
+    assert seen == ["past", "now"] and later.when() == 4.0
+    later.cancel()
+    del loop.time
+
+
+def test_weak_references_to_handles(loop):
+    gone = []
+    handles = [loop.call_soon(int), loop.call_later(100, int)]
+    refs = [weakref.ref(handle, gone.append) for handle in handles]
+    assert [ref() for ref in refs] == handles
+    for handle in handles:
+        handle.cancel()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    del handle, handles
+    # A loop may keep a cancelled timer for a while.
+    assert refs[0]() is None and refs[0] in gone
+
+
+@pytest.mark.fastloop_only(reason="the standard handles use these slots themselves")
+def test_slots_of_the_base_die_with_the_handle(loop):
+    class Value:
+        pass
+
+    for handle in (loop.call_soon(int), loop.call_later(0, int)):
+        value = Value()
+        value.handle = handle
+        asyncio.Handle._args.__set__(handle, value)
+        assert asyncio.Handle._args.__get__(handle) is value and handle._args == ()
+        gone = weakref.ref(value)
+        del value, handle
+    loop.call_later(0.001, loop.stop)
+    loop.run_forever()
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_handler_may_end_the_run(loop, error):
+    def end(loop, context):
+        raise error(str(context["exception"]))
+
+    loop.set_exception_handler(end)
+
+    def fail():
+        raise ValueError("the first one")
+
+    loop.call_soon(fail)
+    loop.call_soon(loop.stop)
+    with pytest.raises(error, match="the first one"):
+        loop.run_forever()
+    loop.run_forever()
+
+
+def test_the_thread_that_runs_a_loop_as_an_attribute(loop, run):
+    loop._thread_id = 5
+    assert loop.is_running()
+    loop._thread_id = None
+    assert not loop.is_running()
+    run(asyncio.sleep(0))
+
+
+@pytest.mark.fastloop_only(reason="methods that only fastloop has")
+def test_another_thread_neither_turns_nor_closes_a_running_loop(loop, run):
+    def attempt():
+        with pytest.raises(RuntimeError, match="This event loop is already running"):
+            loop._run_once()
+        with pytest.raises(RuntimeError, match="Cannot close a running event loop"):
+            loop._close_core()
+        # It stays its thread's.
+        loop._thread_id = None
+        return loop.is_running()
+
+    async def main():
+        with pytest.raises(RuntimeError, match="Cannot close a running event loop"):
+            loop._close_core()
+        assert await loop.run_in_executor(None, attempt)
+        await loop.shutdown_default_executor()
+
+    run(main())
+    with pytest.raises(OverflowError):
+        loop._thread_id = -1
+
+
+@pytest.mark.fastloop_only(reason="bytes are delivered inside its poll")
+def test_no_turn_inside_data_received(loop, run):
+    left, right = socket.socketpair()
+    seen = []
+
+    class Protocol(asyncio.Protocol):
+        def data_received(self, data):
+            try:
+                loop._run_once()
+            except RuntimeError as error:
+                seen.append(str(error))
+            done.set_result(data)
+
+    async def main():
+        nonlocal done
+        done = loop.create_future()
+        transport, _ = await loop.create_connection(Protocol, sock=left)
+        right.send(b"x")
+        assert await done == b"x"
+        transport.abort()
+        await asyncio.sleep(0)
+
+    done = None
+    with right:
+        run(main())
+    assert len(seen) == 1 and "cannot run inside data_received()" in seen[0]
+
+
+@pytest.mark.fastloop_only(reason="metrics")
+def test_metrics_of_timers_beside_a_replaced_clock(loop):
+    loop.set_metrics(True)
+    loop.time = lambda: 100.0
+    seen = []
+    loop.call_at(50.0, seen.append, 1)
+    loop.call_at(60.0, loop.stop)
+    loop.run_forever()
+    del loop.time
+    loop.call_later(0, loop.stop)
+    loop.run_forever()
+    assert seen == [1]

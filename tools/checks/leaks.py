@@ -2,9 +2,8 @@
 
     python tools/checks/leaks.py REPORT...        exit status 1 if there is anything to show
 
-The interpreter loses much as it ends, most of all strings. A leak is ours when a function of ours is near the
-allocation. Objects of the garbage collector are never lost to LeakSanitizer, for its lists hold them: `make refs` sees
-those.
+The interpreter loses much as it ends. A leak is ours when a function of ours is near its allocation.
+Objects of the garbage collector are never lost to LeakSanitizer, for its lists hold them: `make refs` sees those.
 """
 
 import re
