@@ -155,7 +155,8 @@ typedef struct State {
     PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
     struct CoroState *coro;           /* coro/'s part of the module state */
     struct OpenSSL *openssl;          /* what _ssl uses, see io/openssl.h; NULL until it is asked for and found */
-    _Atomic(struct StreamState *) streams; /* what the native streams need, NULL before the first */
+    /* What the native streams need, NULL before the first. */
+    _Atomic(struct StreamState *) streams;
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);

@@ -419,9 +419,9 @@ find_unlocked(CoroState *coro, UnlockedMethod *method, const char *name)
 static int
 make_types(PyObject *module, CoroState *coro)
 {
-#define X(name)                                                      \
-    if (find_unlocked(coro, &coro->unlocked_##name, #name) < 0) {    \
-        return -1;                                                   \
+#define X(name)                                                   \
+    if (find_unlocked(coro, &coro->unlocked_##name, #name) < 0) { \
+        return -1;                                                \
     }
     UNLOCKED_METHODS(X)
 #undef X

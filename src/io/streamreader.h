@@ -10,7 +10,8 @@
 /* A class whose methods must be those of asyncio. Looking is quick as long as nobody changes the class. */
 typedef struct {
     PyTypeObject *type;
-    _Atomic uint64_t seen; /* twice the version of the type that was looked at, 0 for none; odd if it was as it should be */
+    /* Twice the version of the type that was looked at, 0 for none; odd if it was as it should be. */
+    _Atomic uint64_t seen;
 } KnownType;
 
 enum {
