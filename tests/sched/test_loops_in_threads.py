@@ -544,9 +544,11 @@ def test_a_loop_that_died_with_its_thread_is_freed(python):
                 thread.start()
             for thread in threads:
                 thread.join()
-            time.sleep(0.02)
-            for _ in range(3):
-                gc.collect()
+        # Each has a job under way yet, whose worker ends in its own time.
+        deadline = time.monotonic() + 60
+        while any(loop() is not None for loop in loops) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            gc.collect()
         print(len(loops), sum(loop() is not None for loop in loops))
     """
     assert python(source, stderr=None) == "12 0\n"
