@@ -627,7 +627,8 @@ def test_daemon_threads_run_loops_when_the_interpreter_ends(python, busy):
 def test_loops_of_two_threads_run_at_the_same_time(loop_factory):
     """Two callbacks that wait for each other in turn, each without ever letting go of its thread's state."""
     turns = [0, 0]
-    rounds = 2000
+    # Where others keep the processors busy, each costs a slice of their time.
+    rounds = 100
 
     async def main(index):
         for number in range(1, rounds + 1):
