@@ -26,7 +26,7 @@ C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind \
 	checked-debug checked-asan demo conformance conformance-debug ecosystem bench bench-smoke picture docs lint format \
-	sdist wheel check-wheel clean refs coverage checked-coverage fuzz checked-fuzz analyze reproducible
+	sdist wheel check-wheel clean refs leaks coverage checked-coverage fuzz checked-fuzz analyze reproducible
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -91,6 +91,13 @@ asan: checked-asan ## run the tests under AddressSanitizer and UndefinedBehavior
 ASAN_ENVIRONMENT = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/$(CHECKED)/report \
 	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/$(CHECKED)/report
+
+# Where a process ends, not whether: what the interpreter itself leaves must not change the status of a child.
+leaks: VARIANT = asan
+leaks: checked-asan ## run the tests on fastloop under LeakSanitizer: no process loses memory that our C code took
+	@rm -f $(CHECKED)/report.*
+	$(call checked,$(ASAN_SECONDS),$(subst detect_leaks=0,detect_leaks=1:exitcode=0,$(ASAN_ENVIRONMENT))) --loop fastloop; \
+	status=$$?; $(CURDIR)/$(PY) $(CURDIR)/tools/checks/leaks.py $$(ls ../report.* 2>/dev/null) && exit $$status
 
 # A process that is killed does not write what it counted. docs/reliability.md tells what is left
 # out of the count, and why.

@@ -66,6 +66,11 @@ def create_task_takes_any_keyword():
     return bool(base_events.BaseEventLoop.create_task.__code__.co_flags & CO_VARKEYWORDS)
 
 
+def all_tasks(loop):
+    """Tell which tasks of the loop are not done."""
+    return tasks.all_tasks(loop)
+
+
 def task_checks_context():
     """Whether a standard task refuses a context that is no contextvars.Context (later versions)."""
     coroutine = nothing()

@@ -50,6 +50,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         # Before anything that may fail: __del__() closes the loop then.
         self._slow_hook = self._metrics_server = None
         super().__init__()
+        # As many as the standard loop says to have, for those that count its descriptors.
+        self._internal_fds = 1
         _fork.keep_standard_streams_free()
         disabled = switches.disabled()
         if "tasks" in disabled:
@@ -159,6 +161,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._metrics_server.close()
         self._remove_all_signal_handlers()
         self._close_core()
+        self._internal_fds = 0
         self._executor_shutdown_called = True
         executor = self._default_executor
         if executor is not None:

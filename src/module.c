@@ -147,7 +147,7 @@ core_exec(PyObject *module)
 {
     State *state = state_of_module(module);
     if (intern_names(state) < 0 || import_names(state) < 0 || make_types(module, state) < 0 ||
-        add_versions(module) < 0) {
+        handle_find_slots(state) < 0 || add_versions(module) < 0) {
         return -1;
     }
     if (coro_exec(module, state) < 0 || loop_add_methods(state->LoopType, coro_loop_methods) < 0 ||

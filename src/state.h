@@ -161,11 +161,16 @@ typedef struct State {
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
     _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
+    /* Offsets of slots of asyncio.Handle, see handle_find_slots(). */
+    Py_ssize_t handle_source_traceback_at;
+    Py_ssize_t handle_repr_at;
     /* See loop_leave_task() in sched/loop.h: has asyncio.current_task() forget `loop->left_task`. */
     void (*leave_task)(struct LoopObject *loop);
     /* The functions of the records before which that need not be done (ready_run). */
     int (*run_step)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
     int (*run_wakeup)(struct LoopObject *loop, PyObject *owner, PyObject *arg);
+    /* Queues the wake-ups for which there was no memory (`loop->has_late_wakeups`). */
+    void (*wake_late)(struct LoopObject *loop);
 } State;
 
 extern PyModuleDef core_module;

@@ -35,6 +35,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for line in (
         "fastloop_only(reason): a promise that the stock loop does not keep, or a direct comparison with it",
+        "left_out(condition, reason): not collected where the condition holds, since there is nothing to test: another "
+        "version of Python, a part that is switched off; it may be a function of the parameters of the test",
         "expects(*kinds): the test leaves 'fds', 'threads' or 'children' behind on purpose",
     ):
         config.addinivalue_line("markers", line)
@@ -50,11 +52,20 @@ def pytest_configure(config):
         raise pytest.UsageError("the tests need the package pytest-timeout")
 
 
+def is_left_out(item, chosen):
+    if chosen == "stock" and item.get_closest_marker("fastloop_only"):
+        return True
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    conditions = [mark.args[0] for mark in item.iter_markers("left_out")]
+    return any(condition(**parameters) if callable(condition) else condition for condition in conditions)
+
+
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--loop") == "stock":
-        skipped = [item for item in items if item.get_closest_marker("fastloop_only")]
-        config.hook.pytest_deselected(items=skipped)
-        items[:] = [item for item in items if item not in skipped]
+    chosen = config.getoption("--loop")
+    left_out = {item for item in items if is_left_out(item, chosen)}
+    if left_out:
+        config.hook.pytest_deselected(items=[*left_out])
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT, method="signal"))

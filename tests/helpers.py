@@ -641,6 +641,9 @@ class ChildPython:
 
     def command(self, source, options=()):
         prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog)
+        if "-E" in options:
+            # It takes PYTHONPATH away.
+            prelude = f"import sys; sys.path[:0] = {self.environment['PYTHONPATH'].split(os.pathsep)}\n{prelude}"
         return [sys.executable, *options, "-c", prelude + textwrap.dedent(source)]
 
     def start(self, source, options=(), **kwargs):

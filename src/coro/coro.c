@@ -483,6 +483,7 @@ coro_exec(PyObject *module, State *state)
     state->leave_task = current_task_forget;
     state->run_step = task_step_run;
     state->run_wakeup = task_wakeup_run;
+    state->wake_late = future_wake_late;
     PyObject *future_type = known > 0 ? (PyObject *)coro->FutureType : base_future;
     PyObject *task_type = known > 0 ? (PyObject *)coro->TaskType : base_task;
     if (PyModule_AddObjectRef(module, "Future", future_type) < 0 ||

@@ -55,6 +55,36 @@ goes_on_after_error(PyObject **raised)
     return goes_on;
 }
 
+/* The same: is it a task's wake-up, to be left in the future until the loop calls future_wake_late()? */
+static bool
+waits_for_memory(State *state, BaseFuture *fut, PyObject *callback)
+{
+    if (!PyErr_ExceptionMatches(PyExc_MemoryError) || !Py_IS_TYPE(callback, state->coro->WakeupType) ||
+        !coro_is_loop(state, fut->loop)) {
+        return false;
+    }
+    PyErr_Clear();
+    LoopObject *loop = LoopObject_CAST(fut->loop);
+    loop->has_late_wakeups = true;
+    inbox_wake_if_waiting(&loop->inbox);
+    return true;
+}
+
+/* Takes the first items off a list that is ours alone. Needs no memory. */
+static void
+drop_first(PyObject *list, Py_ssize_t count)
+{
+    Py_ssize_t left = PyList_GET_SIZE(list) - count;
+    Py_SET_SIZE(list, 0);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_DECREF(PyList_GET_ITEM(list, i));
+    }
+    for (Py_ssize_t i = 0; i < left; i++) {
+        PyList_SET_ITEM(list, i, PyList_GET_ITEM(list, count + i));
+    }
+    Py_SET_SIZE(list, left);
+}
+
 /* Queues the callbacks of the list. */
 static int
 queue_callbacks(State *state, LoopObject *native, BaseFuture *fut, PyObject *list, PyObject *raised)
@@ -62,9 +92,16 @@ queue_callbacks(State *state, LoopObject *native, BaseFuture *fut, PyObject *lis
     bool goes_on = true;
     for (Py_ssize_t i = 0; goes_on && i < PyList_GET_SIZE(list); i++) {
         PyObject *pair = PyList_GET_ITEM(list, i);
-        if (queue_callback(state, native, fut, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1)) < 0) {
-            goes_on = goes_on_after_error(&raised);
+        PyObject *callback = PyTuple_GET_ITEM(pair, 0);
+        if (LIKELY(queue_callback(state, native, fut, callback, PyTuple_GET_ITEM(pair, 1)) == 0)) {
+            continue;
         }
+        if (fut->callbacks == NULL && waits_for_memory(state, fut, callback)) {
+            drop_first(list, i);
+            fut->callbacks = Py_NewRef(list);
+            break;
+        }
+        goes_on = goes_on_after_error(&raised);
     }
     if (LIKELY(raised == NULL)) {
         return 0;
@@ -90,6 +127,11 @@ future_notify(State *state, BaseFuture *fut)
     bool goes_on = true;
     if (callback != NULL) {
         if (UNLIKELY(queue_callback(state, native, fut, callback, context) < 0)) {
+            if (fut->callback0 == NULL && waits_for_memory(state, fut, callback)) {
+                fut->callback0 = callback;
+                fut->context0 = context;
+                return 0;
+            }
             goes_on = goes_on_after_error(&raised);
         }
         if (Py_IS_TYPE(callback, state->coro->WakeupType)) {
@@ -112,6 +154,57 @@ future_notify(State *state, BaseFuture *fut)
     int err = queue_callbacks(state, native, fut, more, raised);
     Py_DECREF(more);
     return err;
+}
+
+/* Queues the wake-ups that were left in what a task waits for; -1 with an exception. */
+static int
+wake_late(State *state, PyObject *task)
+{
+    CoroState *coro = state->coro;
+    PyObject *awaited = NULL;
+    if (PyObject_TypeCheck(task, coro->TaskType)) {
+        FL_BEGIN_CRITICAL_SECTION(task);
+        awaited = Py_XNewRef(BaseTask_CAST(task)->fut_waiter);
+        FL_END_CRITICAL_SECTION();
+    }
+    int err = 0;
+    if (awaited != NULL && future_is_plain(coro, awaited)) {
+        FL_BEGIN_CRITICAL_SECTION(awaited);
+        if (BaseFuture_CAST(awaited)->state != FUTURE_PENDING) {
+            err = future_notify(state, BaseFuture_CAST(awaited));
+        }
+        FL_END_CRITICAL_SECTION();
+    }
+    Py_XDECREF(awaited);
+    return err;
+}
+
+void
+future_wake_late(LoopObject *loop)
+{
+    loop->has_late_wakeups = false;
+    CoroState *coro = loop->state->coro;
+    PyObject *tasks = PyObject_CallMethod(coro->helpers, "all_tasks", "O", loop);
+    PyObject *iterator = tasks == NULL ? NULL : PyObject_GetIter(tasks);
+    PyObject *task;
+    while (iterator != NULL && (task = PyIter_Next(iterator)) != NULL) {
+        int err = wake_late(loop->state, task);
+        Py_DECREF(task);
+        if (err < 0) {
+            break;
+        }
+    }
+    Py_XDECREF(iterator);
+    Py_XDECREF(tasks);
+    if (PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            /* In the next turn, then. */
+            PyErr_Clear();
+            loop->has_late_wakeups = true;
+        } else {
+            loop_report(loop, "Waking tasks failed", NULL);
+        }
+    }
 }
 
 int

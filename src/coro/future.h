@@ -112,6 +112,8 @@ int future_check_pending(State *state, BaseFuture *fut);
 int future_cancel(State *state, BaseFuture *fut, PyObject *msg);
 /* Queues the callbacks of a future that has just been completed. */
 int future_notify(State *state, BaseFuture *fut);
+/* State.wake_late: the same once more for those in which there are wake-ups left, for want of memory. */
+void future_wake_late(LoopObject *loop);
 int future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context);
 /* The CancelledError that a cancelled future raises; the one that cancelled it is handed over once. */
 PyObject *future_make_cancelled_error(CoroState *coro, BaseFuture *fut);

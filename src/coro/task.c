@@ -71,6 +71,27 @@ error_soon(State *state, BaseTask *task, PyObject *message)
     return err;
 }
 
+/* A task that cannot be resumed, or cannot wait, for want of memory must not stay pending for ever: the coroutine is told
+   by the MemoryError that is set, in the next turn, and where that is impossible as well the task ends with it. `thrown`
+   is what was to be thrown. Any other exception stays; -1 with an exception. */
+static int
+tell_of_no_memory(State *state, BaseTask *task, PyObject *thrown)
+{
+    if (!PyErr_ExceptionMatches(PyExc_MemoryError) || task->fut.state != FUTURE_PENDING) {
+        return -1;
+    }
+    PyObject *exc = compat_take_exception();
+    bool again = thrown != NULL && PyErr_GivenExceptionMatches(thrown, PyExc_MemoryError);
+    int err = again ? -1 : step_soon(state, task, exc);
+    if (err < 0) {
+        PyErr_Clear();
+        registry_remove(TaskObject_CAST(task));
+        err = task->fut.state == FUTURE_PENDING ? future_fail(state, &task->fut, exc) : 0;
+    }
+    Py_DECREF(exc);
+    return err;
+}
+
 /* ---- what a coroutine yields ---- */
 
 /* 1 if `awaited` was told to cancel and agreed, 0 if not, -1 with an exception. */
@@ -388,7 +409,7 @@ advance(State *state, BaseTask *task, PyObject *exc)
     if (UNLIKELY(TASK_FLAGS(task)->must_cancel)) {
         thrown = exception_for_cancel(coro, task, exc);
         if (thrown == NULL) {
-            return -1;
+            return tell_of_no_memory(state, task, exc);
         }
         exc = thrown;
     }
@@ -408,7 +429,8 @@ advance(State *state, BaseTask *task, PyObject *exc)
     }
     int err = sent == PYGEN_NEXT ? wait_for(state, task, result) : finish(state, task, result);
     Py_DECREF(result);
-    return err;
+    /* With a waiter set, something will wake it. */
+    return UNLIKELY(err < 0) && task->fut_waiter == NULL ? tell_of_no_memory(state, task, NULL) : err;
 }
 
 int
@@ -426,7 +448,7 @@ task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc)
     }
     if (current_task_enter(state->coro, native, loop, (PyObject *)task) < 0) {
         Py_DECREF(loop);
-        return -1;
+        return tell_of_no_memory(state, task, exc);
     }
     int err = advance(state, task, exc);
     PyObject *raised = err < 0 ? compat_take_exception() : NULL;
@@ -491,7 +513,7 @@ task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
     CoroState *coro = state->coro;
 #if HAVE_AWAITED_BY
     if (is_future(coro, future) && discard_awaited_by(coro, future, (PyObject *)task) < 0) {
-        return -1;
+        return tell_of_no_memory(state, task, NULL);
     }
 #endif
     PyObject *exc;

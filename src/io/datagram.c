@@ -127,10 +127,11 @@ deliver(DatagramObject *self, LoopObject *loop, PyObject *data, const struct soc
     }
     PyObject *args[] = {protocol_of(self), data, Py_NewRef(self->last_sender)};
     PyObject *result = PyObject_VectorcallMethod(self->state->str_datagram_received, args, 3, NULL);
-    for (int i = 0; i < 3; i++) {
-        Py_DECREF(args[i]);
-    }
+    Py_DECREF(args[0]);
+    Py_DECREF(args[2]);
     Py_XDECREF(result);
+    /* The loop may have been closed. */
+    bytespool_drop(loop->io == NULL ? NULL : &loop->io->bytes, data);
     return result == NULL ? READ_FAILED : READ_DELIVERED;
 }
 
@@ -153,7 +154,7 @@ read_one(DatagramObject *self, LoopObject *loop)
     }
     metrics_received(&loop->metrics, (size_t)size);
     /* First of all: whatever else is made may have Python code run, which may read into the same buffer. */
-    PyObject *data = PyBytes_FromStringAndSize(buffer, (Py_ssize_t)size);
+    PyObject *data = bytespool_new(&loop->io->bytes, buffer, (Py_ssize_t)size);
     if (data == NULL) {
         return READ_FAILED;
     }
@@ -185,7 +186,7 @@ may_read_again(DatagramObject *self, LoopObject *loop, Work before)
 {
     Work now = work_of(loop);
     if (now.ready != before.ready || now.timers != before.timers || loop->stopping || loop->pending != NULL ||
-        !is_false(self->conn_lost) || !is_readable(self) || loop_if_plain(self) != loop) {
+        !is_false(self->conn_lost) || !is_readable(self) || self->loop != (PyObject *)loop) {
         return false;
     }
     /* close() and pause_reading() take the reader away. */

@@ -152,10 +152,13 @@ dispatch_record(LoopObject *loop, int fd, unsigned event)
     if (record->run == NULL) {
         return;
     }
-    int err = is_cancelled(record) ? poller_unwatch(loop, fd, event)
-                                   : ready_append(&loop->ready, record->run, record->owner, NULL);
-    if (err < 0) {
-        loop_report(loop, "Polling failed", NULL);
+    if (is_cancelled(record)) {
+        (void)poller_unwatch(loop, fd, event);
+    } else if (LIKELY(ready_has_room(&loop->ready))) {
+        (void)ready_append(&loop->ready, record->run, record->owner, NULL);
+    } else if (is_edge(entry)) {
+        /* The next poll tells it again; what is watched by its edges must be asked for that. */
+        (void)change_watched(&loop->io->poller, fd, entry, entry->watched, entry->tag);
     }
 }
 
@@ -624,11 +627,13 @@ int
 poller_fork(LoopObject *loop)
 {
     Poller *poller = &loop->io->poller;
-    if (poller->set < 0) {
+    if (poller->set < 0 && poller->watched_count == 0) {
         return 0;
     }
     uvpoll_close(&poller->poll);
-    close(poller->set);
+    if (poller->set >= 0) {
+        close(poller->set);
+    }
     poller->set = pollset_open();
     if (poller->set < 0) {
         return poller->set;

@@ -7,8 +7,9 @@
 #include "base/address.h"
 #include "io/io.h"
 
+/* The first of the places that may have an address; NULL without memory. */
 static Sender *
-find_place(LoopObject *loop, const uint32_t *words, size_t count)
+find_places(LoopObject *loop, const uint32_t *words, size_t count)
 {
     if (loop->io->senders == NULL) {
         loop->io->senders = PyMem_Calloc(SENDER_PLACES, sizeof(Sender));
@@ -18,10 +19,33 @@ find_place(LoopObject *loop, const uint32_t *words, size_t count)
     }
     uint32_t hash = 0;
     for (size_t i = 0; i < count; i++) {
-        hash = hash * 31 + words[i];
+        hash = (hash ^ words[i]) * 0x9e3779b1u;
+        hash ^= hash >> 15;
     }
-    hash *= 0x9e3779b1u;
-    return &loop->io->senders[hash >> 24];
+    return &loop->io->senders[hash % (SENDER_PLACES / SENDER_WAYS) * SENDER_WAYS];
+}
+
+/* Which of the places has the address; NULL for none. */
+static Sender *
+find_among(Sender *places, const uint32_t *words, size_t count)
+{
+    for (int i = 0; places != NULL && i < SENDER_WAYS; i++) {
+        if (places[i].count == count && memcmp(places[i].words, words, count * sizeof(uint32_t)) == 0) {
+            return &places[i];
+        }
+    }
+    return NULL;
+}
+
+/* Puts an address in the place of the one that was put there the longest ago. */
+static void
+remember(Sender *places, const uint32_t *words, size_t count, PyObject *value)
+{
+    PyObject *oldest = places[SENDER_WAYS - 1].value;
+    memmove(&places[1], &places[0], (SENDER_WAYS - 1) * sizeof(Sender));
+    places[0] = (Sender){.value = Py_NewRef(value), .count = (uint8_t)count};
+    memcpy(places[0].words, words, count * sizeof(uint32_t));
+    Py_XDECREF(oldest);
 }
 
 PyObject *
@@ -38,17 +62,15 @@ senders_find(LoopObject *loop, const struct sockaddr_storage *address, socklen_t
         return address_to_python(address, size);
     }
     memcpy(words, address, size);
-    Sender *place = find_place(loop, words, count);
-    if (place != NULL && place->count == count && memcmp(place->words, words, size) == 0) {
+    Sender *place = find_among(find_places(loop, words, count), words, count);
+    if (LIKELY(place != NULL)) {
         return Py_NewRef(place->value);
     }
     PyObject *value = address_to_python(address, size);
     /* The table may have gone: a tuple can be what starts a collection. */
-    place = value == NULL || loop->io == NULL ? NULL : find_place(loop, words, count);
-    if (place != NULL) {
-        memcpy(place->words, words, size);
-        place->count = (uint8_t)count;
-        Py_XSETREF(place->value, Py_NewRef(value));
+    Sender *places = value == NULL || loop->io == NULL ? NULL : find_places(loop, words, count);
+    if (places != NULL) {
+        remember(places, words, count, value);
     }
     return value;
 }

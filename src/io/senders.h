@@ -7,14 +7,14 @@
 
 #include <sys/socket.h>
 
-/* One place of a table that a hash of the address finds; the later one wins. */
+/* One place of a table. A hash of the address finds the first of a few that may have it; the latest one wins. */
 typedef struct {
     PyObject *value; /* strong: a tuple of str and int; NULL in a free place */
     uint32_t words[7];
     uint8_t count;
 } Sender;
 
-enum { SENDER_PLACES = 256 };
+enum { SENDER_PLACES = 1024, SENDER_WAYS = 4 };
 
 /* What recvfrom() of the socket module gives as the address: new, or NULL with an exception. For AF_INET, AF_INET6 and
    AF_UNIX. */

@@ -378,6 +378,9 @@ close_unclosed(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     self->over = self->closing = true;
     self->conn_lost++;
+    if (self->stream != NULL) {
+        loop_before_close(self->stream->loop);
+    }
     transport_close_socket(self);
     transport_report_if(self, transport_detach_server(self));
     if (exc != NULL) {

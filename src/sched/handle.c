@@ -14,6 +14,46 @@
 #include "sched/loop.h"
 
 #define HandleObject_CAST(op) ((HandleObject *)(op))
+#define TimerHandleObject_CAST(op) ((TimerHandleObject *)(op))
+
+/* ---- the base's slots that are used ---- */
+
+static Py_ssize_t
+find_slot(PyObject *type, const char *name)
+{
+    Py_ssize_t offset = -1;
+    PyObject *descriptor = PyObject_GetAttrString(type, name);
+    if (descriptor != NULL && Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) {
+        offset = ((PyMemberDescrObject *)descriptor)->d_member->offset;
+    }
+    if (offset < 0) {
+        PyErr_Format(PyExc_ImportError, "fastloop does not know this Python's %R", type);
+    }
+    Py_XDECREF(descriptor);
+    return offset;
+}
+
+int
+handle_find_slots(State *state)
+{
+    state->handle_source_traceback_at = find_slot(state->asyncio_Handle, "_source_traceback");
+    state->handle_repr_at = find_slot(state->asyncio_Handle, "_repr");
+    return state->handle_source_traceback_at < 0 || state->handle_repr_at < 0 ? -1 : 0;
+}
+
+/* Where a handle was made; NULL outside of debug mode. */
+static inline PyObject **
+source_traceback_of(HandleObject *handle, State *state)
+{
+    return (PyObject **)((char *)handle + state->handle_source_traceback_at);
+}
+
+/* What cancel() keeps in debug mode. */
+static inline PyObject **
+repr_of(HandleObject *handle, State *state)
+{
+    return (PyObject **)((char *)handle + state->handle_repr_at);
+}
 
 /* ---- making ---- */
 
@@ -87,14 +127,10 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
     for (Py_ssize_t i = 0; i < nargs; i++) {
         handle->args[i] = Py_NewRef(args[i]);
     }
-    handle->nargs = (int)nargs;
+    handle->nargs = (unsigned char)nargs;
     handle->args_tuple = args_tuple;
-    handle->source_traceback = NULL;
-    handle->repr = NULL;
     handle->cancelled = false;
     handle->threadsafe = false;
-    handle->scheduled = false;
-    handle->when_object = NULL;
     return handle;
 }
 
@@ -105,7 +141,7 @@ handle_set_traceback(LoopObject *loop, HandleObject *handle)
     if (stack == NULL) {
         return -1;
     }
-    Py_XSETREF(handle->source_traceback, stack);
+    Py_XSETREF(*source_traceback_of(handle, loop->state), stack);
     return 0;
 }
 
@@ -129,11 +165,12 @@ handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize
     return handle;
 }
 
-HandleObject *
+TimerHandleObject *
 timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject *callback, PyObject *const *args,
                  Py_ssize_t nargs, PyObject *context)
 {
-    HandleObject *handle = make(loop, loop->state->TimerHandleType, callback, args, nargs, context);
+    TimerHandleObject *handle = TimerHandleObject_CAST(
+        make(loop, loop->state->TimerHandleType, callback, args, nargs, context));
     if (handle == NULL) {
         return NULL;
     }
@@ -151,7 +188,7 @@ timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject 
             return NULL;
         }
     }
-    if (UNLIKELY(loop->debug) && handle_set_traceback(loop, handle) < 0) {
+    if (UNLIKELY(loop->debug) && handle_set_traceback(loop, &handle->base) < 0) {
         Py_CLEAR(handle);
     }
     return handle;
@@ -355,11 +392,11 @@ handle_run_threadsafe(LoopObject *loop, PyObject *owner, PyObject *arg)
     HandleObject *handle = HandleObject_CAST(owner);
     Inbox *inbox = &loop->inbox;
     inbox_lock(inbox);
-    atomic_store_explicit(&handle->running_in, compat_thread_ident(), memory_order_relaxed);
+    atomic_store_explicit(&handle->running, true, memory_order_relaxed);
     inbox_unlock(inbox);
     int err = handle_run(loop, owner, arg);
     inbox_lock(inbox);
-    atomic_store_explicit(&handle->running_in, 0, memory_order_relaxed);
+    atomic_store_explicit(&handle->running, false, memory_order_relaxed);
     bool waited_for = atomic_load_explicit(&inbox->handle_waiters, memory_order_relaxed) > 0;
     inbox_unlock(inbox);
     if (UNLIKELY(waited_for)) {
@@ -379,13 +416,14 @@ wait_while_running(HandleObject *handle)
     }
     Inbox *inbox = &handle->loop->inbox;
     uv_mutex_lock(&inbox->lock);
-    if (handle->running_in == 0 || handle->running_in == compat_thread_ident()) {
+    /* It runs in the thread that holds the loop. */
+    if (!handle->running || handle->loop->holder == compat_thread_ident()) {
         uv_mutex_unlock(&inbox->lock);
         return;
     }
     inbox->handle_waiters++;
     PyThreadState *thread_state = PyEval_SaveThread();
-    while (handle->running_in != 0) {
+    while (handle->running) {
         uv_cond_wait(&inbox->handle_done, &inbox->lock);
     }
     inbox->handle_waiters--;
@@ -484,10 +522,10 @@ Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
         if (repr == NULL) {
             return NULL;
         }
-        replace(handle, &handle->repr, repr);
+        replace(handle, repr_of(handle, handle->loop->state), repr);
     }
     if (handle->scheduled) {
-        timers_remove(&handle->loop->timers, handle);
+        timers_remove(&handle->loop->timers, TimerHandleObject_CAST(op));
     }
     drop_callback(handle);
     Py_RETURN_NONE;
@@ -520,7 +558,7 @@ Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 TimerHandle_when(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    HandleObject *handle = HandleObject_CAST(op);
+    TimerHandleObject *handle = TimerHandleObject_CAST(op);
     if (handle->when_object != NULL) {
         return Py_NewRef(handle->when_object);
     }
@@ -602,28 +640,40 @@ get_context(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 get_source_traceback(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none(HandleObject_CAST(op), &HandleObject_CAST(op)->source_traceback);
+    HandleObject *handle = HandleObject_CAST(op);
+    State *state = state_of_type(Py_TYPE(op));
+    return state == NULL ? NULL : new_or_none(handle, source_traceback_of(handle, state));
 }
 
 static int
 set_source_traceback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
     HandleObject *handle = HandleObject_CAST(op);
-    replace(handle, &handle->source_traceback, Py_XNewRef(value == Py_None ? NULL : value));
+    State *state = state_of_type(Py_TYPE(op));
+    if (state == NULL) {
+        return -1;
+    }
+    replace(handle, source_traceback_of(handle, state), Py_XNewRef(value == Py_None ? NULL : value));
     return 0;
 }
 
 static PyObject *
 get_repr(PyObject *op, void *Py_UNUSED(closure))
 {
-    return new_or_none(HandleObject_CAST(op), &HandleObject_CAST(op)->repr);
+    HandleObject *handle = HandleObject_CAST(op);
+    State *state = state_of_type(Py_TYPE(op));
+    return state == NULL ? NULL : new_or_none(handle, repr_of(handle, state));
 }
 
 static int
 set_repr(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
     HandleObject *handle = HandleObject_CAST(op);
-    replace(handle, &handle->repr, Py_XNewRef(value == Py_None ? NULL : value));
+    State *state = state_of_type(Py_TYPE(op));
+    if (state == NULL) {
+        return -1;
+    }
+    replace(handle, repr_of(handle, state), Py_XNewRef(value == Py_None ? NULL : value));
     return 0;
 }
 
@@ -649,7 +699,7 @@ weak_list_index(HandleObject *handle)
     return (offset - offsetof(HandleObject, base_slots)) / sizeof(PyObject *);
 }
 
-/* Did somebody set a slot of the base, through the base's own descriptor? All of them are NULL otherwise. */
+/* Has debug mode, or somebody through the base's own descriptor, set a slot of the base? All of them are NULL otherwise. */
 static inline bool
 has_base_slots(HandleObject *handle)
 {
@@ -682,9 +732,6 @@ Handle_traverse(PyObject *op, visitproc visit, void *arg)
         Py_VISIT(handle->args[i]);
     }
     Py_VISIT(handle->args_tuple);
-    Py_VISIT(handle->source_traceback);
-    Py_VISIT(handle->repr);
-    Py_VISIT(handle->when_object);
     for (size_t i = 0; i < HANDLE_BASE_SLOTS; i++) {
         if (i != weak_list_index(handle)) {
             Py_VISIT(handle->base_slots[i]);
@@ -699,14 +746,25 @@ Handle_clear(PyObject *op)
     HandleObject *handle = HandleObject_CAST(op);
     drop_callback(handle);
     Py_CLEAR(handle->context);
-    Py_CLEAR(handle->source_traceback);
-    Py_CLEAR(handle->repr);
-    Py_CLEAR(handle->when_object);
     if (UNLIKELY(has_base_slots(handle))) {
         clear_base_slots(handle);
     }
     Py_CLEAR(handle->loop);
     return 0;
+}
+
+static int
+TimerHandle_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(TimerHandleObject_CAST(op)->when_object);
+    return Handle_traverse(op, visit, arg);
+}
+
+static int
+TimerHandle_clear(PyObject *op)
+{
+    Py_CLEAR(TimerHandleObject_CAST(op)->when_object);
+    return Handle_clear(op);
 }
 
 /* Keeps an empty handle for the next one of its loop; false when it must be freed. */
@@ -730,13 +788,13 @@ Handle_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     /* A handle whose argument is a handle, and so on: the chain must not use up the stack. */
-    Py_TRASHCAN_BEGIN(op, Handle_dealloc) if (*(PyObject **)((char *)op + type->tp_weaklistoffset) != NULL)
+    Py_TRASHCAN_BEGIN(op, type->tp_dealloc) if (*(PyObject **)((char *)op + type->tp_weaklistoffset) != NULL)
     {
         PyObject_ClearWeakRefs(op);
     }
     /* Our reference keeps the loop alive until the handle is parked with it. */
     LoopObject *loop = (LoopObject *)Py_XNewRef(handle->loop);
-    (void)Handle_clear(op);
+    (void)type->tp_clear(op);
     if (loop == NULL || !park(loop, handle)) {
         type->tp_free(op);
     }
@@ -836,8 +894,8 @@ static PyType_Slot TimerHandle_slots[] = {
     {Py_tp_doc, "A callback scheduled by fastloop for a time; an asyncio.TimerHandle. Made by loop.call_at() only."},
     {Py_tp_methods, TimerHandle_methods},
     {Py_tp_getset, TimerHandle_getset},
-    {Py_tp_traverse, Handle_traverse},
-    {Py_tp_clear, Handle_clear},
+    {Py_tp_traverse, TimerHandle_traverse},
+    {Py_tp_clear, TimerHandle_clear},
     {Py_tp_dealloc, Handle_dealloc},
     {0, NULL},
 };
@@ -851,7 +909,7 @@ PyType_Spec Handle_spec = {
 
 PyType_Spec TimerHandle_spec = {
     .name = "fastloop._core.TimerHandle",
-    .basicsize = sizeof(HandleObject),
+    .basicsize = sizeof(TimerHandleObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = TimerHandle_slots,
 };

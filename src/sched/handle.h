@@ -1,7 +1,8 @@
 /* Handle and TimerHandle: what call_soon() and call_later() return.
 
    Both are subclasses of asyncio's own types, with fields of ours after the base's slots; every slot of the base is
-   shadowed by a getter, so that the base's methods find the same values. Up to three arguments lie inline. */
+   shadowed by a getter, so that the base's methods find the same values. Up to three arguments lie inline. A burst of
+   callbacks is handles by the ten thousand, so what they hardly ever need is kept out of them. */
 
 #ifndef FASTLOOP_SCHED_HANDLE_H
 #define FASTLOOP_SCHED_HANDLE_H
@@ -18,22 +19,26 @@ typedef struct {
     PyObject *callback; /* NULL once cancelled; the next one while parked */
     PyObject *context;  /* NULL for an empty one that nobody has asked for yet, see context_of() */
     PyObject *args[HANDLE_INLINE_ARGS];
-    PyObject *args_tuple;       /* instead of args[] when there are more than three, or when somebody looked */
-    PyObject *source_traceback; /* debug mode only */
-    PyObject *repr;             /* kept by cancel() in debug mode */
-    int nargs;                  /* number of inline arguments */
-    bool cancelled;             /* this and everything about the callback is under the handle's critical section */
-    bool threadsafe;            /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
-    _Atomic unsigned long running_in; /* the thread in which a thread-safe handle runs, else 0; see there */
-    /* TimerHandle only */
-    _Atomic bool scheduled;
+    PyObject *args_tuple;   /* instead of args[] when there are more than three, or when somebody looked */
+    unsigned char nargs;    /* number of inline arguments */
+    bool cancelled;         /* this and everything about the callback is under the handle's critical section */
+    bool threadsafe;        /* made by call_soon_threadsafe(), see handle_run_threadsafe() */
+    _Atomic bool running;   /* a thread-safe handle; see there */
+    _Atomic bool scheduled; /* a TimerHandle: it is in the heap */
+} HandleObject;
+
+typedef struct {
+    HandleObject base;
     double when;           /* NaN is kept as minus infinity, which is how the standard heap treats it */
     PyObject *when_object; /* what when() gives back if it is not the float, else NULL */
     size_t heap_index;
-} HandleObject;
+} TimerHandleObject;
 
 extern PyType_Spec Handle_spec;
 extern PyType_Spec TimerHandle_spec;
+
+/* Finds the slots of asyncio.Handle that keep what only debug mode has. -1 with ImportError. */
+int handle_find_slots(State *state);
 
 /* New handle for callback(*args). `context` may be NULL: a copy of the current one. Leaves it to the caller to queue it. */
 HandleObject *handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
@@ -47,8 +52,8 @@ void handle_track(PyObject *handle);
 
 /* New timer handle for `when` seconds of the loop's clock, not in the heap yet. `when_object` is what when() gives back:
    NULL for the float itself. */
-HandleObject *timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject *callback,
-                               PyObject *const *args, Py_ssize_t nargs, PyObject *context);
+TimerHandleObject *timer_handle_new(LoopObject *loop, double when, PyObject *when_object, PyObject *callback,
+                                    PyObject *const *args, Py_ssize_t nargs, PyObject *context);
 
 /* ready_run of our handles. Who keeps the handle beyond it keeps a tracked one. */
 int handle_run(LoopObject *loop, PyObject *owner, PyObject *arg);

@@ -134,20 +134,15 @@ inbox_wake_threadsafe(Inbox *inbox)
     inbox_unlock(inbox);
 }
 
-int
+void
 inbox_drain(Inbox *inbox, Ready *ready)
 {
     if (!inbox_has_records(inbox)) {
-        return 0;
+        return;
     }
-    int result = 0;
     inbox_lock(inbox);
     size_t taken = 0;
-    while (taken < inbox->count) {
-        if (ready->count > ready->mask && ready_grow(ready) < 0) {
-            result = -1;
-            break;
-        }
+    while (taken < inbox->count && ready_has_room(ready)) {
         ready->entries[(ready->head + ready->count++) & ready->mask] = inbox->entries[taken++];
     }
     for (size_t i = taken; i < inbox->count; i++) {
@@ -155,7 +150,6 @@ inbox_drain(Inbox *inbox, Ready *ready)
     }
     inbox->count -= taken;
     inbox_unlock(inbox);
-    return result;
 }
 
 int

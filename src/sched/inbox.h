@@ -47,8 +47,8 @@ int inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject
 void inbox_wake_threadsafe(Inbox *inbox);
 /* Ends the wait under way, if the loop waits. The record for it must have been queued before. */
 void inbox_wake_if_waiting(Inbox *inbox);
-/* Moves everything to the ready queue. -1 with MemoryError; what did not fit stays queued. */
-int inbox_drain(Inbox *inbox, Ready *ready);
+/* Moves everything to the ready queue; what there is no memory for stays, and what is ready makes room. */
+void inbox_drain(Inbox *inbox, Ready *ready);
 /* Appends the owners of the records to a list; -1 with an exception. */
 int inbox_list(Inbox *inbox, PyObject *list);
 int inbox_traverse(Inbox *inbox, visitproc visit, void *arg);

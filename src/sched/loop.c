@@ -249,7 +249,7 @@ schedule_timer(LoopObject *loop, double seconds, PyObject *when_object, PyObject
     if (loop_check_open(loop) < 0 || (UNLIKELY(loop->debug) && check_in_debug(loop, args[0], "call_at", false) < 0)) {
         return NULL;
     }
-    HandleObject *handle = timer_handle_new(loop, seconds, when_object, args[0], args + 1, nargs - 1, context);
+    TimerHandleObject *handle = timer_handle_new(loop, seconds, when_object, args[0], args + 1, nargs - 1, context);
     if (handle != NULL && timers_push(&loop->timers, handle) < 0) {
         Py_CLEAR(handle);
     }
@@ -523,16 +523,14 @@ collect_timers(LoopObject *loop)
         return -1;
     }
     double end = now + loop->clock_resolution;
-    HandleObject *handle;
-    while ((handle = timers_pop_due(&loop->timers, end)) != NULL) {
+    TimerHandleObject *handle;
+    /* Those that there is no memory for stay due: what is queued makes room. */
+    while (ready_has_room(&loop->ready) && (handle = timers_pop_due(&loop->timers, end)) != NULL) {
         if (UNLIKELY(loop->metrics.timed) && loop->native_time) {
             metrics_timer_due(&loop->metrics, handle->when, now);
         }
-        int err = ready_append(&loop->ready, handle_run, (PyObject *)handle, NULL);
+        (void)ready_append(&loop->ready, handle_run, (PyObject *)handle, NULL);
         Py_DECREF(handle);
-        if (err < 0) {
-            return -1;
-        }
     }
     return 0;
 }
@@ -569,8 +567,10 @@ may_skip_poll(LoopObject *loop, uint64_t now)
 static int
 poll_events(LoopObject *loop)
 {
-    if (inbox_has_records(&loop->inbox) && inbox_drain(&loop->inbox, &loop->ready) < 0) {
-        return -1;
+    inbox_drain(&loop->inbox, &loop->ready);
+    if (UNLIKELY(loop->has_late_wakeups)) {
+        loop_leave_task(loop);
+        loop->state->wake_late(loop);
     }
     bool busy = loop->ready.count > 0 || loop->stopping;
     uint64_t now = compat_monotonic_ns();
@@ -584,9 +584,10 @@ poll_events(LoopObject *loop)
         }
     } else {
         int polled = sleep_until_event(loop, now);
-        if (polled < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
+        if (polled < 0) {
             return -1;
         }
+        inbox_drain(&loop->inbox, &loop->ready);
         now = compat_monotonic_ns();
         if (polled == 0) {
             /* One short job after the other must not keep what is ready waiting. */
@@ -661,8 +662,11 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
-    HeldLowFds held;
-    int err = lowfds_hold(&held);
+    HeldLowFds held = {.count = 0};
+    int err = park_leave_parents_set(loop->uv);
+    if (err == 0) {
+        err = lowfds_hold(&held);
+    }
     if (err == 0) {
         err = uv_loop_fork(loop->uv);
         if (err == 0) {
@@ -674,7 +678,6 @@ rearm_after_fork(LoopObject *loop)
         err = inbox_fork(&loop->inbox);
     }
     if (err == 0) {
-        loop->pid = pid;
         err = sleep_fork(loop);
     }
     const LoopHooks *hooks = loop->state->io_hooks;
@@ -682,10 +685,20 @@ rearm_after_fork(LoopObject *loop)
         err = hooks->fork(loop);
     }
     if (err < 0) {
+        /* The next call begins anew. */
         uverror_raise(err);
         return -1;
     }
+    loop->pid = pid;
     return 0;
+}
+
+void
+loop_before_close(LoopObject *loop)
+{
+    if (UNLIKELY(loop->uv != NULL && loop->pid != getpid())) {
+        (void)park_leave_parents_set(loop->uv);
+    }
 }
 
 /* Makes the calling thread the holder; false when another one is. */
@@ -709,9 +722,10 @@ run_turns_held(LoopObject *loop, bool once)
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return -1;
     }
-    if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0 || inbox_drain(&loop->inbox, &loop->ready) < 0) {
+    if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0) {
         return -1;
     }
+    inbox_drain(&loop->inbox, &loop->ready);
     bool outer = loop->in_turn;
     unsigned long outer_thread = loop->thread_id;
     loop->thread_id = compat_thread_ident();
@@ -851,9 +865,10 @@ abandon_parts(LoopObject *loop)
     }
 }
 
-/* Closes the uv_loop, whose remaining handles must all be on their way to be closed. Runs no Python code. */
+/* Closes the uv_loop, whose remaining handles must all be on their way to be closed, and has `end` take it. Runs no Python
+   code. */
 static void
-close_uv(LoopObject *loop)
+close_uv(LoopObject *loop, void (*end)(State *state, uv_loop_t *uv))
 {
     if (loop->uv == NULL) {
         return;
@@ -863,7 +878,7 @@ close_uv(LoopObject *loop)
     inbox_close(&loop->inbox);
     abandon_parts(loop);
     loop->uv = NULL;
-    park_give(loop->state, uv);
+    end(loop->state, uv);
 }
 
 /* What close() does, with the loop held. */
@@ -873,7 +888,7 @@ close_held(LoopObject *loop)
     loop->closing = true;
     close_parts(loop);
     loop->closed = true;
-    close_uv(loop);
+    close_uv(loop, park_give);
     timers_clear(&loop->timers);
     ready_clear(&loop->ready);
     handle_free_list_clear(loop);
@@ -1243,14 +1258,15 @@ Loop_dealloc(PyObject *op)
     }
     (void)Loop_clear(op);
     loop->closed = true;
-    /* The child of a fork leaves the shared epoll set alone; a failure here can only leak. */
-    if (loop->uv != NULL && rearm_after_fork(loop) < 0) {
-        PyErr_Clear();
-        /* It may be the parent's: not for the next loop. */
-        wakeup_close(loop->inbox.wakeup);
-    }
     if (loop->uv != NULL) {
-        close_uv(loop);
+        /* The child of a fork leaves the shared epoll set alone; a failure here can only leak. */
+        PyObject *exc = compat_take_exception();
+        bool usable = rearm_after_fork(loop) == 0;
+        PyErr_Clear();
+        close_uv(loop, usable ? park_give : park_abandon);
+        if (exc != NULL) {
+            compat_restore_exception(exc);
+        }
     } else {
         abandon_parts(loop);
     }

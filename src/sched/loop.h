@@ -35,7 +35,7 @@ struct LoopHooks {
     void (*clear)(LoopObject *loop);
 };
 
-/* Parked handles of each kind, 240 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
+/* Parked handles of each kind, some 200 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
    more than a busy server needs leave little by little, whenever there is nothing to do, if they have not been in use
    since the last time. */
 enum { HANDLE_FREE_MAX = 131072, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64, HANDLE_FREE_TRIM_PART = 16 };
@@ -62,7 +62,8 @@ struct LoopObject {
     _Atomic bool closed;
     _Atomic bool stopping;
     _Atomic bool debug;
-    _Atomic bool times_records; /* debug, or there is a slow-callback hook */
+    _Atomic bool times_records;    /* debug, or there is a slow-callback hook */
+    _Atomic bool has_late_wakeups; /* futures keep wake-ups of tasks for which the ready queue had no memory */
     bool in_turn;
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
@@ -245,6 +246,9 @@ loop_must_propagate(void)
 /* Reports what took `ns` (a handle, a task, a transport) in debug mode, and to the hook for slow callbacks when it is that
    slow. Called while `times_records`. -1 with an exception. */
 int loop_report_time(LoopObject *loop, PyObject *ran, uint64_t ns);
+
+/* Called before a libuv handle is closed where the loop need not have run since a fork: the parent's goes on. */
+void loop_before_close(LoopObject *loop);
 
 /* Adds methods of another layer to the Loop type (module.c, at start). */
 int loop_add_methods(PyTypeObject *type, PyMethodDef *methods);

@@ -127,21 +127,18 @@ is_intact(uv_loop_t *uv)
     return watches(uv, uv->async_io_watcher.fd) && (wakeup->poll == NULL || watches(uv, wakeup->read_fd));
 }
 
-/* In a forked child the set is its parent's, too, which may use the uv_loop again: what libuv does to close the wake-up
-   would take that away from the parent. Puts an empty set under the number. */
-static bool
-leave_parents_set(uv_loop_t *uv)
+int
+park_leave_parents_set(uv_loop_t *uv)
 {
-    if ((pid_t)(intptr_t)uv->data == getpid()) {
-        return true;
+    /* First, so that the new one finds a number where there are no more. */
+    if (uv->backend_fd >= 0) {
+        close(uv->backend_fd);
     }
     int fd = epoll_create1(EPOLL_CLOEXEC);
-    if (fd < 0) {
-        return false;
-    }
-    bool done = dup3(fd, uv->backend_fd, O_CLOEXEC) >= 0;
-    close(fd);
-    return done;
+    fd = fd < 0 ? -errno : lowfds_leave(fd);
+    /* With -1 nothing that libuv does reaches a set; it must not poll. */
+    uv->backend_fd = fd < 0 ? -1 : fd;
+    return Py_MIN(fd, 0);
 }
 
 #else
@@ -152,10 +149,11 @@ is_intact(uv_loop_t *Py_UNUSED(uv))
     return false;
 }
 
-static bool
-leave_parents_set(uv_loop_t *Py_UNUSED(uv))
+/* A kqueue is not inherited. */
+int
+park_leave_parents_set(uv_loop_t *Py_UNUSED(uv))
 {
-    return false;
+    return 0;
 }
 
 #endif
@@ -165,7 +163,8 @@ leave_parents_set(uv_loop_t *Py_UNUSED(uv))
 static void
 discard(uv_loop_t *uv)
 {
-    if (is_intact(uv) && leave_parents_set(uv)) {
+    bool ours = (pid_t)(intptr_t)uv->data == getpid();
+    if (is_intact(uv) && (ours || park_leave_parents_set(uv) == 0)) {
         close_for_good(uv);
     } else {
         PyMem_RawFree(park_wakeup(uv)->poll);
@@ -215,6 +214,16 @@ park_give(State *state, uv_loop_t *uv)
         }
     }
     close_for_good(uv);
+}
+
+void
+park_abandon(State *Py_UNUSED(state), uv_loop_t *uv)
+{
+    if (HAVE_EPOLL && park_leave_parents_set(uv) == 0) {
+        close_for_good(uv);
+    } else {
+        wakeup_close(park_wakeup(uv));
+    }
 }
 
 void

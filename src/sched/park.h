@@ -16,6 +16,12 @@ uv_loop_t *park_take(State *state, int *err);
 Wakeup *park_wakeup(uv_loop_t *uv);
 /* Takes a uv_loop back whose handles are closed or on their way: parks it, or closes it. */
 void park_give(State *state, uv_loop_t *uv);
+/* In a forked child: gives the uv_loop an empty set in place of its parent's, from which whatever libuv closes would be
+   taken away. A negative libuv code when it has none now: then it must not poll. */
+int park_leave_parents_set(uv_loop_t *uv);
+/* The end of a uv_loop of a forked child that could not be re-armed; its handles are on their way to be closed. What
+   libuv allocated may be lost. */
+void park_abandon(State *state, uv_loop_t *uv);
 /* Closes the parked one (module.c, at the end). */
 void park_clear(State *state);
 

@@ -21,21 +21,22 @@ ready_init(Ready *ready)
 int
 ready_grow(Ready *ready)
 {
+    assert(ready->entries != NULL || ready->count == 0);
     size_t capacity = ready->entries == NULL ? 0 : ready->mask + 1;
     size_t larger = capacity == 0 ? INITIAL_CAPACITY : capacity * 2;
-    ReadyEntry *entries = PyMem_New(ReadyEntry, larger);
+    /* Of a large block the system moves the pages: new ones, of which each costs a fault, are those behind. */
+    ReadyEntry *entries = PyMem_Realloc(ready->entries, larger * sizeof(ReadyEntry));
     if (entries == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    assert(ready->entries != NULL || ready->count == 0);
-    for (size_t i = 0; i < ready->count; i++) {
-        entries[i] = ready->entries[(ready->head + i) & ready->mask];
-    }
-    PyMem_Free(ready->entries);
     ready->entries = entries;
     ready->mask = larger - 1;
-    ready->head = 0;
+    /* The records that were at the start, behind the last place, follow it now. */
+    size_t end = ready->head + ready->count;
+    if (end > capacity) {
+        memcpy(&entries[capacity], entries, (end - capacity) * sizeof(ReadyEntry));
+    }
     return 0;
 }
 

@@ -35,6 +35,17 @@ int ready_traverse(Ready *ready, visitproc visit, void *arg);
 /* Makes room for one more record; -1 with MemoryError. */
 int ready_grow(Ready *ready);
 
+/* Is there room for one more record, or memory to make it? Without, there are records to run. */
+static inline bool
+ready_has_room(Ready *ready)
+{
+    if (UNLIKELY(ready->count > ready->mask) && ready_grow(ready) < 0) {
+        PyErr_Clear();
+        return false;
+    }
+    return true;
+}
+
 /* Appends a record; takes new references to owner and arg. -1 with MemoryError. */
 static inline int
 ready_append(Ready *ready, ready_run run, PyObject *owner, PyObject *arg)

@@ -284,7 +284,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
     uint64_t spin_ns = time_to_spin(loop, now, wait_ns);
     /* See inbox.h for the order. */
     loop->inbox.waiting = spin_ns > 0 ? SPINNING : BLOCKED;
-    if (inbox_has_records(&loop->inbox) || loop->stopping) {
+    if (inbox_has_records(&loop->inbox) || loop->stopping || loop->has_late_wakeups) {
         loop->inbox.waiting = NOT_WAITING;
         loop_poll_now(loop);
         return 1;

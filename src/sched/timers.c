@@ -50,10 +50,10 @@ sift_down(Timers *timers, size_t index, TimerEntry entry)
 }
 
 /* Takes the entry at `index` out of the heap; the caller owns its handle. */
-static HandleObject *
+static TimerHandleObject *
 take_at(Timers *timers, size_t index)
 {
-    HandleObject *handle = timers->entries[index].handle;
+    TimerHandleObject *handle = timers->entries[index].handle;
     TimerEntry last = timers->entries[--timers->count];
     if (last.handle != handle) {
         if (index > 0 && earlier(&last, &timers->entries[(index - 1) / 2])) {
@@ -62,7 +62,7 @@ take_at(Timers *timers, size_t index)
             sift_down(timers, index, last);
         }
     }
-    handle->scheduled = false;
+    handle->base.scheduled = false;
     return handle;
 }
 
@@ -84,13 +84,13 @@ reserve(Timers *timers)
 }
 
 int
-timers_push(Timers *timers, HandleObject *handle)
+timers_push(Timers *timers, TimerHandleObject *handle)
 {
     compat_mutex_lock(&timers->lock);
     bool fits = reserve(timers);
     if (LIKELY(fits)) {
-        TimerEntry entry = {handle->when, timers->next_sequence++, (HandleObject *)Py_NewRef(handle)};
-        handle->scheduled = true;
+        TimerEntry entry = {handle->when, timers->next_sequence++, (TimerHandleObject *)Py_NewRef(handle)};
+        handle->base.scheduled = true;
         sift_up(timers, timers->count++, entry);
     }
     compat_mutex_unlock(&timers->lock);
@@ -102,21 +102,21 @@ timers_push(Timers *timers, HandleObject *handle)
 }
 
 void
-timers_remove(Timers *timers, HandleObject *handle)
+timers_remove(Timers *timers, TimerHandleObject *handle)
 {
-    HandleObject *taken = NULL;
+    TimerHandleObject *taken = NULL;
     compat_mutex_lock(&timers->lock);
-    if (handle->scheduled) {
+    if (handle->base.scheduled) {
         taken = take_at(timers, handle->heap_index);
     }
     compat_mutex_unlock(&timers->lock);
     Py_XDECREF(taken);
 }
 
-HandleObject *
+TimerHandleObject *
 timers_pop_due(Timers *timers, double end)
 {
-    HandleObject *handle = NULL;
+    TimerHandleObject *handle = NULL;
     compat_mutex_lock(&timers->lock);
     if (timers->count > 0 && timers->entries[0].when < end) {
         handle = take_at(timers, 0);
@@ -180,7 +180,7 @@ timers_clear(Timers *timers)
     timers->entries = NULL;
     timers->count = timers->capacity = 0;
     for (size_t i = 0; i < count; i++) {
-        entries[i].handle->scheduled = false;
+        entries[i].handle->base.scheduled = false;
     }
     compat_mutex_unlock(&timers->lock);
     for (size_t i = 0; i < count; i++) {

@@ -11,8 +11,8 @@
 
 typedef struct {
     double when;
-    uint64_t sequence;    /* equal times fire in the order in which they were scheduled */
-    HandleObject *handle; /* strong */
+    uint64_t sequence;         /* equal times fire in the order in which they were scheduled */
+    TimerHandleObject *handle; /* strong */
 } TimerEntry;
 
 typedef struct {
@@ -24,11 +24,11 @@ typedef struct {
 } Timers;
 
 /* Adds a handle (new reference) and sets its index. -1 with MemoryError. */
-int timers_push(Timers *timers, HandleObject *handle);
+int timers_push(Timers *timers, TimerHandleObject *handle);
 /* Takes a handle out, if it is in, and drops the heap's reference to it. */
-void timers_remove(Timers *timers, HandleObject *handle);
+void timers_remove(Timers *timers, TimerHandleObject *handle);
 /* Takes the earliest handle out if it is due before `end`; the caller owns it. NULL when there is none. */
-HandleObject *timers_pop_due(Timers *timers, double end);
+TimerHandleObject *timers_pop_due(Timers *timers, double end);
 /* The time of the earliest one; false when there is none. */
 bool timers_earliest(Timers *timers, double *when);
 size_t timers_count(Timers *timers);

@@ -62,7 +62,7 @@ EXPLAINED = [
         r"fastloop \(\('raised', 'TypeError', .*(missing|takes|unexpected|invalid keyword)",
         "Wrong number of arguments",
     ),
-    (r"loop\.__class__\(|_internal_fds", "The selector"),
+    (r"loop\.__class__\(", "The selector"),
     (r"(_ready|_scheduled|t\._buffer|loop\._run_once|loop\._add_callback): stock", "Views of the queues"),
     (r"loop\.add_reader\(a, seen\.append, 1\)", "Polls beside ready callbacks"),
     (r"type\(handle\)\(\)", "Handles are made by the loop"),

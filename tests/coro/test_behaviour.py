@@ -140,7 +140,7 @@ def test_same_cancelled_error_is_handed_over_once(loop):
     assert second.value is not raised[0]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="uncancel() resets since 3.13")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="uncancel() resets since 3.13")
 def test_uncancel_resets_must_cancel(loop):
     async def body():
         task = asyncio.current_task()
@@ -481,7 +481,7 @@ def test_destroyed_pending(loop):
     assert asyncio.all_tasks(loop) == set()
 
 
-@pytest.mark.skipif(HAS_AWAITED_BY, reason="the awaited future knows its waiter: a cycle")
+@pytest.mark.left_out(HAS_AWAITED_BY, reason="the awaited future knows its waiter: a cycle")
 def test_destroyed_at_once_without_the_collector(loop):
     gc.disable()
     try:
@@ -628,7 +628,7 @@ def test_overridden_methods_of_a_future_subclass(loop):
     assert "add_done_callback" in calls and "result" in calls
 
 
-@pytest.mark.skipif(not HAS_EAGER, reason="eager tasks came with 3.12")
+@pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
 def test_eager_tasks(loop):
     log, me = [], None
 
@@ -664,7 +664,7 @@ def test_eager_tasks(loop):
     assert loop.run_until_complete(main())
 
 
-@pytest.mark.skipif(not HAS_EAGER, reason="eager tasks came with 3.12")
+@pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
 def test_eager_task_outside_a_running_loop(loop):
     loop.set_task_factory(asyncio.eager_task_factory)
     task = loop.create_task(nothing())

@@ -335,7 +335,7 @@ def test_replaced_time(observed):
     assert observed.run(body()) == {("time", None)}
 
 
-@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="needs eager tasks (3.12)")
+@pytest.mark.left_out(not hasattr(asyncio, "eager_task_factory"), reason="needs eager tasks (3.12)")
 def test_eager_tasks_inside_a_step(observed):
     loop = observed.loop
 
@@ -359,7 +359,7 @@ def test_eager_tasks_inside_a_step(observed):
     assert {name for where, name in seen if where == "eager, later"} == {"eager"}
 
 
-@pytest.mark.skipif(not hasattr(_asyncio, "_current_tasks"), reason="no dict of current tasks (3.14)")
+@pytest.mark.left_out(not hasattr(_asyncio, "_current_tasks"), reason="no dict of current tasks (3.14)")
 @pytest.mark.parametrize("what", ["leave", "other"])
 def test_changed_in_a_step(observed, what):
     """Somebody plays with the registry in the middle of a step, which ends with the standard error."""
@@ -444,7 +444,7 @@ def test_in_result_of_a_subclass(observed):
     assert seen[0] is None
 
 
-@pytest.mark.skipif(not hasattr(_asyncio, "_current_tasks"), reason="the thread has it, not a dict")
+@pytest.mark.left_out(not hasattr(_asyncio, "_current_tasks"), reason="the thread has it, not a dict")
 @pytest.mark.parametrize("count", [1, 3, 50])
 def test_when_the_dict_changes(observed, count):
     """Entries of others come and go in the dict, which grows and shrinks, between steps and within them."""
@@ -472,10 +472,9 @@ def test_when_the_dict_changes(observed, count):
     assert not entries
 
 
+@pytest.mark.left_out(not hasattr(_asyncio, "_current_tasks"), reason="the thread has it, not a dict")
 def test_when_an_update_of_the_dict_fails(observed):
     """It has grown by then, and has moved its entries."""
-    if not hasattr(_asyncio, "_current_tasks"):
-        pytest.skip("there is no dict")
 
     class Equal:
         def __hash__(self):

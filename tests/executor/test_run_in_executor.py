@@ -530,10 +530,10 @@ def test_shutdown_default_executor_without_one(loop, run):
         "raised", RuntimeError, "Executor shutdown has been called")  # fmt: skip
 
 
+@pytest.mark.left_out(
+    asyncio.BaseEventLoop.shutdown_default_executor.__code__.co_argcount < 2, reason="this Python's has no time-out"
+)
 def test_shutdown_default_executor_gives_up_in_time(loop, run):
-    if loop.shutdown_default_executor.__func__.__code__.co_argcount < 2:
-        pytest.skip("this Python's has no time-out")
-
     async def main(on):
         release, future = occupy(on)
         timer = threading.Timer(0.3, release.set)

@@ -152,7 +152,7 @@ def test_when_none_answers_the_error_tells_all_addresses(loop, run, names):
     assert str(caught.value).startswith("Multiple exceptions: ")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="new in Python 3.12")
 def test_all_errors_as_a_group(loop, run, names):
     names += [("127.0.0.1", free_port()), ("127.0.0.2", free_port())]
     with pytest.raises(ExceptionGroup) as caught:

@@ -340,13 +340,15 @@ async def story(loop, endpoint, directory, authority, callback, action):
 
 
 @plain
+@pytest.mark.left_out(
+    lambda loop_name, callback, action, **_: (loop_name, callback, action) == ("stock", "connection_lost", "big write"),
+    reason="the stock loop still writes, and pauses the protocol, after connection_lost()",
+)
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("callback", CALLBACKS)
 def test_every_callback_may_do_anything_to_the_transport(
     connect, loop, run, tmp_path, authority, callback, action, loop_name, guard
 ):
-    if loop_name == "stock" and (callback, action) == ("connection_lost", "big write"):
-        pytest.skip("the stock loop still writes, and pauses the protocol, after connection_lost()")
     run(story(loop, f"{connect.kind}-{connect.side}", tmp_path, authority, callback, action))
     if loop_name == "stock" and callback in ("resume_writing", "connection_lost"):
         # Closing there makes the stock loop call its own _call_connection_lost() twice, or wait with callback None.

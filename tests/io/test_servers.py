@@ -190,7 +190,7 @@ def test_wait_closed_waits_for_clients_as_this_version_does(loop, run):
     run(main())
 
 
-@pytest.mark.skipif(not WAITS_FOR_CLIENTS, reason="3.11 returns at once")
+@pytest.mark.left_out(not WAITS_FOR_CLIENTS, reason="3.11 returns at once")
 def test_wait_closed_before_close_waits_for_it(loop, run):
     async def main():
         server = await loop.create_server(Recorder, "127.0.0.1", 0)
@@ -203,7 +203,7 @@ def test_wait_closed_before_close_waits_for_it(loop, run):
     run(main())
 
 
-@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+@pytest.mark.left_out(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
 @pytest.mark.parametrize("method", ["close_clients", "abort_clients"])
 def test_closing_and_aborting_all_clients(loop, run, method):
     async def main():
@@ -229,7 +229,7 @@ def test_closing_and_aborting_all_clients(loop, run, method):
     run(main())
 
 
-@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+@pytest.mark.left_out(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
 def test_a_closed_client_is_no_client_any_more(loop, run):
     async def main():
         server = await loop.create_server(Recorder, "127.0.0.1", 0)
@@ -316,7 +316,7 @@ def test_replaced_methods_of_the_server_are_called(loop, run, monkeypatch, owner
     run(main())
 
 
-@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+@pytest.mark.left_out(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
 def test_replaced_methods_of_the_set_of_clients_are_called(loop, run, monkeypatch):
     async def main():
         calls = []
@@ -339,7 +339,7 @@ def test_replaced_methods_of_the_set_of_clients_are_called(loop, run, monkeypatc
     run(main())
 
 
-@pytest.mark.skipif(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+@pytest.mark.left_out(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
 def test_clients_come_and_go_while_they_are_iterated_over(loop, run):
     async def main():
         server = await loop.create_server(Recorder, "127.0.0.1", 0)
@@ -362,7 +362,7 @@ def test_clients_come_and_go_while_they_are_iterated_over(loop, run):
     run(main())
 
 
-@pytest.mark.skipif(hasattr(asyncio.Server, "close_clients"), reason="counted by a number up to Python 3.12")
+@pytest.mark.left_out(hasattr(asyncio.Server, "close_clients"), reason="counted by a number up to Python 3.12")
 @pytest.mark.parametrize("count", [True, 2.0, 1 << 70])
 def test_a_count_that_is_no_small_int(loop, run, count):
     async def main():
@@ -489,7 +489,7 @@ def test_two_servers_share_a_port_with_reuse_port(loop, run):
     run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="new in Python 3.13")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="new in Python 3.13")
 def test_keep_alive(loop, run):
     async def main():
         server = await loop.create_server(Recorder, "127.0.0.1", 0, keep_alive=True)

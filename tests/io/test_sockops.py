@@ -1133,11 +1133,9 @@ def test_a_call_of_a_loop_that_was_closed(loop_factory):
 
 
 @pytest.mark.fastloop_only(reason="the standard loop blocks")
+@pytest.mark.left_out(lambda disabled, **_: disabled == "sockets", reason="the standard code blocks")
 @pytest.mark.usefixtures("debug_off")
 def test_a_socket_made_blocking_after_the_call(loop, run, pair, disabled):
-    if disabled == "sockets":
-        pytest.skip("the standard code blocks")
-
     async def main():
         first, second = pair
         call = loop.sock_recv(first, 10)

@@ -165,3 +165,65 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
     # A leak of a hundred bytes or of one object per connection is far above these.
     assert memory < connections * 100
     assert blocks < connections / 10
+
+
+@pytest.mark.timeout(180)
+def test_tls_connections_leave_nothing_behind(python, authority, tmp_path, long_mode):
+    """Half of them end with a good-bye, half without."""
+    connections = 15_000 if long_mode else 300
+    pem = tmp_path / "server.pem"
+    authority.authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    output = python(
+        MEMORY
+        + f"""
+import contextlib, ssl
+faulthandler.cancel_dump_traceback_later()
+server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+server_context.load_cert_chain({str(pem)!r})
+client_context = ssl.create_default_context(cafile={str(authority.certificate)!r})
+serving = 0
+async def serve(reader, writer):
+    global serving
+    serving += 1
+    with contextlib.suppress(OSError):
+        writer.write(await reader.read(100))
+        await reader.read()
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    serving -= 1
+async def one(address, number):
+    reader, writer = await asyncio.open_connection(*address, ssl=client_context)
+    writer.write(b"hello")
+    assert await reader.read(100) == b"hello"
+    if number % 2:
+        writer.close()
+        await writer.wait_closed()
+    else:
+        writer.transport.abort()
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context)
+    address = server.sockets[0].getsockname()
+    async def many(count):
+        for _ in range(count // 10):
+            await asyncio.gather(*[one(address, number) for number in range(10)])
+        while serving:
+            await asyncio.sleep(0.001)
+        for delay in (0.0001, 0.0015, 0.05):
+            await asyncio.sleep(delay)
+        gc.collect()
+        return resident(), descriptors(), sys.getallocatedblocks()
+    before = await many(100)
+    after = await many({connections})
+    server.close()
+    await server.wait_closed()
+    print(*[b - a for a, b in zip(before, after)])
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+    )
+    memory, files, blocks = map(int, output.split())
+    assert files == 0
+    # The two ends of a connection are some 40 KiB and a hundred objects while they live.
+    assert memory < connections * 8192
+    assert blocks < connections * 10

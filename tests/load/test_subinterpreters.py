@@ -29,7 +29,7 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
 """
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="a GIL of one's own is new in Python 3.12")
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="a GIL of one's own is new in Python 3.12")
 @pytest.mark.parametrize("isolated", [True, False], ids=["own GIL", "shared GIL"])
 def test_a_program_in_two_subinterpreters_and_the_main_one(python, isolated):
     """On 3.12 the stock loop too crashes beside the main interpreter and at the end of a subinterpreter."""
@@ -130,7 +130,7 @@ def run(program):
 """
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="the interpreters of 3.12 crash with the stock loop too")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="the interpreters of 3.12 crash with the stock loop too")
 def test_a_full_program_in_eight_subinterpreters_at_once(python, tmp_path):
     from helpers import Authority
 
@@ -199,7 +199,7 @@ def run_for_long(python, source):
 
 @pytest.mark.timeout(60 + COUNT)
 @pytest.mark.fastloop_only("it compares the two loops")
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="the interpreters of 3.12 crash with the stock loop too")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="the interpreters of 3.12 crash with the stock loop too")
 @pytest.mark.parametrize("kind", ["isolated", "legacy"])
 def test_subinterpreters_leave_no_more_behind_than_with_the_stock_loop(python, kind):
     gives_back = sys.version_info >= (3, 14) or kind == "legacy"
@@ -302,7 +302,7 @@ except SystemExit:
 
 
 @pytest.mark.fastloop_only("what the stock loop leaves open is CPython's to end")
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="the interpreters of 3.12 crash with the stock loop too")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="the interpreters of 3.12 crash with the stock loop too")
 @pytest.mark.parametrize("kind", ["isolated", "legacy"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_subinterpreter_ends_with_its_loop_open(python, ending, kind):
@@ -330,12 +330,13 @@ print("ended")
     assert python(source, options=("-W", "ignore"), stderr=None) == "ended\n"
 
 
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="its asyncio keeps what it has seen")
+@pytest.mark.left_out(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and sys.version_info < (3, 14),
+    reason="its classes live as long as the process",
+)
 def test_the_module_is_freed_with_its_interpreter(python):
     """What asyncio keeps, such as its set of tasks, does not keep fastloop's module."""
-    if sys.version_info < (3, 12):
-        pytest.skip("its asyncio keeps what it has seen")
-    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14):
-        pytest.skip("its classes live as long as the process")
     source = """
         import gc, weakref
         loop = new_event_loop()

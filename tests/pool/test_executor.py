@@ -72,7 +72,7 @@ def test_exceptions_are_raised_where_the_future_is_awaited(loop, run, error):
     assert run(main()) is error
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="such a future never ends on early 3.12 and before")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="such a future never ends on early 3.12 and before")
 def test_stop_iteration_becomes_a_runtime_error(loop, run):
     async def main():
         with pytest.raises(RuntimeError, match="StopIteration interacts badly with generators"):

@@ -79,7 +79,7 @@ def test_shutdown_of_a_pool_that_was_set(loop, run):
         pool.submit(int)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="3.12 has the timeout and waits for the jobs all the same")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="3.12 has the timeout and waits for the jobs all the same")
 def test_shutdown_with_a_timeout_warns_and_goes_on(loop, run):
     release = threading.Event()
 
@@ -93,7 +93,7 @@ def test_shutdown_with_a_timeout_warns_and_goes_on(loop, run):
     run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the timeout is new in Python 3.12")
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="the timeout is new in Python 3.12")
 def test_shutdown_within_the_timeout_does_not_warn(loop, run):
     async def main():
         await asyncio.to_thread(int)

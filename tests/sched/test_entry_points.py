@@ -125,7 +125,7 @@ def test_exceptions_come_out_of_run(program):
     )
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="new in Python 3.12")
 def test_asyncio_run_with_a_loop_factory(program):
     for factory in ("fastloop.new_event_loop", "fastloop.Loop"):
         assert (
@@ -178,7 +178,7 @@ def test_importing_changes_nothing(program):
     )
 
 
-@pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
+@pytest.mark.left_out(not POLICIES, reason="Python 3.16 has no policies")
 def test_install_and_uninstall(program):
     assert (
         program("""
@@ -198,7 +198,7 @@ def test_install_and_uninstall(program):
     )
 
 
-@pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
+@pytest.mark.left_out(not POLICIES, reason="Python 3.16 has no policies")
 def test_uninstall_brings_back_the_policy_of_before(program):
     assert (
         program("""
@@ -215,7 +215,7 @@ def test_uninstall_brings_back_the_policy_of_before(program):
     )
 
 
-@pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
+@pytest.mark.left_out(not POLICIES, reason="Python 3.16 has no policies")
 def test_installing_twice_and_uninstalling_without_install_are_harmless(program):
     assert (
         program("""
@@ -234,7 +234,7 @@ def test_installing_twice_and_uninstalling_without_install_are_harmless(program)
     )
 
 
-@pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
+@pytest.mark.left_out(not POLICIES, reason="Python 3.16 has no policies")
 def test_the_policy_set_by_hand(program):
     assert (
         program("""
@@ -254,7 +254,7 @@ def test_the_policy_set_by_hand(program):
     )
 
 
-@pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
+@pytest.mark.left_out(not POLICIES, reason="Python 3.16 has no policies")
 def test_get_event_loop_of_the_policy_is_as_the_default_one(program):
     # Whether it makes a loop, warns or refuses depends on the version of Python.
     assert (
@@ -282,7 +282,7 @@ def test_get_event_loop_of_the_policy_is_as_the_default_one(program):
     )
 
 
-@pytest.mark.skipif(not (3, 12) <= sys.version_info < (3, 14), reason="child watchers: nothing to say before 3.12")
+@pytest.mark.left_out(not (3, 12) <= sys.version_info < (3, 14), reason="child watchers: nothing to say before 3.12")
 def test_subprocesses_under_the_installed_policy(program):
     assert (
         program("""

@@ -286,3 +286,76 @@ def test_the_terminal_of_a_child_whose_parent_has_no_standard_input(forking):
         """)
         == "[True, True, True] 0\n"
     )
+
+
+@pytest.mark.fastloop_only("the stock loop's child takes what it closes out of the set of its parent")
+@pytest.mark.parametrize(
+    "child",
+    [
+        "pass",
+        "loop.close()",
+        # Not even a descriptor for an epoll set of its own.
+        "limit(0)",
+        "limit(0); close(); close()",
+        # One, but a number that libuv must not have.
+        "os.close(0); limit(1)",
+        "os.close(0); limit(1); close()",
+        "limit(0); run()",
+    ],
+)
+def test_a_child_that_frees_everything_does_not_disturb_its_parent(forking, child):
+    assert (
+        forking(f"""
+        import gc, resource, socket
+        loop = new_event_loop()
+        near, far = socket.socketpair()
+        got, seen = [], []
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+            def data_received(self, data):
+                got.append(data)
+        async def connect():
+            await loop.create_connection(Protocol, sock=near)
+            await asyncio.sleep(0.001)
+        loop.run_until_complete(connect())
+        other, its_peer = socket.socketpair()
+        loop.add_reader(other, lambda: seen.append(other.recv(100)))
+        def limit(number):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (number, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        def failing(function, *args):
+            try:
+                function(*args)
+            except OSError:
+                pass
+            else:
+                raise AssertionError
+        def close():
+            failing(loop.close)
+        def run():
+            loop.call_soon(loop.stop)
+            failing(loop.run_forever)
+        def child():
+            global loop, near, connect
+            {child}
+            # Of __del__(), which calls close().
+            sys.unraisablehook = lambda unraisable: None
+            del loop, near, connect, globals()["Protocol"]
+            gc.collect()
+        print(in_child(child))
+        far.send(b"to the transport")
+        its_peer.send(b"to the reader")
+        threading.Timer(0.01, loop.call_soon_threadsafe, (seen.append, "from a thread")).start()
+        async def main():
+            while len(got) < 1 or len(seen) < 2:
+                await asyncio.sleep(0.001)
+        loop.run_until_complete(main())
+        print(got, sorted(map(str, seen)))
+        loop.remove_reader(other)
+        for sock in (far, other, its_peer):
+            sock.close()
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+        """)
+        == "0\n[b'to the transport'] [\"b'to the reader'\", 'from a thread']\n"
+    )

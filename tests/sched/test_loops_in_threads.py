@@ -126,8 +126,8 @@ def test_all_tasks_is_asked_by_threads_while_loops_make_and_end_tasks(loop_facto
     open_loops.clear()
 
 
-@pytest.mark.skipif(not hasattr(asyncio, "format_call_graph"), reason="new in 3.14")
-@pytest.mark.skipif(not GIL, reason="without a GIL, the frames of a coroutine that runs elsewhere cannot be walked")
+@pytest.mark.left_out(not hasattr(asyncio, "format_call_graph"), reason="new in 3.14")
+@pytest.mark.left_out(not GIL, reason="without a GIL, the frames of a coroutine that runs elsewhere cannot be walked")
 @pytest.mark.timeout(60 * SCALE)
 def test_call_graphs_are_printed_by_threads_while_the_loop_runs(loop, run):
     async def leaf():
@@ -623,7 +623,7 @@ def test_daemon_threads_run_loops_when_the_interpreter_ends(python, busy):
 # ---------------------------------------------------------------- without a GIL
 
 
-@pytest.mark.skipif(GIL, reason="needs a free-threaded Python")
+@pytest.mark.left_out(GIL, reason="needs a free-threaded Python")
 def test_loops_of_two_threads_run_at_the_same_time(loop_factory):
     """Two callbacks that wait for each other in turn, each without ever letting go of its thread's state."""
     turns = [0, 0]

@@ -5,9 +5,12 @@ import contextlib
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import threading
+import time
 
+from fastloop._bench.measures import percentiles
 from fastloop._bench.registry import FULL, QUICK, case
 
 
@@ -88,6 +91,61 @@ def run_coroutine_threadsafe(loop, n):
 
 def nothing():
     pass
+
+
+# How long the loop waits for the GIL, most of all, where every other thread wants it, too.
+
+
+@contextlib.contextmanager
+def busy_threads(count):
+    """So many threads compute meanwhile."""
+    stopped = False
+
+    def compute():
+        while not stopped:
+            pass
+
+    threads = [threading.Thread(target=compute) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    yield
+    stopped = True
+    for thread in threads:
+        thread.join()
+
+
+BUSY = {"group": "threads", "n": 60, "metrics": ("p50", "p99"), "tier": FULL, "warm": False}
+
+
+@case("busy_threads/timer", unit="timer", **BUSY)
+async def timer_beside_busy_threads(n):
+    """How late asyncio.sleep() ends beside 32 threads that compute."""
+    loop = asyncio.get_running_loop()
+    late = []
+    with busy_threads(32):
+        for _ in range(n):
+            due = loop.time() + 0.001
+            await asyncio.sleep(0.001)
+            late.append((loop.time() - due) * 1e9)
+    return percentiles(late)
+
+
+@case("busy_threads/descriptor", unit="event", **BUSY)
+async def descriptor_beside_busy_threads(n):
+    """How long a readable socket waits for the task that reads it, beside 32 threads that compute."""
+    loop = asyncio.get_running_loop()
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    waited = []
+    with reader, writer, busy_threads(32):
+        for _ in range(n):
+            read = loop.create_task(loop.sock_recv(reader, 1))
+            await asyncio.sleep(0)
+            written = time.perf_counter_ns()
+            writer.send(b"x")
+            await read
+            waited.append(time.perf_counter_ns() - written)
+    return percentiles(waited)
 
 
 # What programs hand to threads, each job some tens of microseconds to a millisecond of work of its own.
