@@ -152,10 +152,11 @@ typedef struct State {
     const LoopHooks *pool_hooks;
     /* Threads of loops and workers that are likely to hold the GIL now: a hint for those that spin. */
     _Atomic int attached;
-    PyCFunction call_soon_threadsafe;      /* the method of the Loop type, for pool/ */
-    struct CoroState *coro;                /* coro/'s part of the module state */
-    struct OpenSSL *openssl;               /* what _ssl uses, see io/openssl.h; NULL until it is asked for and found */
-    _Atomic(struct StreamState *) streams; /* what the native streams need, NULL before the first */
+    PyCFunction call_soon_threadsafe; /* the method of the Loop type, for pool/ */
+    struct CoroState *coro;           /* coro/'s part of the module state */
+    struct OpenSSL *openssl;          /* what _ssl uses, see io/openssl.h; NULL until it is asked for and found */
+    /* What the native streams need, NULL before the first. */
+    _Atomic(struct StreamState *) streams;
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);

@@ -408,8 +408,9 @@ current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loo
 
 #elif HAVE_FREE_THREADING
 
-/* The dict has one lock for all loops, and an item that comes and goes has it make new tables all the time. Thus an entry
-   stays until the next step replaces it, as it does with a GIL (see below). */
+/* The dict has one lock for all loops, and an item that comes and goes has it make new tables all the time. Thus an
+   entry stays until the next step replaces it, as it does with a GIL (see below). Here loop->left_task is a reference:
+   so no task dies while the dict is locked, and none that another thread takes out of it is used after that. */
 
 static int
 call_stock(PyObject *function, PyObject *loop, PyObject *task)
@@ -429,6 +430,7 @@ current_task_forget(LoopObject *loop)
     if (call_stock(loop->state->coro->leave_task, (PyObject *)loop, task) < 0) {
         PyErr_WriteUnraisable((PyObject *)loop);
     }
+    Py_DECREF(task);
     if (raised != NULL) {
         compat_restore_exception(raised);
     }
@@ -445,6 +447,7 @@ current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject
         return -1;
     }
     native->left_task = NULL;
+    Py_DECREF(left);
     return 0;
 }
 
@@ -452,15 +455,14 @@ int
 current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
 {
     if (native != NULL && LIKELY(Py_REFCNT(task) > 2)) {
-        PyObject *current;
-        int found = PyDict_GetItemRef(coro->current_tasks, loop, &current);
-        Py_XDECREF(current);
-        if (found < 0) {
-            return -1;
-        }
+        PyObject *current = compat_dict_get(coro->current_tasks, loop);
         if (LIKELY(current == task)) {
-            native->left_task = task;
+            native->left_task = current;
             return 0;
+        }
+        Py_XDECREF(current);
+        if (current == NULL && PyErr_Occurred()) {
+            return -1;
         }
     }
     return call_stock(coro->leave_task, loop, task);

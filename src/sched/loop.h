@@ -77,8 +77,8 @@ struct LoopObject {
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
 
-    /* The task that asyncio.current_task() still answers with although its step is over: see loop_leave_task(). Borrowed,
-       only to be compared. */
+    /* The task that asyncio.current_task() still answers with although its step is over: see loop_leave_task(). With a GIL
+       borrowed, only to be compared. */
     PyObject *left_task;
 
     unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */

@@ -101,6 +101,8 @@ def test_no_job_starts_after_the_end_of_the_main_thread(python, warm):
 def test_a_job_that_starts_jobs_at_exit(python):
     output = python("""
         def job():
+            while not threading._SHUTTING_DOWN:
+                time.sleep(0.001)
             time.sleep(0.05)
             try:
                 loop.run_in_executor(None, print, "ran")

@@ -510,14 +510,17 @@ def test_shutdown_default_executor_waits_for_jobs_and_ends_the_bridge(loop, run)
     async def main():
         release, first = occupy(loop)
         rest = [loop.run_in_executor(None, seen.append, i) for i in range(10)]
-        threading.Timer(0.02, release.set).start()
+        timer = threading.Timer(0.02, release.set)
+        timer.start()
         await loop.shutdown_default_executor()
         assert sorted(seen) == list(range(10))
-        assert threading.active_count() == count
+        timer.join()
+        # Those of other tests may end meanwhile.
+        assert set(threading.enumerate()) <= before
         await asyncio.gather(first, *rest)
         return outcome(loop.run_in_executor, None, abs, 1)
 
-    count = threading.active_count()
+    before = set(threading.enumerate())
     assert run(main()) == ("raised", RuntimeError, "Executor shutdown has been called")
 
 

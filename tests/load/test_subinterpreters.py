@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 
 import pytest
 
@@ -330,6 +331,10 @@ print("ended")
 
 
 @pytest.mark.left_out(sys.version_info < (3, 12), reason="its asyncio keeps what it has seen")
+@pytest.mark.left_out(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and sys.version_info < (3, 14),
+    reason="its classes live as long as the process",
+)
 def test_the_module_is_freed_with_its_interpreter(python):
     """What asyncio keeps, such as its set of tasks, does not keep fastloop's module."""
     source = """
