@@ -12,8 +12,10 @@ include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("inc
 # The quotes around the version are for the compiler.
 # shellcheck disable=SC2089
 flags="-std=c11 -UNDEBUG -Isrc -I$include $(pkg-config --cflags libuv) -DFASTLOOP_VERSION=\"0\""
+objects=$(mktemp -d)
+trap 'rm -rf "$objects"' EXIT
 # shellcheck disable=SC2090
-export venv flags
+export venv flags objects
 
 in_parallel() { # in_parallel COMMAND FILE...: the command sees the file as $1
     local command=$1
@@ -24,7 +26,7 @@ in_parallel() { # in_parallel COMMAND FILE...: the command sees the file as $1
 status=0
 # Wrong about us: a handle has as many arguments in Call.stack as Call.nargs says, and that is compared before they are read.
 # shellcheck disable=SC2016
-in_parallel 'gcc $flags -fanalyzer -Werror -Wno-analyzer-use-of-uninitialized-value -c "$1" -o /dev/null' "$@" || status=1
+in_parallel 'gcc $flags -fanalyzer -Werror -Wno-analyzer-use-of-uninitialized-value -c "$1" -o "$objects/${1//\//_}.o"' "$@" || status=1
 # What it says of the headers of others is a number on standard error.
 # shellcheck disable=SC2016
 in_parallel 'said=$("$venv/bin/clang-tidy" --quiet "$1" -- $flags 2>&1) || { echo "$said"; exit 1; }' "$@" || status=1
