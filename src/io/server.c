@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/lowfds.h"
@@ -30,9 +29,8 @@ typedef struct {
     bool context_given;   /* 3.15: every callback of a connection runs in one copy of it */
     unsigned singles;     /* wake-ups that shall accept one connection each, after a call that was in vain */
     unsigned singles_left;
-    unsigned turn;      /* of the last wake-up */
-    uint64_t worked_ns; /* with TLS: what the thread had worked then */
-    bool may_be_more;   /* that one accepted one connection and did not look for another */
+    unsigned turn;    /* of the last wake-up */
+    bool may_be_more; /* that one accepted one connection and did not look for another */
     int fd;
     int backlog;
     int family;
@@ -45,8 +43,6 @@ enum {
     SINGLES_MAX = 63,
     /* No more than this pass between two polls. */
     TURNS_UNPOLLED = 16,
-    HANDSHAKE_NS = 4 * 1000 * 1000,
-    HANDSHAKES_MAX = 16,
 };
 
 #define ListenerObject_CAST(op) ((ListenerObject *)(op))
@@ -257,23 +253,6 @@ connections_to_expect(LoopObject *loop, ListenerObject *self)
     return (long)self->backlog + 1;
 }
 
-/* The same for TLS: while its handshake lasts a connection needs three times the memory that it needs afterwards, and no
-   handshake would be over before the whole queue had begun its own. One in a turn, more only where turns are full of
-   work: that must not keep a crowd waiting. */
-static long
-handshakes_to_begin(ListenerObject *self)
-{
-    struct timespec worked;
-    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &worked) < 0) {
-        return HANDSHAKES_MAX;
-    }
-    uint64_t now_ns = (uint64_t)worked.tv_sec * 1000000000 + (uint64_t)worked.tv_nsec;
-    /* Another thread may have run the loop before: its time says nothing. */
-    uint64_t worked_ns = now_ns >= self->worked_ns ? now_ns - self->worked_ns : 0;
-    self->worked_ns = now_ns;
-    return (long)Py_MIN(1 + worked_ns / HANDSHAKE_NS, HANDSHAKES_MAX);
-}
-
 static void
 note_accepted(ListenerObject *self, long accepted)
 {
@@ -306,10 +285,9 @@ run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     ListenerObject *self = ListenerObject_CAST(owner);
     self->may_be_more = false;
-    bool shakes_hands = self->sslcontext != Py_None;
-    long expected = shakes_hands ? handshakes_to_begin(self) : connections_to_expect(loop, self);
+    long expected = connections_to_expect(loop, self);
     long accepted = accept_up_to(loop, self, expected);
-    if (expected > 1 && !shakes_hands) {
+    if (expected > 1) {
         note_accepted(self, Py_MAX(accepted, 0));
     }
     self->may_be_more = expected == 1 && accepted == 1;

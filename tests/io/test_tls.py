@@ -72,27 +72,6 @@ def test_both_versions_of_the_protocol(loop, run, served, authority, version):
     run(main())
 
 
-def test_a_crowd_of_clients_is_served(loop, run, served, authority):
-    """Their handshakes do not all begin in one turn."""
-
-    async def main():
-        socks = [socket.create_connection(served.address) for _ in range(50)]
-        # All of them wait to be accepted by now.
-        made = await asyncio.gather(
-            *(
-                loop.create_connection(Recorder, sock=sock, ssl=authority.client, server_hostname="localhost")
-                for sock in socks
-            )
-        )
-        for number, (transport, _) in enumerate(made):
-            transport.write(b"%d" % number)
-        await until(lambda: all(protocol.data == b"%d" % number for number, (_, protocol) in enumerate(made)))
-        assert len(served.made) == 50
-        await leave(*(protocol for _, protocol in made))
-
-    run(main())
-
-
 def test_connection_made_comes_after_the_handshake(loop, run, served, authority):
     async def main():
         seen = []
