@@ -172,7 +172,7 @@ class UnixMixin(_Listening):
         Raises OSError. See asyncio.loop.create_unix_connection().
         """
         waiter = connector = None
-        if path is not None and not options and self._may_connect_natively():
+        if path is not None and not options and not self.is_closed() and self._may_connect_natively():
             path = os.fspath(path)
             waiter = self.create_future()
             connector = self._start_connecting(waiter, path)

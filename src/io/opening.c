@@ -183,16 +183,14 @@ static int
 run_start_reading(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     SocketTransport *self = SocketTransport_CAST(owner);
-    if (!transport_wants_reading(self)) {
-        return 0;
-    }
-    if (arg == NULL && loop->ready.count > 0) {
+    if (arg == NULL && loop->ready.count > 0 && transport_wants_reading(self)) {
         if (loop_push(loop, run_start_reading, owner, Py_True) == 0) {
             return 0;
         }
         PyErr_Clear();
     }
-    return transport_start_reading(self);
+    self->starting = false;
+    return transport_wants_reading(self) ? transport_start_reading(self) : 0;
 }
 
 /* ready_run: the waiter of create_connection() learns that connection_made() was called. */
@@ -222,6 +220,7 @@ schedule_start(SocketTransport *self, PyObject *waiter)
     Py_DECREF(method);
     if (err == 0) {
         err = loop_push(self->loop, run_start_reading, transport, NULL);
+        self->starting = err == 0;
     }
     if (err == 0 && waiter != NULL && waiter != Py_None) {
         err = loop_push(self->loop, run_wake_waiter, waiter, NULL);

@@ -37,6 +37,10 @@ load_fields(ReaderView *view)
         view->held[field++] = value;
     }
     for (; field < FIELD_COUNT; field++) {
+        if (HAVE_FREE_THREADING) {
+            /* Looking up may let go of the dict's lock, and what was found is another thread's to take away. */
+            return false;
+        }
         view->held[field] = PyDict_GetItemWithError(view->dict, field_name(view->state, field));
         if (view->held[field] == NULL) {
             return false;

@@ -74,6 +74,7 @@ struct SocketTransport {
     bool eof;          /* write_eof() was called */
     bool shutdown_due; /* ... and takes effect when the output is gone */
     bool paused;       /* pause_reading() was called */
+    bool starting;     /* reading starts after connection_made(), see run_start_reading() */
     bool reading;      /* libuv reads, or will once the allocation callback has returned */
     bool in_alloc;     /* between libuv's allocation and read callbacks, where reading cannot be stopped */
     bool writing;      /* a write is in flight */

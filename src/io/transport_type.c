@@ -138,7 +138,7 @@ SocketTransport_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         Py_XSETREF(self->context, context);
     }
-    if (transport_start_reading(self) < 0) {
+    if (!self->starting && transport_start_reading(self) < 0) {
         return NULL;
     }
     transport_log_debug(self, "%r resumes reading");

@@ -242,6 +242,13 @@ static inline PyObject *
 loop_begin_handling(PyObject *exc)
 {
     PyObject *before = PyErr_GetHandledException();
+    /* Who runs the loop may be a generator, and then this may be its caller's, which would stay with it. */
+    PyErr_SetHandledException(NULL);
+    PyObject *outer = PyErr_GetHandledException();
+    if (outer == before) {
+        Py_CLEAR(before);
+    }
+    Py_XDECREF(outer);
     PyErr_SetHandledException(exc);
     return before;
 }

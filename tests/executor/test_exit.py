@@ -103,9 +103,11 @@ def test_a_job_that_starts_jobs_at_exit(python):
         def job():
             while not threading._SHUTTING_DOWN:
                 time.sleep(0.001)
-            time.sleep(0.05)
+            # The main thread says so a little before it closes the pool.
             try:
-                loop.run_in_executor(None, print, "ran")
+                while True:
+                    loop.run_in_executor(None, time.sleep, 0)
+                    time.sleep(0.01)
             except RuntimeError as exc:
                 print(exc)
 

@@ -447,7 +447,7 @@ def test_a_connector_by_hand(loop, run):
         address = server.getsockname()
 
         async def main():
-            for args in ((), (None, "127.0.0.1"), (None, "127.0.0.1", 1, 2)):
+            for args in ((), (None,), (None, "127.0.0.1", 1, 2)):
                 with pytest.raises(TypeError):
                     loop._start_connecting(*args)
             for host, port in (("localhost", 1), ("127.0.0.1", "1"), ("127.0.0.1", 2**70), ("127.0.0.1", -1),

@@ -81,6 +81,9 @@ class Starter(Recorder):
         self.over = loop.create_future()
 
     def start(self, _):
+        # Who pauses and goes on does not have the data sooner for it.
+        self.transport.pause_reading()
+        self.transport.resume_reading()
         asyncio.get_running_loop().create_task(self.work())
         time.sleep(0.001)
 

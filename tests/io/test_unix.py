@@ -179,17 +179,6 @@ def test_the_longest_path_that_fits(loop, run):
         run(main(f"{folder}/".ljust(107, "x")))
 
 
-def longest(loop, run, path):
-
-    async def main():
-        server = await loop.create_unix_server(echo_factory, path)
-        assert await talk(loop, path) == ("", path)
-        server.close()
-        await server.wait_closed()
-
-    run(main())
-
-
 def test_missing_files_and_dead_sockets(loop, run, tmp_path):
     with pytest.raises(FileNotFoundError):
         run(loop.create_unix_connection(Recorder, str(tmp_path / "nothing")))

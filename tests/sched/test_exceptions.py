@@ -345,3 +345,20 @@ def test_a_task_destroyed_while_pending_is_reported(loop, run, contexts):
     run(main())
     report = contexts.take_one()
     assert report["message"] == "Task was destroyed but it is pending!" and set(report) == {"message", "task"}
+
+
+def test_nothing_stays_with_a_generator_that_runs_the_loop(loop):
+    loop.set_exception_handler(lambda *_: None)
+
+    def runs():
+        loop.call_soon(lambda: 1 / 0)
+        loop.run_until_complete(asyncio.sleep(0))
+        yield
+        yield sys.exc_info()[1]
+
+    generator = runs()
+    try:
+        raise ValueError
+    except ValueError:
+        next(generator)
+    assert next(generator) is None
