@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import ssl
 import sys
 from asyncio import transports
 from collections.abc import Callable, Coroutine, Iterable
@@ -121,6 +122,16 @@ class Loop:
 
 @final
 class Listener: ...
+
+@disjoint_base
+class TLSConnection:
+    _sslobj: ssl.SSLObject | None
+    def _bind(self, sslsocket: object, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, /) -> None: ...
+    @classmethod
+    def _find_openssl(
+        cls, library: str, make: Callable[[], tuple[ssl.MemoryBIO, ssl.MemoryBIO, object]], /
+    ) -> None: ...
+    def _write(self, data: ReadableBuffer) -> None: ...
 
 @final
 class JobQueue:
