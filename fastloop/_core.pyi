@@ -6,7 +6,7 @@ import ssl
 import sys
 from asyncio import transports
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, Literal, TypeVar, final, overload
 
 from _typeshed import FileDescriptorLike, ReadableBuffer
 from typing_extensions import disjoint_base
@@ -18,6 +18,14 @@ __version__: Final[str]
 libuv_version: Final[str]
 libuv_compiled: Final[str]
 native_tasks: Final[bool]
+
+# Any: bytes, or a future, or None; see fastloop._streams.
+@overload
+def _stream_read(reader: asyncio.StreamReader, n: int, resumed: Literal[True], /) -> bytes | None: ...
+@overload
+def _stream_read(reader: asyncio.StreamReader, n: int, resumed: Literal[False], /) -> Any: ...
+def _stream_read_exactly(reader: asyncio.StreamReader, n: int, resumed: bool, /) -> Any: ...
+def _stream_read_until(reader: asyncio.StreamReader, separator: object, scanned: int, /) -> Any: ...
 
 class Future(asyncio.Future[_T]): ...
 
