@@ -6,19 +6,21 @@ arguments followed by the context.
 """
 
 
-def call_soon(self, callback, *args, context=None):
+def call_soon(self: object, callback: object, *args: object, context: object = None) -> tuple[object, ...]:
     return callback, *args, context
 
 
-def call_soon_threadsafe(self, callback, *args, context=None):
+def call_soon_threadsafe(self: object, callback: object, *args: object, context: object = None) -> tuple[object, ...]:
     return callback, *args, context
 
 
-def call_later(self, delay, callback, *args, context=None):
+def call_later(
+    self: object, delay: object, callback: object, *args: object, context: object = None
+) -> tuple[object, ...]:
     return delay, callback, *args, context
 
 
-def call_at(self, when, callback, *args, context=None):
+def call_at(self: object, when: object, callback: object, *args: object, context: object = None) -> tuple[object, ...]:
     return when, callback, *args, context
 
 

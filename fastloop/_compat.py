@@ -5,6 +5,11 @@ import io
 import sys
 from asyncio import coroutines, events, format_helpers, unix_events
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
 #: asyncio.run() takes loop_factory, and Server.wait_closed() waits.
 HAS_LOOP_FACTORY = sys.version_info >= (3, 12)
 
@@ -15,7 +20,9 @@ SERVER_ATTACH_TAKES_TRANSPORT = sys.version_info >= (3, 13)
 HAS_POLICIES = hasattr(events, "_BaseDefaultEventLoopPolicy") or hasattr(events, "BaseDefaultEventLoopPolicy")
 
 if HAS_POLICIES:
-    DefaultEventLoopPolicy = unix_events.__dict__.get("_DefaultEventLoopPolicy") or unix_events.DefaultEventLoopPolicy
+    DefaultEventLoopPolicy = (
+        unix_events.__dict__.get("_DefaultEventLoopPolicy") or unix_events.DefaultEventLoopPolicy  # type: ignore[attr-defined, unused-ignore]
+    )
     # The deprecated public functions wrap these.
     get_event_loop_policy = getattr(events, "_get_event_loop_policy", None) or asyncio.get_event_loop_policy
     set_event_loop_policy = getattr(events, "_set_event_loop_policy", None) or asyncio.set_event_loop_policy
@@ -24,24 +31,27 @@ if HAS_POLICIES:
 _SOURCE_TAKES_DEBUG = "debug" in (format_helpers._format_callback_source.__kwdefaults__ or {})
 
 
-def format_callback_source(loop, callback, args):
+def format_callback_source(loop: asyncio.AbstractEventLoop, callback: object, args: "Iterable[object]") -> str:
     """How the running asyncio writes a callback in a message: newer ones show the arguments in debug mode only."""
     if _SOURCE_TAKES_DEBUG:
-        return format_helpers._format_callback_source(callback, args, debug=loop.get_debug())
+        return format_helpers._format_callback_source(callback, args, debug=loop.get_debug())  # type: ignore[call-arg, unused-ignore]
     return format_helpers._format_callback_source(callback, args)
 
 
 #: Waits for a child in a thread, where the system has no pidfd; private since 3.14.
-ThreadedChildWatcher = unix_events.__dict__.get("_ThreadedChildWatcher") or unix_events.ThreadedChildWatcher
+ThreadedChildWatcher = (
+    unix_events.__dict__.get("_ThreadedChildWatcher") or unix_events.ThreadedChildWatcher  # type: ignore[attr-defined, unused-ignore]
+)
 
 #: The public one warns since 3.14.
 iscoroutinefunction = getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
 
 
-def format_task(task):
+def format_task(task: "asyncio.Task[Any]") -> str:
     """Where a task stands and, where asyncio keeps account of that, who awaits it; text of several lines."""
     if hasattr(asyncio, "format_call_graph"):
-        return asyncio.format_call_graph(task)
+        graph: str = asyncio.format_call_graph(task)
+        return graph
     text = io.StringIO()
     task.print_stack(file=text)
     return text.getvalue()

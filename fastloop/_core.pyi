@@ -2,10 +2,11 @@
 
 import asyncio
 import contextvars
+import ssl
 import sys
 from asyncio import transports
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, Literal, TypeVar, final, overload
 
 from _typeshed import FileDescriptorLike, ReadableBuffer
 from typing_extensions import disjoint_base
@@ -17,6 +18,14 @@ __version__: Final[str]
 libuv_version: Final[str]
 libuv_compiled: Final[str]
 native_tasks: Final[bool]
+
+# Any: bytes, or a future, or None; see fastloop._streams.
+@overload
+def _stream_read(reader: asyncio.StreamReader, n: int, resumed: Literal[True], /) -> bytes | None: ...
+@overload
+def _stream_read(reader: asyncio.StreamReader, n: int, resumed: Literal[False], /) -> Any: ...
+def _stream_read_exactly(reader: asyncio.StreamReader, n: int, resumed: bool, /) -> Any: ...
+def _stream_read_until(reader: asyncio.StreamReader, separator: object, scanned: int, /) -> Any: ...
 
 class Future(asyncio.Future[_T]): ...
 
@@ -49,6 +58,20 @@ class SocketTransport(transports._FlowControlMixin):
     def get_write_buffer_size(self) -> int: ...
     def get_write_buffer_limits(self) -> tuple[int, int]: ...
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    @property
+    def _sock(self) -> Any: ...
+    def _make_empty_waiter(self) -> asyncio.Future[None]: ...
+    def _reset_empty_waiter(self) -> None: ...
+    def _lend_fd(self, lent: bool, /) -> None: ...
+
+@disjoint_base
+class Datagram(transports._FlowControlMixin):
+    def sendto(self, data: bytes | bytearray | memoryview, addr: Any | None = None) -> None: ...
+
+@final
+class Connector:
+    def make_transport(self, protocol: asyncio.BaseProtocol, waiter: asyncio.Future[Any], /) -> SocketTransport: ...
+    def close(self) -> None: ...
 
 @disjoint_base
 class Loop:
@@ -121,6 +144,16 @@ class Loop:
 
 @final
 class Listener: ...
+
+@disjoint_base
+class TLSConnection:
+    _sslobj: ssl.SSLObject | None
+    def _bind(self, sslsocket: object, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, /) -> None: ...
+    @classmethod
+    def _find_openssl(
+        cls, library: str, make: Callable[[], tuple[ssl.MemoryBIO, ssl.MemoryBIO, object]], /
+    ) -> None: ...
+    def _write(self, data: ReadableBuffer) -> None: ...
 
 @final
 class JobQueue:

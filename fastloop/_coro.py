@@ -11,76 +11,88 @@ import weakref
 from asyncio import base_events, events, tasks
 from inspect import CO_VARKEYWORDS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+    from typing import Any, TypeVar
 
-class ProbeLoop:
+    _E = TypeVar("_E", bound=BaseException)
+    # Nothing less is declared to do for the loop of a future or task.
+    _LoopBase = asyncio.BaseEventLoop
+else:
+    _LoopBase = object
+
+
+class ProbeLoop(_LoopBase):
     """As much of a loop as a standard future or task needs; it keeps, or drops, what is scheduled."""
 
-    def __init__(self, debug=False, keep=True):
+    def __init__(self, debug: bool = False, keep: bool = True) -> None:
         self.debug = debug
         self.keep = keep
-        self.scheduled = []
+        self.scheduled: list[tuple[Callable[..., object], tuple[object, ...]]] = []
 
-    def get_debug(self):
+    def get_debug(self) -> bool:
         return self.debug
 
-    def call_soon(self, callback, *args, context=None):
+    def call_soon(self, callback: "Callable[..., object]", *args: object, context: object = None) -> "Any":
         if self.keep:
             self.scheduled.append((callback, args))
 
-    def call_exception_handler(self, context):
+    def call_exception_handler(self, context: object) -> None:
         pass
 
 
 @types.coroutine
-def suspend_until(future):
+def suspend_until(future: "asyncio.Future[Any]") -> "Generator[asyncio.Future[Any]]":
     future._asyncio_future_blocking = True
     yield future
 
 
-async def wait_for(future):
+async def wait_for(future: "asyncio.Future[Any]") -> None:
     """What `await future` does, without an iterator of _asyncio: one of those, parked in its free list for the next
     await, keeps the module for good where interpreters end (3.12 and 3.13)."""
     await suspend_until(future)
 
 
-async def nothing():
+async def nothing() -> None:
     pass
 
 
-def make_task():
+def make_task() -> "asyncio.Task[None]":
     """A standard task with an automatic name, to find out where such names come from."""
     coroutine = nothing()
     task = _asyncio.Task(coroutine, loop=ProbeLoop(keep=False))
-    task._log_destroy_pending = False
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
     coroutine.close()
     return task
 
 
-def fresh_generator():
+def fresh_generator() -> "Generator[None]":
     """An iterator that raises whatever is thrown into it."""
     yield
 
 
-def create_task_takes_any_keyword():
+def create_task_takes_any_keyword() -> bool:
     """Whether BaseEventLoop.create_task() passes keywords on that it does not know."""
     return bool(base_events.BaseEventLoop.create_task.__code__.co_flags & CO_VARKEYWORDS)
 
 
-def all_tasks(loop):
+def all_tasks(loop: "asyncio.AbstractEventLoop") -> "set[asyncio.Task[Any]]":
     """Tell which tasks of the loop are not done."""
     return tasks.all_tasks(loop)
 
 
-def task_checks_context():
+def task_checks_context() -> bool:
     """Whether a standard task refuses a context that is no contextvars.Context (later versions)."""
     coroutine = nothing()
     try:
-        task = _asyncio.Task(coroutine, loop=ProbeLoop(keep=False), name="probe", context=())
+        task = _asyncio.Task(coroutine, loop=ProbeLoop(keep=False), name="probe", context=())  # type: ignore[arg-type]
     except TypeError:
         return True
     finally:
         coroutine.close()
-    task._log_destroy_pending = False
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
     return False
 
 
@@ -103,16 +115,16 @@ PENDING, CANCELLED, FINISHED = range(3)
 class Verifier:
     """Compares words_of(object), which reads memory by our description, with objects in known states."""
 
-    def __init__(self, words_of):
+    def __init__(self, words_of: "Callable[[asyncio.Future[Any]], Mapping[str, int]]") -> None:
         self.words_of = words_of
-        self.coroutines = []
+        self.coroutines: list[Coroutine[Any, Any, None]] = []
 
-    def close(self):
+    def close(self) -> None:
         """After a mismatch there are coroutines that nobody awaits."""
         for coroutine in self.coroutines:
             coroutine.close()
 
-    def expect(self, obj, empty, **known):
+    def expect(self, obj: "asyncio.Future[Any]", empty: "Mapping[str, int]", **known: object) -> None:
         """Every word must be the one given here (an object stands for its address), or else that of `empty`."""
         words = self.words_of(obj)
         expected = dict(empty)
@@ -122,14 +134,14 @@ class Verifier:
             if words[name] != value:
                 raise Mismatch(f"{type(obj).__name__}.{name}: {words[name]:#x} instead of {value:#x}")
 
-    def futures(self):
+    def futures(self) -> None:
         empty = dict(EMPTY_FUTURE)
         if hasattr(_asyncio, "future_add_to_awaited_by"):
             empty.update(awaited_by=0, awaited_by_is_set=0, is_task=0)
         self.empty_future = empty
         loop = ProbeLoop()
 
-        def make(**kwargs):
+        def make(**kwargs: "Any") -> "asyncio.Future[Any]":
             return _asyncio.Future(loop=loop, **kwargs)
 
         future = make()
@@ -162,21 +174,22 @@ class Verifier:
         self.expect(future, empty, loop=loop, state=CANCELLED, cancel_msg=message)
 
         future = _asyncio.Future(loop=ProbeLoop(debug=True))
-        self.expect(future, empty, loop=future._loop, source_tb=future._source_traceback)
+        self.expect(future, empty, loop=future._loop, source_tb=future._source_traceback)  # type: ignore[attr-defined]
 
         if "awaited_by" in empty:
             future, waiter, other = make(), make(), make()
-            _asyncio.future_add_to_awaited_by(future, waiter)
+            _asyncio.future_add_to_awaited_by(future, waiter)  # type: ignore[attr-defined, unused-ignore]
             self.expect(future, empty, loop=loop, awaited_by=waiter)
-            _asyncio.future_add_to_awaited_by(future, other)
+            _asyncio.future_add_to_awaited_by(future, other)  # type: ignore[attr-defined, unused-ignore]
             words = self.words_of(future)
             self.expect(future, empty, loop=loop, awaited_by=words["awaited_by"], awaited_by_is_set=1)
 
-    def tasks(self):
+    def tasks(self) -> None:
         empty = {**self.empty_future, **EMPTY_TASK, "log_destroy_pending": 1}
         if "is_task" in empty:
             empty["is_task"] = 1
         loop, context, name = ProbeLoop(), contextvars.copy_context(), "probe-" + "name"
+        future: asyncio.Future[Any]
         future, message = _asyncio.Future(loop=loop), object()
         coroutine = wait_for(future)
         self.coroutines.append(coroutine)
@@ -205,7 +218,7 @@ class Verifier:
         known["coro"] = coroutine
         task.cancel(message)
         self.expect(task, empty, must_cancel=1, num_cancels_requested=1, cancel_msg=message, **known)
-        task._log_destroy_pending = False
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
         self.expect(
             task,
             {**empty, "log_destroy_pending": 0},
@@ -217,38 +230,38 @@ class Verifier:
         # What is scheduled holds the task, which holds the loop, and a CancelledError's traceback may hold this frame:
         # nothing may be left for the collector.
         loop.scheduled.clear()
-        task = known = known_after = None
+        task = known = known_after = None  # type: ignore[assignment]
 
-    def list_node(self, task, linked):
+    def list_node(self, task: "asyncio.Task[Any]", linked: bool) -> None:
         words = self.words_of(task)
         for field in ("node.next", "node.prev"):
             if field in words and bool(words[field]) != linked:
                 raise Mismatch(f"Task.{field}")
 
-    def step(self, loop):
+    def step(self, loop: ProbeLoop) -> None:
         events._set_running_loop(loop)
         scheduled, loop.scheduled = loop.scheduled, []
         for callback, args in scheduled:
             callback(*args)
         # The traceback of a CancelledError may hold this frame.
-        scheduled = callback = args = None
+        scheduled = callback = args = None  # type: ignore[assignment]
 
 
-def _raised(error):
+def _raised(error: "_E") -> "_E":
     try:
         raise error
     except type(error) as caught:
         return caught
 
 
-def layout_is_known(words_of):
+def layout_is_known(words_of: "Callable[[asyncio.Future[Any]], Mapping[str, int]]") -> bool:
     """Whether words_of(), which reads a future or task by our description of its struct, reads what is there.
 
     Runs a few standard tasks on a stand-in for a loop, whatever the thread is doing otherwise.
     """
     loop = events._get_running_loop()
     task = tasks.current_task(loop) if loop is not None else None
-    if task is not None:
+    if loop is not None and task is not None:
         tasks._leave_task(loop, task)
     verifier = Verifier(words_of)
     try:
@@ -261,18 +274,18 @@ def layout_is_known(words_of):
     finally:
         verifier.close()
         events._set_running_loop(loop)
-        if task is not None:
+        if loop is not None and task is not None:
             tasks._enter_task(loop, task)
 
 
 # ---- asyncio.all_tasks(), up to 3.13 ----
 
 
-def show_tasks(lister):
+def show_tasks(lister: "Callable[[], Iterable[asyncio.Task[Any]]]") -> bool:
     """Have asyncio's set of all tasks show those of lister() too; False where that set is none that we know."""
     known = getattr(tasks, "_scheduled_tasks", None)
     if known is None:
-        known = tasks._all_tasks
+        known = tasks._all_tasks  # type: ignore[attr-defined]
     if not isinstance(known, weakref.WeakSet):
         return False
     from fastloop._task_set import TaskSet

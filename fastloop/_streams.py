@@ -11,7 +11,18 @@ from types import FunctionType
 
 from fastloop._core import _stream_read, _stream_read_exactly, _stream_read_until
 
-stock_reader = asyncio.StreamReader
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    class stock_reader(asyncio.StreamReader):
+        _buffer: bytearray
+        _waiter: asyncio.Future[None] | None
+
+        def _maybe_resume_transport(self) -> None: ...
+
+else:
+    stock_reader = asyncio.StreamReader
 stock_protocol = asyncio.StreamReaderProtocol
 
 # What StreamReader.__init__() sets. The core looks at nothing else, and at the number of them.
@@ -26,8 +37,10 @@ class StreamReader(stock_reader):
     __doc__ = stock_reader.__doc__
 
     # A core function returns bytes, or a future that has become `_waiter`, or None: then the standard method serves.
+    # The types are in comments, since the standard methods have none that inspect.signature() shows.
 
     async def read(self, n=-1):
+        # type: (int) -> bytes
         found = _stream_read(self, n, False)
         if type(found) is bytes:
             return found
@@ -37,15 +50,16 @@ class StreamReader(stock_reader):
             await found
         finally:
             self._waiter = None
-        found = _stream_read(self, n, True)
-        if found is None:
+        data = _stream_read(self, n, True)
+        if data is None:
             # Something was replaced while we were waiting.
-            found = bytes(memoryview(self._buffer)[:n])
+            data = bytes(memoryview(self._buffer)[:n])
             del self._buffer[:n]
             self._maybe_resume_transport()
-        return found
+        return data
 
     async def readexactly(self, n):
+        # type: (int) -> bytes
         found = _stream_read_exactly(self, n, False)
         while type(found) is not bytes:
             if found is None:
@@ -58,6 +72,7 @@ class StreamReader(stock_reader):
         return found
 
     async def readuntil(self, separator=b"\n"):
+        # type: (Any) -> bytes
         scanned = -1
         found = _stream_read_until(self, separator, scanned)
         while type(found) is not bytes:
@@ -75,6 +90,7 @@ class StreamReader(stock_reader):
         return found
 
     async def readline(self):
+        # type: () -> bytes
         scanned = -1
         try:
             found = _stream_read_until(self, b"\n", scanned)
@@ -106,15 +122,17 @@ for name, method in vars(StreamReader).items():
         method.__doc__ = getattr(stock_reader, name).__doc__
 
 
-def functions_of(cls):
+def functions_of(cls: type) -> "dict[str, FunctionType | property | None]":
     """Every name in the class's own namespace, with the functions and properties themselves and None for others."""
     return {name: value if isinstance(value, (FunctionType, property)) else None for name, value in vars(cls).items()}
 
 
-originals = {cls: functions_of(cls) for cls in (StreamReader, stock_reader, stock_protocol)}
+originals: "dict[type[Any], dict[str, FunctionType | property | None]]" = {
+    cls: functions_of(cls) for cls in (StreamReader, stock_reader, stock_protocol)
+}
 
 
-def is_original(cls):
+def is_original(cls: type) -> bool:
     """Are the methods of a class, and of the standard one behind ours, still what they were at import?"""
     if cls is StreamReader and not is_original(stock_reader):
         return False
@@ -123,15 +141,15 @@ def is_original(cls):
 
 
 class QuietLoop:
-    def get_debug(self):
+    def get_debug(self) -> bool:
         return False
 
 
-def is_known():
+def is_known() -> bool:
     """Are the standard classes made as the core knows them, and of asyncio's own functions alone?"""
     for cls in (stock_reader, stock_protocol):
         for value in originals[cls].values():
             function = value.fget if isinstance(value, property) else value
             if function is not None and function.__globals__ is not vars(streams):
                 return False
-    return vars(stock_reader(loop=QuietLoop())).keys() == READER_FIELDS
+    return vars(stock_reader(loop=QuietLoop())).keys() == READER_FIELDS  # type: ignore[arg-type]

@@ -6,20 +6,30 @@ subinterpreter, so does what this module refers to: nothing else of fastloop.
 
 import weakref
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+    from typing import Any
 
-class TaskSet(weakref.WeakSet):
+    _WeakSet = weakref.WeakSet[asyncio.Task[Any]]
+else:
+    _WeakSet = weakref.WeakSet
+
+
+class TaskSet(_WeakSet):
     """Shows the native tasks, which keep their own list, besides its own."""
 
-    def __iter__(self):
+    def __iter__(self) -> "Iterator[asyncio.Task[Any]]":
         yield from _native_tasks(self)
         yield from super().__iter__()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return super().__len__() + len(_native_tasks(self))
 
-    def __contains__(self, item):
+    def __contains__(self, item: object) -> bool:
         return super().__contains__(item) or any(item is task for task in _native_tasks(self))
 
 
-def _native_tasks(task_set):
+def _native_tasks(task_set: TaskSet) -> "list[asyncio.Task[Any]]":
     return [task for lister in task_set.__dict__.get("_fastloop_listers", ()) for task in lister()]

@@ -11,17 +11,28 @@ from asyncio import sslproto
 
 from fastloop import _core
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import events, protocols
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, TypeVar
+
+    from fastloop.loop import Loop
+
+    _P = ParamSpec("_P")
+    _R = TypeVar("_R")
+
 try:
     import _ssl
-    import ssl
+    import ssl as ssl
 except ImportError:  # pragma: no cover
     # A Python without it; asyncio says so when TLS is asked for.
-    _ssl = ssl = None
+    _ssl = ssl = None  # type: ignore[assignment]
 
 
-def _write_after_close(data):
+def _write_after_close(data: "bytes | bytearray | memoryview[Any]") -> None:
     """Do what write() of asyncio's transport does when it has let go of its connection."""
-    sslproto._SSLProtocolTransport.write(types.SimpleNamespace(_ssl_protocol=None), data)
+    sslproto._SSLProtocolTransport.write(types.SimpleNamespace(_ssl_protocol=None), data)  # type: ignore[arg-type]
 
 
 class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
@@ -29,11 +40,14 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
     __slots__ = ("write",)
     __module__ = sslproto._SSLProtocolTransport.__module__
 
-    def __init__(self, loop, ssl_protocol):
+    if TYPE_CHECKING:
+        write: Callable[[bytes | bytearray | memoryview[Any]], None]  # type: ignore[assignment]
+
+    def __init__(self, loop: "events.AbstractEventLoop", ssl_protocol: "SSLProtocol") -> None:
         super().__init__(loop, ssl_protocol)
         self.write = ssl_protocol._write
 
-    def close(self):
+    def close(self) -> None:
         """Close the connection when what was written is sent. See asyncio.BaseTransport.close()."""
         super().close()
         if self._ssl_protocol is None:
@@ -44,16 +58,21 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
 class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
     """asyncio's SSLProtocol of one connection, on the native data path as long as nothing unusual happens."""
 
-    def __init__(self, *args, **kwargs):
+    if TYPE_CHECKING:
+        _incoming: ssl.MemoryBIO
+        _outgoing: ssl.MemoryBIO
+        _app_transport_created: bool
+
+    def __init__(self, *args: "Any", **kwargs: "Any") -> None:
         """Take what asyncio's SSLProtocol takes."""
         # A socket transport of ours reads into a buffer of the loop. For another one, get_buffer() makes one.
-        self.max_size = 0
+        self.max_size = 0  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         del self.max_size
         if type(self._sslobj) is ssl.SSLObject:
-            self._bind(self._sslobj._sslobj, self._incoming, self._outgoing)
+            self._bind(self._sslobj._sslobj, self._incoming, self._outgoing)  # type: ignore[attr-defined]
 
-    def _get_app_transport(self):
+    def _get_app_transport(self) -> sslproto._SSLProtocolTransport:
         if self._app_transport is None:
             if self._app_transport_created:
                 raise RuntimeError("Creating _SSLProtocolTransport twice")
@@ -63,7 +82,7 @@ class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
 
 
 @functools.cache
-def problem():
+def problem() -> str | None:
     """Return why TLS cannot be native in this Python, None if it can."""
     if ssl is None:
         return "this Python has no ssl"
@@ -71,10 +90,10 @@ def problem():
     if not ssl.OPENSSL_VERSION.startswith("OpenSSL ") or "compatible" in ssl.OPENSSL_VERSION:
         return f"it is made for OpenSSL, not for {ssl.OPENSSL_VERSION}"
 
-    def make():
+    def make() -> "tuple[ssl.MemoryBIO, ssl.MemoryBIO, object]":
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         sslobject = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(incoming, outgoing, server_side=True)
-        return incoming, outgoing, sslobject._sslobj
+        return incoming, outgoing, sslobject._sslobj  # type: ignore[attr-defined]
 
     try:
         _core.TLSConnection._find_openssl(getattr(_ssl, "__file__", ""), make)
@@ -83,7 +102,7 @@ def problem():
     return None
 
 
-def _finder(kind, *names):
+def _finder(kind: object, *names: str) -> "Callable[[], Any]":
     """Return a function without arguments that looks up those of the names that there are; it is called often."""
     return functools.partial(operator.attrgetter(*(name for name in names if hasattr(kind, name))), kind)
 
@@ -103,7 +122,7 @@ _ORIGINALS = [
 ]
 
 
-def _is_original():
+def _is_original() -> bool:
     """Whether asyncio's own classes are as they were when this module was imported."""
     for find, original in _ORIGINALS:
         if find() != original:
@@ -111,24 +130,30 @@ def _is_original():
     return True
 
 
-def _is_plain(context):
+def _is_plain(context: "ssl.SSLContext | None") -> bool:
     """Whether Python has no part in what a context does to the bytes of a connection."""
     return not context or (
         type(context) is ssl.SSLContext
         and context.sslobject_class is ssl.SSLObject
         and getattr(context, "keylog_filename", None) is None
-        and context._msg_callback is None
+        and context._msg_callback is None  # type: ignore[attr-defined]
     )
 
 
-def make_protocol(loop, app_protocol, sslcontext, *args, **kwargs):
+def make_protocol(
+    loop: "Loop",
+    app_protocol: "protocols.BaseProtocol",
+    sslcontext: "ssl.SSLContext | None",
+    *args: "Any",
+    **kwargs: "Any",
+) -> sslproto.SSLProtocol:
     """Return an SSLProtocol, native where that is possible and not switched off."""
     native = loop._use_native_tls and problem() is None and _is_plain(sslcontext) and _is_original()
     kind = SSLProtocol if native else sslproto.SSLProtocol
-    return kind(loop, app_protocol, sslcontext, *args, **kwargs)
+    return kind(loop, app_protocol, sslcontext, *args, **kwargs)  # type: ignore[arg-type]
 
 
-def with_our_protocol(function):
+def with_our_protocol(function: "Callable[_P, _R]") -> "Callable[_P, _R]":
     """Return a function of asyncio's that finds make_protocol() where it looks for sslproto.SSLProtocol."""
     names = dict(function.__globals__, sslproto=types.SimpleNamespace(SSLProtocol=make_protocol))
     made = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)

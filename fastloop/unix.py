@@ -20,8 +20,29 @@ from asyncio.log import logger
 
 from fastloop import _compat, _core, tls
 
-_Selector = selector_events.BaseSelectorEventLoop
-_Unix = unix_events._UnixSelectorEventLoop
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    import contextvars
+    import ssl
+    from asyncio.base_subprocess import BaseSubprocessTransport
+    from asyncio.sslproto import _SSLProtocolTransport
+    from collections.abc import Callable, Mapping
+    from typing import IO, Any, NoReturn, TypeVar, TypeVarTuple, Unpack
+
+    from _typeshed import FileDescriptorLike, StrPath
+
+    from fastloop.loop import Loop
+
+    _P = TypeVar("_P", bound=asyncio.BaseProtocol)
+    _Ts = TypeVarTuple("_Ts")
+    _LoopBase = Loop
+else:
+    _LoopBase = object
+
+# Any: most of what is borrowed is private, and has no stubs.
+_Selector: "Any" = selector_events.BaseSelectorEventLoop
+_Unix: "Any" = unix_events._UnixSelectorEventLoop
 _Socket = socket.socket
 
 # What the standard create_connection() and create_unix_connection() call: replaced on a loop, each must go on being
@@ -39,12 +60,12 @@ _CONNECT_HOOKS = frozenset(
 )
 
 
-def _ignore_signal(signum, frame):
+def _ignore_signal(signum: int, frame: types.FrameType | None) -> None:
     """Stand in as Python's handler of a signal that the loop handles."""
 
 
 @functools.cache
-def _pidfd_works():
+def _pidfd_works() -> bool:
     """Whether the kernel has pidfds, and no security policy forbids them."""
     try:
         os.close(os.pidfd_open(os.getpid()))
@@ -61,10 +82,10 @@ class SelectorView:
 
     __slots__ = ("_loop",)
 
-    def __init__(self, loop):
+    def __init__(self, loop: "Loop") -> None:
         self._loop = loop
 
-    def get_key(self, fileobj):
+    def get_key(self, fileobj: "FileDescriptorLike") -> selectors.SelectorKey:
         """Return the selectors.SelectorKey of a watched descriptor. Raises KeyError when it is not watched."""
         state = self._loop._poll_state(fileobj)
         if state is None:
@@ -73,26 +94,42 @@ class SelectorView:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         return selectors.SelectorKey(fileobj, fd, events, (reader, writer))
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> "NoReturn":
         raise AttributeError(f"fastloop polls with libuv and has no selector: loop._selector.{name} does not exist")
 
 
-class DatagramTransport(_core.Datagram, selector_events._SelectorDatagramTransport, transports.DatagramTransport):
+class DatagramTransport(
+    _core.Datagram,
+    selector_events._SelectorDatagramTransport,  # type: ignore[misc, name-defined]
+    transports.DatagramTransport,
+):
     """A transport of datagrams: the standard library's, with native sending and receiving.
 
     See asyncio.DatagramTransport for the methods.
     """
 
+    if TYPE_CHECKING:
 
-class _Listening:
+        def __init__(
+            self,
+            loop: Loop,
+            sock: socket.socket,
+            protocol: asyncio.DatagramProtocol,
+            address: object = None,
+            waiter: asyncio.Future[Any] | None = None,
+            extra: dict[str, Any] | None = None,
+        ) -> None: ...
+
+
+class _Listening(_LoopBase):
     """What the running Python's _stop_serving() finds behind it."""
 
-    def _stop_serving(self, sock):
+    def _stop_serving(self, sock: socket.socket) -> None:
         self._remove_reader(sock.fileno())
         sock.close()
 
 
-def _with_super_of(owner, function):
+def _with_super_of(owner: type, function: types.FunctionType) -> types.FunctionType:
     """Return a method of another class as one of `owner`, behind which its super() then begins."""
     closure = function.__closure__ and (types.CellType(owner),)
     return types.FunctionType(function.__code__, function.__globals__, function.__name__, None, closure)
@@ -101,21 +138,21 @@ def _with_super_of(owner, function):
 class UnixMixin(_Listening):
     """The part of Loop that only Unix systems have."""
 
-    def __init__(self):
-        self._signal_handlers = {}
-        self._unix_server_sockets = {}
-        self._child_watcher = None
-        self._children = {}
+    def __init__(self) -> None:
+        self._signal_handlers: dict[int, asyncio.Handle] = {}
+        self._unix_server_sockets: dict[socket.socket, int] = {}
+        self._child_watcher: Any = None
+        self._children: dict[int, BaseSubprocessTransport] = {}
         super().__init__()
 
     # -- what borrowed functions read ------------------------------------------------------------------------------
 
     @property
-    def _selector(self):
+    def _selector(self) -> SelectorView | None:
         return None if self.is_closed() else SelectorView(self)
 
     @property
-    def _transports(self):
+    def _transports(self) -> "Mapping[int, Any]":
         """The standard library's own transports (datagram, pipes) by descriptor; ours are known to the core."""
         return self._foreign_transports()
 
@@ -138,24 +175,30 @@ class UnixMixin(_Listening):
     _sock_sendfile_update_filepos = _Unix._sock_sendfile_update_filepos
     _sock_add_cancellation_callback = _Unix._sock_add_cancellation_callback
 
-    async def _sock_sendfile_native(self, sock, file, offset, count):
-        sent = await _Unix._sock_sendfile_native(self, sock, file, offset, count)
+    async def _sock_sendfile_native(
+        self, sock: socket.socket, file: "IO[bytes]", offset: int, count: int | None
+    ) -> int:
+        sent: int = await _Unix._sock_sendfile_native(self, sock, file, offset, count)
         if sent:
             self._count_sent(sent)
         return sent
 
     # -- connections -----------------------------------------------------------------------------------------------
 
-    async def create_connection(self, protocol_factory, host=None, port=None, **options):
+    async def create_connection(
+        self, protocol_factory: "Callable[[], _P]", host: "Any" = None, port: "Any" = None, **options: "Any"
+    ) -> "tuple[asyncio.Transport, _P]":
         """Connect to a TCP server; return (transport, protocol).
 
         Raises OSError, or ExceptionGroup with all_errors. See asyncio.loop.create_connection().
         """
+        waiter: asyncio.Future[Any] | None
+        connector: _core.Connector | None
         waiter = connector = None
         if not options and self._may_connect_natively():
             waiter = self.create_future()
             connector = self._start_connecting(waiter, host, port)
-        if connector is None:
+        if connector is None or waiter is None:
             return await super().create_connection(protocol_factory, host, port, **options)
         try:
             return await self._finish_connecting(protocol_factory, waiter, connector)
@@ -164,28 +207,36 @@ class UnixMixin(_Listening):
             connector = waiter = None
 
     # inspect.signature() shows that of the running Python.
-    create_connection.__wrapped__ = base_events.BaseEventLoop.create_connection
+    create_connection.__wrapped__ = base_events.BaseEventLoop.create_connection  # type: ignore[attr-defined]
 
-    async def create_unix_connection(self, protocol_factory, path=None, **options):
+    async def create_unix_connection(
+        self, protocol_factory: "Callable[[], _P]", path: "StrPath | None" = None, **options: "Any"
+    ) -> "tuple[asyncio.Transport, _P]":
         """Connect to a Unix socket; return (transport, protocol).
 
         Raises OSError. See asyncio.loop.create_unix_connection().
         """
+        waiter: asyncio.Future[Any] | None
+        connector: _core.Connector | None
         waiter = connector = None
         if path is not None and not options and not self.is_closed() and self._may_connect_natively():
             path = os.fspath(path)
             waiter = self.create_future()
             connector = self._start_connecting(waiter, path)
-        if connector is None:
-            return await _Unix.create_unix_connection(self, protocol_factory, path, **options)
+        if connector is None or waiter is None:
+            made: tuple[asyncio.Transport, _P]
+            made = await _Unix.create_unix_connection(self, protocol_factory, path, **options)
+            return made
         try:
             return await self._finish_connecting(protocol_factory, waiter, connector)
         finally:
             connector = waiter = None
 
-    create_unix_connection.__wrapped__ = _Unix.create_unix_connection
+    create_unix_connection.__wrapped__ = _Unix.create_unix_connection  # type: ignore[attr-defined]
 
-    async def _finish_connecting(self, protocol_factory, waiter, connector):
+    async def _finish_connecting(
+        self, protocol_factory: "Callable[[], _P]", waiter: "asyncio.Future[Any]", connector: _core.Connector
+    ) -> "tuple[asyncio.Transport, _P]":
         try:
             await waiter
             protocol = protocol_factory()
@@ -195,7 +246,7 @@ class UnixMixin(_Listening):
             connector.close()
             raise
         finally:
-            connector = waiter = None
+            connector = waiter = None  # type: ignore[assignment]
         try:
             await made
         except BaseException:
@@ -203,7 +254,7 @@ class UnixMixin(_Listening):
             raise
         return transport, protocol
 
-    def _may_connect_natively(self):
+    def _may_connect_natively(self) -> bool:
         """Whether nobody wants to see how a connection is made: in debug mode, on this loop, in the socket module."""
         return (
             self._connects_natively
@@ -216,7 +267,14 @@ class UnixMixin(_Listening):
 
     create_unix_server = _Unix.create_unix_server
 
-    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: "asyncio.DatagramProtocol",
+        address: object = None,
+        waiter: "asyncio.Future[Any] | None" = None,
+        extra: "dict[str, Any] | None" = None,
+    ) -> transports.DatagramTransport:
         self._ensure_fd_no_transport(sock)
         return self._datagram_transport_class(self, sock, protocol, address, waiter, extra)
 
@@ -228,19 +286,19 @@ class UnixMixin(_Listening):
 
     def _make_ssl_transport(
         self,
-        rawsock,
-        protocol,
-        sslcontext,
-        waiter=None,
+        rawsock: socket.socket,
+        protocol: "asyncio.BaseProtocol",
+        sslcontext: "ssl.SSLContext | None",
+        waiter: "asyncio.Future[Any] | None" = None,
         *,
-        server_side=False,
-        server_hostname=None,
-        extra=None,
-        server=None,
-        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
-        context=None,
-    ):
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: "dict[str, Any] | None" = None,
+        server: "asyncio.AbstractServer | None" = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: "contextvars.Context | None" = None,
+    ) -> "_SSLProtocolTransport":
         self._ensure_fd_no_transport(rawsock)
         ssl_protocol = tls.make_protocol(
             self,
@@ -257,7 +315,9 @@ class UnixMixin(_Listening):
 
     start_tls = tls.with_our_protocol(base_events.BaseEventLoop.start_tls)
 
-    async def _sendfile_native(self, transport, file, offset, count):
+    async def _sendfile_native(
+        self, transport: _core.SocketTransport, file: "IO[bytes]", offset: int, count: int | None
+    ) -> int:
         # Raises when another sendfile() is under way, which must keep its waiter.
         waiter = transport._make_empty_waiter()
         # Lent to sock_sendfile(), the descriptor may be given to add_writer().
@@ -277,19 +337,28 @@ class UnixMixin(_Listening):
 
     _accept_connection2 = _Selector._accept_connection2
 
-    def _accept_by_task(self, conn, peername, protocol_factory, sslcontext, server, timeouts, context):
+    def _accept_by_task(
+        self,
+        conn: socket.socket,
+        peername: object,
+        protocol_factory: "Callable[[], asyncio.BaseProtocol]",
+        sslcontext: "ssl.SSLContext | None",
+        server: "asyncio.AbstractServer",
+        timeouts: tuple[float | None, ...],
+        context: "contextvars.Context | None",
+    ) -> None:
         """Make a connection as the standard loop does; the core calls this where it has no way of its own."""
         conn.setblocking(False)
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, peername, conn)
         # Only Pythons whose servers have a context pass one, and their coroutine takes it.
-        keywords = {} if context is None else {"context": context}
+        keywords: dict[str, Any] = {} if context is None else {"context": context}
         accept = self._accept_connection2(
             protocol_factory, conn, {"peername": peername}, sslcontext, server, *timeouts, **keywords
         )
         self.create_task(accept, **keywords)
 
-    def _stop_serving(self, sock):
+    def _stop_serving(self, sock: socket.socket) -> None:
         try:
             self._accept_rest(sock.fileno())
         finally:
@@ -300,10 +369,19 @@ class UnixMixin(_Listening):
     _child_watcher_callback = _Unix._child_watcher_callback
 
     async def _make_subprocess_transport(
-        self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs
-    ):
+        self,
+        protocol: "asyncio.SubprocessProtocol",
+        args: "Any",
+        shell: bool,
+        stdin: "int | IO[Any] | None",
+        stdout: "int | IO[Any] | None",
+        stderr: "int | IO[Any] | None",
+        bufsize: int,
+        extra: "dict[str, Any] | None" = None,
+        **kwargs: "Any",
+    ) -> "BaseSubprocessTransport":
         waiter = self.create_future()
-        transport = unix_events._UnixSubprocessTransport(
+        transport: BaseSubprocessTransport = unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
             self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
         )
         self._watch_child(transport)
@@ -317,9 +395,9 @@ class UnixMixin(_Listening):
             raise
         return transport
 
-    def _watch_child(self, transport):
+    def _watch_child(self, transport: "BaseSubprocessTransport") -> None:
         """Have the end of a child reported to its transport: by a pidfd, or a thread where there are none."""
-        pid = transport.get_pid()
+        pid: Any = transport.get_pid()
         if _pidfd_works():
             pidfd = os.pidfd_open(pid)
             self._children[pidfd] = transport
@@ -329,13 +407,13 @@ class UnixMixin(_Listening):
                 self._child_watcher = _compat.ThreadedChildWatcher()
             self._child_watcher.add_child_handler(pid, self._child_watcher_callback, transport)
 
-    def _reap_child(self, pidfd, pid):
+    def _reap_child(self, pidfd: int, pid: int) -> None:
         transport = self._children.pop(pidfd)
         self._remove_reader(pidfd)
         os.close(pidfd)
         try:
             _, status = os.waitpid(pid, 0)
-            returncode = unix_events.waitstatus_to_exitcode(status)
+            returncode: int | None = unix_events.waitstatus_to_exitcode(status)  # type: ignore[attr-defined]
         except ChildProcessError:
             # Popen.poll() may have been quicker, and then it knows.
             returncode = transport._proc.returncode if transport._proc is not None else None
@@ -344,7 +422,7 @@ class UnixMixin(_Listening):
                 logger.warning("child process pid %d exit status already read:  will report returncode 255", pid)
         self._child_watcher_callback(pid, returncode, transport)
 
-    def _forget_children(self):
+    def _forget_children(self) -> None:
         """Close what watches children that outlive the loop."""
         for pidfd in self._children:
             self._remove_reader(pidfd)
@@ -353,7 +431,7 @@ class UnixMixin(_Listening):
 
     # -- signals ---------------------------------------------------------------------------------------------------
 
-    def _start_signal_wakeup(self):
+    def _start_signal_wakeup(self) -> None:
         """Have signals end a poll, for one run of the loop; only the main thread is told of signals."""
         if threading.get_ident() == threading.main_thread().ident:
             try:
@@ -362,10 +440,10 @@ class UnixMixin(_Listening):
                 # The main thread of a subinterpreter: Python tells it of no signals.
                 pass
 
-    def _stop_signal_wakeup(self):
+    def _stop_signal_wakeup(self) -> None:
         self._uninstall_wakeup_fd()
 
-    def add_signal_handler(self, sig, callback, *args):
+    def add_signal_handler(self, sig: int, callback: "Callable[[Unpack[_Ts]], object]", *args: "Unpack[_Ts]") -> None:
         """Call callback(*args) in the loop when the signal `sig` arrives.
 
         Raises TypeError for a coroutine function, ValueError for a number that is no signal, RuntimeError for a signal
@@ -395,7 +473,7 @@ class UnixMixin(_Listening):
                 raise RuntimeError(f"sig {sig} cannot be caught") from None
             raise
 
-    def _handle_signal(self, sig):
+    def _handle_signal(self, sig: int) -> None:
         """Queue the handler of a signal; the core calls this."""
         handle = self._signal_handlers.get(sig)
         if handle is None:
@@ -405,7 +483,7 @@ class UnixMixin(_Listening):
         else:
             self._add_callback_signalsafe(handle)
 
-    def remove_signal_handler(self, sig):
+    def remove_signal_handler(self, sig: int) -> bool:
         """Handle a signal no longer; True if there was a handler.
 
         Raises as add_signal_handler() does. See asyncio.loop.remove_signal_handler().
@@ -425,7 +503,7 @@ class UnixMixin(_Listening):
 
     _check_signal = _Unix._check_signal
 
-    def _remove_all_signal_handlers(self):
+    def _remove_all_signal_handlers(self) -> None:
         """For close(): give every signal back, and watch children no longer."""
         self._forget_children()
         # A loop may outlive the names of this module when the interpreter ends (seen without a GIL).
@@ -443,4 +521,4 @@ class UnixMixin(_Listening):
 
 
 # The file of a Unix socket is removed by that code itself: tools that look for blocking calls know it by its place.
-UnixMixin._close_listening = _with_super_of(UnixMixin, _Unix._stop_serving)
+UnixMixin._close_listening = _with_super_of(UnixMixin, _Unix._stop_serving)  # type: ignore[method-assign]

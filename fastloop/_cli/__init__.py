@@ -7,6 +7,11 @@ and a line in ``_COMMANDS`` and in ``_HELP``.
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import types
+    from typing import NoReturn
+
 _COMMANDS = {
     "bench": "fastloop._cli.bench",
     "compare": "fastloop._cli.compare",
@@ -41,7 +46,7 @@ FASTLOOP_DISABLE in the environment switches parts of fastloop off; "info" shows
 )
 
 
-def main():
+def main() -> None:
     """Do what ``sys.argv`` asks for.
 
     Raises SystemExit with status 2 for arguments that make no sense; otherwise whatever the command or
@@ -63,7 +68,7 @@ def main():
         _run_program(first, rest)
 
 
-def _run_program(first, rest):
+def _run_program(first: str, rest: list[str]) -> None:
     from fastloop._cli import run
 
     if first == "--":
@@ -79,18 +84,18 @@ def _run_program(first, rest):
     run.run_script(first, rest)
 
 
-def _take(option, what, arguments):
+def _take(option: str, what: str, arguments: list[str]) -> tuple[str, list[str]]:
     if not arguments:
         _fail(f"{option} needs the name of {what}")
     return arguments[0], arguments[1:]
 
 
-def _load(name):
+def _load(name: str) -> "types.ModuleType":
     import importlib
 
     return importlib.import_module(name)
 
 
-def _fail(message):
+def _fail(message: str) -> "NoReturn":
     sys.stderr.write(f"{_USAGE}python -m fastloop: {message}\n")
     raise SystemExit(2)

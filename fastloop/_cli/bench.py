@@ -1,7 +1,7 @@
 """``python -m fastloop bench``: compare fastloop with the standard loop on this machine."""
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Run the benchmarks; python -m fastloop bench --help tells of the arguments."""
     from fastloop._bench import compare
 

@@ -13,8 +13,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypeAlias
+
+    _Sample: TypeAlias = dict[str, float]
+    # Exit status, standard output, standard error.
+    _Outcome: TypeAlias = tuple[int | bytes, ...]
+
 STOCK, FASTLOOP = "asyncio", "fastloop"
-LAUNCHERS = {STOCK: [], FASTLOOP: ["-m", "fastloop"]}
+LAUNCHERS: dict[str, list[str]] = {STOCK: [], FASTLOOP: ["-m", "fastloop"]}
 SHOWN_LINES = 12
 # Spawns the program on the files that it is told of by their descriptors, and prints how it ended.
 MEASURER = """\
@@ -31,7 +40,7 @@ print(posix.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stim
 USAGE = "python -m fastloop compare [--rounds N] [--input FILE] [--json FILE] (SCRIPT | -m MODULE) [ARGUMENTS]"
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fastloop compare",
         usage=USAGE,
@@ -48,9 +57,9 @@ def parser():
     return parser
 
 
-def run_once(loop, arguments, stdin):
+def run_once(loop: str, arguments: list[str], stdin: str) -> "tuple[_Sample, _Outcome]":
     """Run the program; returns its wall and CPU seconds and memory in bytes, and its status, output and errors."""
-    command = [sys.executable, *subprocess._args_from_interpreter_flags(), *LAUNCHERS[loop], *arguments]
+    command = [sys.executable, *subprocess._args_from_interpreter_flags(), *LAUNCHERS[loop], *arguments]  # type: ignore[attr-defined]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(stdin, "rb") as source:
         fds = [out.fileno(), err.fileno()]
         measurer = [sys.executable, "-I", "-S", "-c", MEASURER, *map(str, fds), *command]
@@ -65,11 +74,14 @@ def run_once(loop, arguments, stdin):
     return {"wall": float(wall), "cpu": float(cpu), "memory": int(memory) * scale}, (int(status), *printed)
 
 
-def run_all(arguments, rounds, stdin):
+def run_all(
+    arguments: list[str], rounds: int, stdin: str
+) -> "tuple[dict[str, list[_Sample]], dict[str, list[_Outcome]]]":
     """The samples and the outcomes of each loop, which take turns."""
     from fastloop._bench.progress import Progress
 
-    samples, outcomes = {loop: [] for loop in LAUNCHERS}, {loop: [] for loop in LAUNCHERS}
+    samples: dict[str, list[_Sample]] = {loop: [] for loop in LAUNCHERS}
+    outcomes: dict[str, list[_Outcome]] = {loop: [] for loop in LAUNCHERS}
     with Progress(2 * rounds) as progress:
         for number in range(rounds):
             progress.show(f"round {number + 1} of {rounds}")
@@ -81,7 +93,7 @@ def run_all(arguments, rounds, stdin):
     return samples, outcomes
 
 
-def verdicts(outcomes):
+def verdicts(outcomes: "dict[str, list[_Outcome]]") -> "Iterator[tuple[str, str, str]]":
     """For exit status, standard output and standard error: name, verdict, and a comparison where they differ."""
     for i, name in enumerate(("exit status", "standard output", "standard error")):
         stock, ours = ([outcome[i] for outcome in outcomes[loop]] for loop in (STOCK, FASTLOOP))
@@ -94,17 +106,17 @@ def verdicts(outcomes):
             yield name, "DIFFERS", difference(stock[0], other)
 
 
-def difference(stock, ours):
+def difference(stock: int | bytes, ours: int | bytes) -> str:
     """The first lines in which two outputs differ."""
-    if isinstance(stock, int):
-        return f"{STOCK}: {stock}\n{FASTLOOP}: {ours}"
-    texts = [value.decode(errors="backslashreplace").splitlines() for value in (stock, ours)]
-    lines = [*difflib.unified_diff(*texts, STOCK, FASTLOOP, lineterm="", n=1)]
+    if isinstance(stock, int) or isinstance(ours, int):
+        return f"{STOCK}: {stock!r}\n{FASTLOOP}: {ours!r}"
+    before, after = (value.decode(errors="backslashreplace").splitlines() for value in (stock, ours))
+    lines = [*difflib.unified_diff(before, after, STOCK, FASTLOOP, lineterm="", n=1)]
     more = [f"(and {len(lines) - SHOWN_LINES} lines more)"] if len(lines) > SHOWN_LINES else []
     return "\n".join([*lines[:SHOWN_LINES], *more])
 
 
-def document_of(samples):
+def document_of(samples: "dict[str, list[_Sample]]") -> "dict[str, Any]":
     """The samples as fastloop._bench.report shows them."""
     from fastloop._bench import loops, machine
 
@@ -117,7 +129,7 @@ def document_of(samples):
     return {"kind": "program", "machine": machine.describe(versions), "results": [result | {"loops": scaled}]}
 
 
-def show(document, outcomes):
+def show(document: "dict[str, Any]", outcomes: "dict[str, list[_Outcome]]") -> bool:
     """Print the table and the verdicts; returns whether everything is the same."""
     from fastloop._bench import report
 
@@ -140,7 +152,7 @@ def show(document, outcomes):
     return is_same
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Compare; exits with status 1 where the program does not do the same on both loops."""
     args = parser().parse_args(arguments)
     if args.rounds < 1:

@@ -16,6 +16,14 @@ import types
 
 import fastloop
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
+
 # What Python itself puts into __main__ before it runs anything, in its order.
 _INITIAL_NAMES = (
     "__name__",
@@ -28,7 +36,7 @@ _INITIAL_NAMES = (
 )
 
 
-def run_script(path, arguments):
+def run_script(path: str, arguments: list[str]) -> None:
     """Run a file, or a folder or zip file that holds a ``__main__.py``, as ``python PATH`` does.
 
     path is the file's name as the user gave it, arguments the list that follows it in ``sys.argv``.
@@ -38,13 +46,13 @@ def run_script(path, arguments):
     sys.argv[:] = [path, *arguments]
     if _can_be_imported_from(program):
         _start(program, even_if_safe=True)
-        _outermost(runpy._run_module_as_main, "__main__", False)
+        _outermost(runpy._run_module_as_main, "__main__", False)  # type: ignore[attr-defined]
         return
     content = _read(program)
     namespace = _start(os.path.dirname(os.path.realpath(program)), program)
     # Compiled code is recognised as Python does it: by its name, or by how it begins.
     if program.endswith(".pyc") or content.startswith(importlib.util.MAGIC_NUMBER):
-        loader = importlib.machinery.SourcelessFileLoader("__main__", program)
+        loader: SourcelessFileLoader | SourceFileLoader = importlib.machinery.SourcelessFileLoader("__main__", program)
         code = _outermost(loader.get_code, "__main__")
     else:
         loader = importlib.machinery.SourceFileLoader("__main__", program)
@@ -53,7 +61,7 @@ def run_script(path, arguments):
     _outermost(exec, code, namespace)
 
 
-def run_module(name, arguments):
+def run_module(name: str, arguments: list[str]) -> None:
     """Run a module, or a package's ``__main__``, as ``python -m NAME`` does.
 
     name is the module's dotted name, arguments the list that follows it in ``sys.argv``. Raises
@@ -62,10 +70,10 @@ def run_module(name, arguments):
     sys.argv[:] = ["-m", *arguments]
     # Our own -m has put the working directory in front of sys.path: it stays there.
     _start(sys.path[0])
-    _outermost(runpy._run_module_as_main, name)
+    _outermost(runpy._run_module_as_main, name)  # type: ignore[attr-defined]
 
 
-def run_stdin(arguments):
+def run_stdin(arguments: list[str]) -> None:
     """Run the program on standard input as ``python -`` does; at a terminal, prompt for it.
 
     arguments is the list that follows ``"-"`` in ``sys.argv``. Raises whatever the program raises.
@@ -78,11 +86,11 @@ def run_stdin(arguments):
         return
     content = b"" if sys.stdin is None else sys.stdin.buffer.read()
     namespace = _start("", "<stdin>")
-    code = _outermost(compile, content, "<stdin>", "exec", 0, True)
-    _outermost(exec, code, namespace)
+    compiled = _outermost(compile, content, "<stdin>", "exec", 0, True)
+    _outermost(exec, compiled, namespace)
 
 
-def _absolute(path):
+def _absolute(path: str) -> str:
     """Give the path from the root, not otherwise simplified: so Python sets ``__file__``."""
     try:
         return os.path.join(os.getcwd(), path)
@@ -90,7 +98,7 @@ def _absolute(path):
         return path
 
 
-def _can_be_imported_from(program):
+def _can_be_imported_from(program: str) -> bool:
     """Tell a folder or a zip file from a file, as Python does it: by the path hooks, of which there may be more."""
     for hook in sys.path_hooks:
         try:
@@ -101,7 +109,7 @@ def _can_be_imported_from(program):
     return False
 
 
-def _read(program):
+def _read(program: str) -> bytes:
     try:
         with io.open_code(program) as file:
             return file.read()
@@ -111,7 +119,7 @@ def _read(program):
         raise SystemExit(2) from None
 
 
-def _start(path_entry, file=None, even_if_safe=False):
+def _start(path_entry: str, file: str | None = None, even_if_safe: bool = False) -> "dict[str, Any]":
     """Install fastloop, and make ``sys.path`` and ``__main__`` what they are when a program starts.
 
     path_entry is where the program's imports are looked for first. ``python -P`` leaves it out, except
@@ -136,7 +144,7 @@ def _start(path_entry, file=None, even_if_safe=False):
     return namespace
 
 
-def _main_module():
+def _main_module() -> types.ModuleType:
     """The module that becomes the program's: ours, or a new one where a profiler ran us, which goes on in its own."""
     main = sys.modules["__main__"]
     if getattr(main.__spec__, "name", None) != "fastloop.__main__":
@@ -144,18 +152,18 @@ def _main_module():
     return main
 
 
-def _outermost(function, *arguments):
+def _outermost(function: "Callable[..., _T]", *arguments: object) -> "_T":
     """Call a function; an error that leaves it is printed as if nobody had called it."""
     try:
         return function(*arguments)
     except BaseException as error:
         # Python prints SystemExit only when it stays, for "python -i".
         if not isinstance(error, SystemExit) or sys.flags.inspect:
-            _print_from(error.__traceback__.tb_next)
+            _print_from(error.__traceback__ and error.__traceback__.tb_next)
         raise
 
 
-def _print_from(visible):
+def _print_from(visible: types.TracebackType | None) -> None:
     """Make the uncaught error that is on its way be printed with the traceback visible (or none).
 
     Python adds a frame to the traceback for every caller that the error passes, and it is Python that
@@ -163,14 +171,14 @@ def _print_from(visible):
     """
     hook = getattr(sys, "excepthook", sys.__excepthook__)
 
-    def excepthook(kind, error, traceback):
+    def excepthook(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
         sys.excepthook = hook
         sys.last_traceback = visible
         try:
             hook(kind, error.with_traceback(visible), visible)
         except BaseException as failure:
             # A bare raise takes the traceback from here and does not add this frame to it again.
-            failure.__traceback__ = failure.__traceback__.tb_next
+            failure.__traceback__ = failure.__traceback__ and failure.__traceback__.tb_next
             raise
 
     sys.excepthook = excepthook

@@ -8,10 +8,15 @@ import time
 
 from fastloop import observe
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 _TIMES = ("p50", "p90", "p99", "max")
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Show the metrics until the program or Ctrl-C ends it. SystemExit with status 1 if there is no socket."""
     options = _parse(arguments)
     try:
@@ -28,10 +33,10 @@ def main(arguments):
         pass
 
 
-def _parse(arguments):
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m fastloop top", description="Show what a loop does.")
-    default = os.environ.get("FASTLOOP_METRICS", "")
-    default = default if "/" in default else None
+    wish = os.environ.get("FASTLOOP_METRICS", "")
+    default = wish if "/" in wish else None
     parser.add_argument(
         "path", nargs="?", default=default, metavar="PATH", help="the socket, or a folder with one (FASTLOOP_METRICS)"
     )
@@ -48,14 +53,14 @@ def _parse(arguments):
     return options
 
 
-def _only_socket(parser, folder):
+def _only_socket(parser: argparse.ArgumentParser, folder: str) -> str:
     names = sorted(name for name in os.listdir(folder) if name.startswith("fastloop-") and name.endswith(".sock"))
     if len(names) != 1:
         parser.error(f"there is not one socket in {folder}, but {', '.join(names) or 'none'}")
     return os.path.join(folder, names[0])
 
 
-def _show(options, values):
+def _show(options: argparse.Namespace, values: "dict[str, Any]") -> None:
     show = _shower()
     before, then = None, None
     while True:
@@ -70,7 +75,7 @@ def _show(options, values):
             return
 
 
-def _shower():
+def _shower() -> "Callable[[str], None]":
     """Return a function that shows a text in place of the last one, on a terminal; else below it."""
     if not sys.stdout.isatty():
         return lambda text: print(text + "\n", flush=True)
@@ -80,17 +85,17 @@ def _shower():
         return lambda text: print(f"\x1b[H\x1b[2J{text}", flush=True)
     console = rich.console.Console()
 
-    def show(text):
+    def show(text: str) -> None:
         console.clear()
         console.print(text, markup=False)
 
     return show
 
 
-def as_text(values, before=None, seconds=0.0):
+def as_text(values: "dict[str, Any]", before: "dict[str, Any] | None" = None, seconds: float = 0.0) -> str:
     """Return a table of the metrics; with those of some seconds before, also what happens in a second."""
 
-    def rate(*path):
+    def rate(*path: str) -> "Any":
         if before is None or seconds <= 0:
             return None
         new, old = observe.find(values, path), observe.find(before, path)

@@ -1,6 +1,6 @@
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastloop.loop import Loop
@@ -11,6 +11,7 @@ def prometheus_text(*loops: Loop | dict[str, Any], labels: Mapping[str, object] 
 def serve(loop: Loop, path: str | os.PathLike[str]) -> str: ...
 def stop_serving(loop: Loop) -> None: ...
 def fetch(path: str | os.PathLike[str], seconds: float = 5.0) -> dict[str, Any]: ...
+def find(values: Mapping[str, Any] | None, path: Iterable[str]) -> Any: ...
 
 class SlowCallback:
     seconds: float

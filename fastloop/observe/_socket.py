@@ -14,20 +14,28 @@ import stat
 import threading
 import weakref
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastloop.loop import Loop
+
 SEND_SECONDS = 1.0
 
 
 class MetricsServer:
     """Serves the metrics of one loop at `path` until close()."""
 
-    def __init__(self, loop, path):
+    def __init__(self, loop: "Loop", path: str) -> None:
         self.path = _name_in(path) if os.path.isdir(path) else path
         # The program may change its folder.
         self._file = os.path.abspath(self.path)
         self.pid = os.getpid()
         self._loop = weakref.ref(loop)
         # First of all: some subinterpreters refuse it.
-        self._thread = threading.Thread(target=self._serve, name="fastloop-metrics", daemon=True)
+        self._thread: threading.Thread | None = threading.Thread(
+            target=self._serve, name="fastloop-metrics", daemon=True
+        )
         self._socket = _listen(self.path)
         self._identity = _identity(self._file)
         self._wake, self._woken = socket.socketpair()
@@ -40,7 +48,7 @@ class MetricsServer:
             self.close()
             raise
 
-    def close(self):
+    def close(self) -> None:
         """End the thread and take the socket's file away. In a forked child that file is the parent's, and stays."""
         self._finalizer.detach()
         forked = os.getpid() != self.pid
@@ -60,11 +68,11 @@ class MetricsServer:
         elif thread is not threading.current_thread():
             thread.join()
 
-    def _end(self):
+    def _end(self) -> None:
         self._socket.close()
         self._woken.close()
 
-    def _serve(self):
+    def _serve(self) -> None:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
@@ -74,7 +82,7 @@ class MetricsServer:
         finally:
             self._end()
 
-    def _answer(self):
+    def _answer(self) -> None:
         try:
             connection, _ = self._socket.accept()
         except OSError as error:
@@ -98,7 +106,7 @@ class MetricsServer:
                 pass
 
 
-def _name_in(folder):
+def _name_in(folder: str) -> str:
     """Return a path in a folder that no other loop's socket has."""
     number = 0
     while os.path.lexists(path := os.path.join(folder, f"fastloop-{os.getpid()}-{number}.sock")):
@@ -106,7 +114,7 @@ def _name_in(folder):
     return path
 
 
-def _identity(path):
+def _identity(path: str) -> tuple[int, int] | None:
     """Return what tells the file of a socket from another one of that name; None where there is none."""
     try:
         status = os.lstat(path)
@@ -115,7 +123,7 @@ def _identity(path):
     return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
 
 
-def _listen(path):
+def _listen(path: str) -> socket.socket:
     """Return a listening socket that only this user may connect to. A socket that nobody serves is replaced."""
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -136,7 +144,7 @@ def _listen(path):
     return listener
 
 
-def _is_dead(path):
+def _is_dead(path: str) -> bool:
     if _identity(path) is None:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
@@ -150,7 +158,7 @@ def _is_dead(path):
     return False
 
 
-def fetch(path, seconds):
+def fetch(path: str, seconds: float) -> "dict[str, Any]":
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(seconds)
         sock.connect(path)
