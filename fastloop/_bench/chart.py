@@ -1,9 +1,18 @@
 """Bar charts of results, by matplotlib: the gain of each loop over the baseline, case by case."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from statistics import median
 
 from fastloop._bench.report import choose_baseline, loops_of, ratios
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fastloop._bench.report import Document
 
 FORMATS = (".svg", ".png", ".pdf")
 # Told apart by people who see few colours, too; fastloop's is the first.
@@ -12,7 +21,7 @@ BASE_COLOUR = "#444444"
 INCHES_A_BAR = 0.16
 
 
-def check(path):
+def check(path: str) -> None:
     """Raise SystemExit where a chart cannot be drawn."""
     if Path(path).suffix not in FORMATS:
         raise SystemExit(f"--plot writes {', '.join(FORMATS)}, not {Path(path).name}")
@@ -22,7 +31,7 @@ def check(path):
         raise SystemExit("--plot needs matplotlib: python -m pip install matplotlib") from None
 
 
-def draw(document, baseline):
+def draw(document: Document, baseline: str) -> Figure:
     """The matplotlib figure of a document; see report.py for what that is."""
     from matplotlib.figure import Figure
 
@@ -36,7 +45,9 @@ def draw(document, baseline):
     ends = [0.8, 1.25]
     for i, loop in enumerate(others):
         # The first metric of a case, by rows, and then by their places on the vertical axis.
-        bars = {row: ratios(result, loop, result["metrics"][0], base) for row, result in enumerate(results)}
+        bars: dict[float, list[float]] = {
+            row: ratios(result, loop, result["metrics"][0], base) for row, result in enumerate(results)
+        }
         bars = {row - 0.4 + thickness * (i + 0.5): by for row, by in bars.items() if by and min(by) > 0}
         draw_bars(axes, bars, thickness, loop, COLOURS[i % len(COLOURS)])
         ends += [end for by in bars.values() for end in by]
@@ -56,7 +67,7 @@ def draw(document, baseline):
     return figure
 
 
-def draw_bars(axes, bars, thickness, label, colour):
+def draw_bars(axes: Axes, bars: dict[float, list[float]], thickness: float, label: str, colour: str) -> None:
     """Draw one loop's bars; bars maps places on the vertical axis to the ratios of the rounds."""
     middles = [*map(median, bars.values())]
     axes.barh([*bars], [middle - 1 for middle in middles], thickness, left=1, color=colour, label=label)
@@ -65,6 +76,6 @@ def draw_bars(axes, bars, thickness, label, colour):
         axes.annotate(f"{middle:.2f}", (max(1, *by), place), (3, 0), textcoords="offset points", va="center", size=7)
 
 
-def save(path, document, baseline="asyncio"):
+def save(path: str, document: Document, baseline: str = "asyncio") -> None:
     """Draw the document into a file, whose name says how."""
     draw(document, baseline).savefig(path, dpi=144, metadata={"Date": None} if str(path).endswith(".svg") else None)

@@ -1,5 +1,7 @@
 """Runs cases on several loops, interleaved, each run in a fresh process; what ``python -m fastloop bench`` does."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
@@ -7,6 +9,13 @@ import sys
 from fastloop._bench import loops, machine, process, report, workloads
 from fastloop._bench.progress import Progress
 from fastloop._bench.registry import FULL, QUICK, load_workloads, select
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fastloop._bench.registry import Case, Metrics
+    from fastloop._bench.report import Document, Result
 
 
 class Suite:
@@ -18,19 +27,19 @@ class Suite:
     prog = "python -m fastloop bench"
     about = "Compare event loops on this machine: interleaved rounds, a fresh process for each run."
     modules = workloads.MODULES
-    selections = {"default": (QUICK, 5, 0.2), "full": (FULL, 5, 1.0)}
+    selections: dict[str, tuple[int, int, float]] = {"default": (QUICK, 5, 0.2), "full": (FULL, 5, 1.0)}
     baseline = "asyncio"
     kind = "benchmarks"
 
-    def known_loops(self):
+    def known_loops(self) -> list[str]:
         return [*loops.LOOPS]
 
-    def default_loops(self):
+    def default_loops(self) -> list[str]:
         return ["asyncio", "fastloop"]
 
-    def versions(self, names):
+    def versions(self, names: Iterable[str]) -> dict[str, str | None]:
         """Names of loops to their versions. Raises SystemExit for a loop that is unknown or not installed."""
-        versions = {}
+        versions: dict[str, str | None] = {}
         for name in names:
             try:
                 versions[name] = loops.find(name).version()
@@ -40,19 +49,19 @@ class Suite:
                 raise SystemExit(f"the loop {name} is not installed for this Python: python -m pip install {name}")
         return versions
 
-    def is_asked(self, case, loop):
+    def is_asked(self, case: Case, loop: str) -> bool:
         """Whether a case concerns a loop at all."""
         return True
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Make ready what the cases need."""
 
-    def run(self, case, loop, n):
+    def run(self, case: Case, loop: str, n: int) -> Metrics:
         """All metrics of one run. Raises process.CannotError."""
         return process.run(case, loop, n)
 
 
-def parser_of(suite):
+def parser_of(suite: Suite) -> argparse.ArgumentParser:
     """The options that choose cases, loops and outputs, the same for each command."""
     parser = argparse.ArgumentParser(prog=suite.prog, description=suite.about)
     parser.add_argument("--loops", default="", metavar="NAMES",
@@ -77,7 +86,7 @@ def parser_of(suite):
     return parser
 
 
-def count(text):
+def count(text: str) -> int:
     """A number of rounds, for argparse."""
     number = int(text)
     if number < 1:
@@ -85,7 +94,7 @@ def count(text):
     return number
 
 
-def chosen_cases(suite, args):
+def chosen_cases(suite: Suite, args: argparse.Namespace) -> list[Case]:
     """The cases to run; lists them and raises SystemExit where that is asked or there are none."""
     known = load_workloads(suite.modules).values()
     cases = select(known, args.case, args.group, suite.selections[args.selection][0])
@@ -97,17 +106,23 @@ def chosen_cases(suite, args):
     return cases
 
 
-def chosen_loops(suite, args):
+def chosen_loops(suite: Suite, args: argparse.Namespace) -> list[str]:
     return args.loops.split(",") if args.loops else suite.default_loops()
 
 
-def entry(suite, case, n, names, metrics):
+def entry(suite: Suite, case: Case, n: int, names: Iterable[str], metrics: Iterable[str]) -> Result:
     """The empty record of a case in the results, for the loops that it concerns."""
-    about = {"case": case.name, "group": case.group, "unit": case.unit, "metrics": list(metrics), "n": n}
-    return about | {"loops": {name: {"samples": []} for name in names if suite.is_asked(case, name)}}
+    return {
+        "case": case.name,
+        "group": case.group,
+        "unit": case.unit,
+        "metrics": list(metrics),
+        "n": n,
+        "loops": {name: {"samples": []} for name in names if suite.is_asked(case, name)},
+    }
 
 
-def measure(suite, case, n, names, rounds, progress):
+def measure(suite: Suite, case: Case, n: int, names: Iterable[str], rounds: int, progress: Progress) -> Result:
     """The record of a case: loop A, B, C, then A, B, C again. What a loop cannot do it is asked once."""
     record = entry(suite, case, n, names, case.metrics)
     progress.show(case.name)
@@ -122,11 +137,11 @@ def measure(suite, case, n, names, rounds, progress):
     return record
 
 
-def document_of(suite, names, results):
+def document_of(suite: Suite, names: Iterable[str], results: list[Result]) -> Document:
     return {"kind": suite.kind, "machine": machine.describe(suite.versions(names)), "results": results}
 
 
-def finish(document, args):
+def finish(document: Document, args: argparse.Namespace) -> None:
     """Print the tables and save what is to be saved."""
     report.show(document, args.baseline)
     if args.json:
@@ -140,7 +155,7 @@ def finish(document, args):
         chart.save(args.plot, document, args.baseline)
 
 
-def check_outputs(args):
+def check_outputs(args: argparse.Namespace) -> None:
     """Fail before the measurement where its results could not be saved."""
     if args.plot:
         from fastloop._bench import chart
@@ -151,7 +166,7 @@ def check_outputs(args):
             pass
 
 
-def main(arguments=None, suite=None):
+def main(arguments: Sequence[str] | None = None, suite: Suite | None = None) -> None:
     suite = suite or Suite()
     args = parser_of(suite).parse_args(arguments)
     cases, names = chosen_cases(suite, args), chosen_loops(suite, args)

@@ -1,5 +1,7 @@
 """What a result must be read with: the machine, the versions, and what would change the result silently."""
 
+from __future__ import annotations
+
 import datetime
 import importlib.util
 import os
@@ -9,16 +11,20 @@ from pathlib import Path
 
 from fastloop._bench.registry import WORKLOADS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 # Variables that change the allocator.
 MALLOC_SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC")
 
 
-def cores():
+def cores() -> list[int]:
     """The numbers of the processors that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def cpu_name():
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -26,7 +32,7 @@ def cpu_name():
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def python_build():
+def python_build() -> str:
     """The interpreter, and what of its build changes its speed."""
     threaded = " free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
     debug = " debug" if sysconfig.get_config_var("Py_DEBUG") else ""
@@ -36,7 +42,7 @@ def python_build():
     return f"{version}, configured {optimised} --enable-optimizations"
 
 
-def describe(versions):
+def describe(versions: Mapping[str, str | None]) -> dict[str, str]:
     """Everything that is printed above the tables and saved with them, name to text.
 
     versions maps the names of the loops to their versions, None where there is none.

@@ -4,10 +4,27 @@ A case says what is done n times. Everything else (fresh processes, rounds, cloc
 equally for each loop.
 """
 
+from __future__ import annotations
+
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine, Iterable
+    from typing import Any, TypedDict, TypeVar, Unpack
+
+    Metrics = dict[str, float]
+    Run = Callable[..., Metrics | None | Coroutine[Any, Any, Metrics | None]]
+    RunT = TypeVar("RunT", bound=Run)
+
+    class Options(TypedDict, total=False):
+        metrics: tuple[str, ...]
+        tier: int
+        warm: bool
+        fresh: bool
+
 
 # Raised when an existing case measures something else than before: results of two versions are not compared. A new
 # case leaves it as it is.
@@ -15,7 +32,7 @@ WORKLOADS = 1
 
 QUICK, DEFAULT, FULL = range(3)
 
-CASES = {}
+CASES: dict[str, Case] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +55,20 @@ class Case:
     group: str
     unit: str
     n: int
-    run: Callable
-    metrics: tuple = ("wall", "cpu")
+    run: Run
+    metrics: tuple[str, ...] = ("wall", "cpu")
     tier: int = DEFAULT
     warm: bool = True
     fresh: bool = False
 
 
-def register(case):
+def register(case: Case) -> None:
     if case.name in CASES:
         raise ValueError(f"two cases are named {case.name}")
     CASES[case.name] = case
 
 
-def case(name, *, group, unit, n, **options):
+def case(name: str, *, group: str, unit: str, n: int, **options: Unpack[Options]) -> Callable[[RunT], RunT]:
     """Declare a function as a workload that runs inside the measured process; options are fields of Case.
 
     async def run(n)      is run by loop.run_until_complete
@@ -60,27 +77,29 @@ def case(name, *, group, unit, n, **options):
     It may return a dict of further metrics. An exception means that the loop cannot do it.
     """
 
-    def declare(run):
+    def declare(run: RunT) -> RunT:
         register(Case(name=name, group=group, unit=unit, n=n, run=run, **options))
         return run
 
     return declare
 
 
-def load_workloads(modules):
+def load_workloads(modules: Iterable[str]) -> dict[str, Case]:
     """Import the modules that declare cases; returns all cases by name, in the order of their declaration."""
     for module in modules:
         importlib.import_module(module)
     return CASES
 
 
-def select(cases, names=(), groups=(), tier=DEFAULT):
+def select(
+    cases: Iterable[Case], names: Collection[str] = (), groups: Collection[str] = (), tier: int = DEFAULT
+) -> list[Case]:
     """Of the cases those of the tier and the smaller ones, all or those that a pattern of their group matches; and any
     case that a pattern of its name matches. Patterns are a shell's: *, ? and []."""
     if not names and not groups:
         return [case for case in cases if case.tier <= tier]
 
-    def matches(text, patterns):
+    def matches(text: str, patterns: Collection[str]) -> bool:
         return any(fnmatchcase(text, pattern) for pattern in patterns)
 
     return [case for case in cases if matches(case.name, names) or (matches(case.group, groups) and case.tier <= tier)]

@@ -5,6 +5,8 @@ and a result has "case", "group", "unit", "metrics", "n" and "loops", which maps
 of round 1, ...]} or {"cannot": reason}.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib.util
 import json
@@ -14,40 +16,73 @@ from statistics import geometric_mean, median
 
 from fastloop._bench.loops import LIBUV
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import TypedDict
+
+    from fastloop._bench.registry import Metrics
+
+    class Outcome(TypedDict, total=False):
+        samples: list[Metrics]
+        cannot: str
+
+    class Result(TypedDict):
+        case: str
+        group: str
+        unit: str
+        metrics: list[str]
+        n: int
+        loops: dict[str, Outcome]
+
+    class Document(TypedDict):
+        kind: str
+        machine: dict[str, str]
+        results: list[Result]
+
+    # Units by their sizes, the largest first.
+    Units = tuple[tuple[str, float], ...]
+    # Cells, and the colours of the last ones.
+    Row = tuple[list[str], list[str]]
+
 OURS = "fastloop"
-TIMES = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1))
-COUNT = (("", 1),)
-UNITS = {"bytes": (("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)), "early": COUNT, "instructions": COUNT}
+TIMES: Units = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1))
+COUNT: Units = (("", 1),)
+UNITS: dict[str, Units] = {
+    "bytes": (("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)),
+    "early": COUNT,
+    "instructions": COUNT,
+}
 
 
-def scale(metric, value):
+def scale(metric: str, value: float) -> tuple[str, float]:
     """The unit for a value and its size: bytes for "bytes", a time in nanoseconds for what is not in UNITS."""
     units = UNITS.get(metric, TIMES)
     return next(((unit, size) for unit, size in units if abs(value) >= size), units[-1])
 
 
-def number(value):
+def number(value: float) -> str:
     """Three digits, but never an exponent."""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def spread(numbers, form):
+def spread(numbers: Sequence[float], form: Callable[[float], str]) -> str:
     """(smallest..largest), or nothing for a single number."""
     return f" ({form(min(numbers))}..{form(max(numbers))})" if len(numbers) > 1 else ""
 
 
-def values(result, loop, metric):
+def values(result: Result, loop: str, metric: str) -> list[float]:
     """One number per round; empty where the loop cannot do the case."""
     return [sample[metric] for sample in result["loops"].get(loop, {}).get("samples", []) if metric in sample]
 
 
-def ratios(result, loop, metric, baseline):
+def ratios(result: Result, loop: str, metric: str, baseline: str) -> list[float]:
     """How many times better than the baseline, round by round, as both ran one after the other."""
     pairs = zip(values(result, baseline, metric), values(result, loop, metric), strict=False)
     return [theirs / ours for theirs, ours in pairs if ours]
 
 
-def cell(result, loop, metric, baseline):
+def cell(result: Result, loop: str, metric: str, baseline: str) -> str:
     """The median with the smallest and largest value, then the same of the ratio."""
     numbers = values(result, loop, metric)
     if not numbers:
@@ -60,7 +95,7 @@ def cell(result, loop, metric, baseline):
     return text.replace("  ", " ").rstrip()
 
 
-def verdict(result, metric):
+def verdict(result: Result, metric: str) -> str:
     """Who is ahead of fastloop, such as "**rloop 1.20x**"; "about" before it where the rounds differ about it."""
     if not values(result, OURS, metric):
         return "" if OURS not in result["loops"] else "**cannot**"
@@ -73,16 +108,16 @@ def verdict(result, metric):
     return f"**{', '.join(ahead)}**" if ahead else ""
 
 
-def rows(result, loops, baseline):
+def rows(result: Result, loops: list[str], baseline: str) -> Iterator[list[str]]:
     """The lines of one case: one for each metric."""
     for i, metric in enumerate(result["metrics"]):
         name = f"{result['case']} ({result['unit']})" if i == 0 else ""
         yield [name, metric, *(cell(result, loop, metric, baseline) for loop in loops), verdict(result, metric)]
 
 
-def reasons(results):
+def reasons(results: list[Result]) -> list[str]:
     """Why loops could not do cases, each reason once."""
-    found = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for result in results:
         for loop, outcome in result["loops"].items():
             if "cannot" in outcome:
@@ -92,19 +127,19 @@ def reasons(results):
     ]
 
 
-def loops_of(results):
+def loops_of(results: list[Result]) -> list[str]:
     return list(dict.fromkeys(loop for result in results for loop in result["loops"]))
 
 
-def choose_baseline(loops, wished):
+def choose_baseline(loops: list[str], wished: str) -> str:
     return wished if wished in loops else loops[0]
 
 
-def header(loops, baseline):
+def header(loops: list[str], baseline: str) -> list[str]:
     return ["case", "metric", *(f"{loop} (= 1)" if loop == baseline else loop for loop in loops), "fastloop loses"]
 
 
-def markdown(document, baseline="asyncio"):
+def markdown(document: Document, baseline: str = "asyncio") -> str:
     """The whole document as Markdown text."""
     results = document["results"]
     lines = [f"- {name}: {text}" for name, text in document["machine"].items()]
@@ -119,7 +154,7 @@ def markdown(document, baseline="asyncio"):
     return "\n".join(lines) + "\n"
 
 
-def save(path, document, baseline="asyncio"):
+def save(path: str | Path, document: Document, baseline: str = "asyncio") -> None:
     """Write the tables to a file. One that has the marks "<!-- KIND: begin -->" and "<!-- KIND: end -->", with KIND as
     document["kind"], is kept but for what stands between them."""
     begin, end = (f"<!-- {document['kind']}: {word} -->" for word in ("begin", "end"))
@@ -131,7 +166,7 @@ def save(path, document, baseline="asyncio"):
     path.write_text(text)
 
 
-def short(result, loop, metric):
+def short(result: Result, loop: str, metric: str) -> str:
     """The median and half the distance from the smallest to the largest value, for the terminal: "2.06 us ±8%"."""
     numbers = values(result, loop, metric)
     if not numbers:
@@ -144,19 +179,19 @@ def short(result, loop, metric):
     return text
 
 
-def gain(result, loop, metric, baseline):
+def gain(result: Result, loop: str, metric: str, baseline: str) -> str:
     """How many times better than the baseline, and the smallest and largest of the rounds: "2.41x (2.20..2.50)"."""
     against = ratios(result, loop, metric, baseline)
     return f"{median(against):.2f}x" + spread(against, "{:.2f}".format) if against else ""
 
 
-def judgement(result, loop, metric, baseline):
+def judgement(result: Result, loop: str, metric: str, baseline: str) -> str:
     """The colour of a gain: green or red where all rounds agree, otherwise none."""
     against = ratios(result, loop, metric, baseline) or [1]
     return "green" if min(against) > 1 else "red" if max(against) < 1 else ""
 
 
-def terminal_rows(results, loops, baseline):
+def terminal_rows(results: list[Result], loops: list[str], baseline: str) -> Iterator[Row]:
     """The lines of the terminal's table, one for each metric: the cells, and the colours of the last ones."""
     others = [loop for loop in loops if loop != baseline]
     for result in results:
@@ -167,20 +202,20 @@ def terminal_rows(results, loops, baseline):
             yield cells, [judgement(result, loop, metric, baseline) for loop in others]
 
 
-def terminal_titles(loops, baseline):
+def terminal_titles(loops: list[str], baseline: str) -> list[str]:
     others = [loop for loop in loops if loop != baseline]
     gains = ["gain"] if len(others) == 1 else [f"gain of {loop}" for loop in others]
     return ["case", "metric", "for one", *loops, *gains]
 
 
-def text_table(titles, rows):
+def text_table(titles: list[str], rows: list[Row]) -> str:
     """Columns of plain text."""
     lines = [titles, *(cells for cells, _ in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def print_table(titles, rows):
+def print_table(titles: list[str], rows: list[Row]) -> None:
     """Print a table: drawn by rich where that is installed and the output is a terminal, otherwise as plain text."""
     if not (sys.stdout.isatty() and importlib.util.find_spec("rich")):
         print(text_table(titles, rows))
@@ -196,7 +231,7 @@ def print_table(titles, rows):
     Console().print(table)
 
 
-def summary(results, baseline):
+def summary(results: list[Result], baseline: str) -> Iterator[str]:
     """How often each loop was better and worse than the baseline, by the main metric, and the mean of the ratios."""
     for loop in loops_of(results):
         found = [ratios(result, loop, result["metrics"][0], baseline) for result in results]
@@ -213,7 +248,7 @@ def summary(results, baseline):
         )
 
 
-def show(document, baseline="asyncio"):
+def show(document: Document, baseline: str = "asyncio") -> None:
     """Print the results for the terminal."""
     results = document["results"]
     for name, text in document["machine"].items():
@@ -231,7 +266,7 @@ def show(document, baseline="asyncio"):
         print(line)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fastloop._bench.report", description="Tables of an earlier run.")
     parser.add_argument("file")
     parser.add_argument("--baseline", default="asyncio", help="loop that ratios are to (default: asyncio)")

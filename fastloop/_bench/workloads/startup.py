@@ -1,5 +1,7 @@
 """Starting and ending: what short programs and test-suites pay."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import subprocess
@@ -8,16 +10,23 @@ from statistics import median
 
 from fastloop._bench.registry import QUICK, case
 
-FRESH = {"group": "start-up", "fresh": True}
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastloop._bench.loops import Loop
+    from fastloop._bench.registry import Metrics
+
+FRESH: dict[str, Any] = {"group": "start-up", "fresh": True}
 IMPORT = "import time; t = time.perf_counter_ns(); import asyncio, {}; print(time.perf_counter_ns() - t)"
 
 
-async def nothing():
+async def nothing() -> None:
     pass
 
 
 @case("import", unit="import", n=5, metrics=("wall",), warm=False, **FRESH)
-def import_module(kind, n):
+def import_module(kind: Loop, n: int) -> Metrics:
     """asyncio and the loop's package, in a fresh interpreter each time."""
     command = [sys.executable, "-P", "-c", IMPORT.format(kind.module)]
     times = [subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout for _ in range(n)]
@@ -25,13 +34,13 @@ def import_module(kind, n):
 
 
 @case("new_event_loop/close", unit="loop", n=500, tier=QUICK, **FRESH)
-def new_and_close(kind, n):
+def new_and_close(kind: Loop, n: int) -> None:
     for _ in range(n):
         kind.new().close()
 
 
 @case("Runner/noop", unit="run", n=300, **FRESH)
-def run_noop(kind, n):
+def run_noop(kind: Loop, n: int) -> None:
     """What asyncio.run does: a loop of its own for one coroutine."""
     for _ in range(n):
         with asyncio.Runner(loop_factory=kind.new) as runner:
@@ -39,6 +48,6 @@ def run_noop(kind, n):
 
 
 @case("run_until_complete/noop", group="start-up", unit="run", n=5000, tier=QUICK)
-def run_until_complete(loop, n):
+def run_until_complete(loop: asyncio.AbstractEventLoop, n: int) -> None:
     for _ in range(n):
         loop.run_until_complete(nothing())

@@ -1,5 +1,7 @@
 """Hops between the loop and threads."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import hashlib
@@ -11,19 +13,26 @@ import threading
 from fastloop._bench.measures import percentiles
 from fastloop._bench.registry import FULL, QUICK, case
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from fastloop._bench.registry import Metrics
+
 
 @case("call_soon_threadsafe/burst", group="threads", unit="callback", n=200_000, tier=QUICK)
-def burst(loop, n):
+def burst(loop: asyncio.AbstractEventLoop, n: int) -> None:
     """One thread schedules as fast as it can."""
     left = n
 
-    def step():
+    def step() -> None:
         nonlocal left
         left -= 1
         if not left:
             loop.stop()
 
-    def post():
+    def post() -> None:
         for _ in range(n):
             loop.call_soon_threadsafe(step)
 
@@ -34,11 +43,11 @@ def burst(loop, n):
 
 
 @case("call_soon_threadsafe/single", group="threads", unit="hop", n=10_000)
-def single(loop, n):
+def single(loop: asyncio.AbstractEventLoop, n: int) -> None:
     """A thread schedules one callback and waits until it ran: a wake-up each time."""
     ran = threading.Semaphore(0)
 
-    def post():
+    def post() -> None:
         for _ in range(n):
             loop.call_soon_threadsafe(ran.release)
             ran.acquire()
@@ -51,14 +60,14 @@ def single(loop, n):
 
 
 @case("run_in_executor/one", group="threads", unit="job", n=5000, tier=QUICK)
-async def run_in_executor(n):
+async def run_in_executor(n: int) -> None:
     loop = asyncio.get_running_loop()
     for _ in range(n):
         await loop.run_in_executor(None, nothing)
 
 
 @case("run_in_executor/100", group="threads", unit="job", n=10_000)
-async def run_in_executor_100(n):
+async def run_in_executor_100(n: int) -> None:
     """A hundred jobs at once."""
     loop = asyncio.get_running_loop()
     for _ in range(max(1, n // 100)):
@@ -66,17 +75,17 @@ async def run_in_executor_100(n):
 
 
 @case("to_thread/one", group="threads", unit="job", n=5000)
-async def to_thread(n):
+async def to_thread(n: int) -> None:
     for _ in range(n):
         await asyncio.to_thread(nothing)
 
 
 @case("run_coroutine_threadsafe/one", group="threads", unit="coroutine", n=5000)
-def run_coroutine_threadsafe(loop, n):
-    async def answer():
+def run_coroutine_threadsafe(loop: asyncio.AbstractEventLoop, n: int) -> None:
+    async def answer() -> int:
         return 1
 
-    def post():
+    def post() -> None:
         for _ in range(n):
             asyncio.run_coroutine_threadsafe(answer(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
@@ -87,7 +96,7 @@ def run_coroutine_threadsafe(loop, n):
     thread.join()
 
 
-def nothing():
+def nothing() -> None:
     pass
 
 
@@ -95,11 +104,11 @@ def nothing():
 
 
 @contextlib.contextmanager
-def busy_threads(count):
+def busy_threads(count: int) -> Iterator[None]:
     """So many threads compute meanwhile."""
     stopped = False
 
-    def compute():
+    def compute() -> None:
         while not stopped:
             pass
 
@@ -115,10 +124,10 @@ def busy_threads(count):
 
 
 @case("busy_threads/timer", group="threads", unit="timer", n=30, metrics=("p50", "p99"), tier=FULL, warm=False)
-async def timer_beside_busy_threads(n):
+async def timer_beside_busy_threads(n: int) -> Metrics:
     """How late asyncio.sleep() ends beside 32 threads that compute."""
     loop = asyncio.get_running_loop()
-    late = []
+    late: list[float] = []
     with busy_threads(32):
         for _ in range(n):
             due = loop.time() + 0.001
@@ -131,7 +140,7 @@ async def timer_beside_busy_threads(n):
 
 
 @case("to_thread/sqlite", group="threads", unit="query", n=3000, tier=FULL)
-async def sqlite(n):
+async def sqlite(n: int) -> None:
     """Ten clients query a database, each through to_thread and a connection of its own."""
     # Not every Python has it.
     import sqlite3
@@ -142,10 +151,10 @@ async def sqlite(n):
             connection.execute("create table word (number integer primary key, text text)")
             connection.executemany("insert into word values (?, ?)", ((i, f"word {i}") for i in range(1000)))
 
-        def query(connection, number):
+        def query(connection: sqlite3.Connection, number: int) -> object:
             return connection.execute("select text from word where number = ?", (number,)).fetchone()
 
-        async def client(count):
+        async def client(count: int) -> None:
             with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as connection:
                 for number in range(count):
                     row = await asyncio.to_thread(query, connection, number % 1000)
@@ -155,14 +164,14 @@ async def sqlite(n):
 
 
 @case("to_thread/copy", group="threads", unit="file", n=1000, tier=FULL)
-async def copy(n):
+async def copy(n: int) -> None:
     """Ten tasks copy files of 16 KiB."""
     with tempfile.TemporaryDirectory() as folder:
         source = os.path.join(folder, "source")
         with open(source, "wb") as file:
             file.write(os.urandom(16384))
 
-        async def copier(name, count):
+        async def copier(name: str, count: int) -> None:
             for _ in range(count):
                 await asyncio.to_thread(shutil.copyfile, source, os.path.join(folder, name))
 
@@ -170,11 +179,11 @@ async def copy(n):
 
 
 @case("to_thread/hash", group="threads", unit="digest", n=3000, tier=FULL)
-async def digest(n):
+async def digest(n: int) -> None:
     """Ten tasks hash 16 KiB, for which hashlib lets go of the GIL."""
     data = bytes(16384)
 
-    async def hasher(count):
+    async def hasher(count: int) -> None:
         for _ in range(count):
             await asyncio.to_thread(hashlib.sha256, data)
 
@@ -182,13 +191,13 @@ async def digest(n):
 
 
 @case("to_thread/numpy", group="threads", unit="product", n=3000, tier=FULL)
-async def product(n):
+async def product(n: int) -> None:
     """Ten tasks multiply matrices of 64 by 64, where numpy is installed."""
     import numpy
 
     matrix = numpy.ones((64, 64))
 
-    async def multiplier(count):
+    async def multiplier(count: int) -> None:
         for _ in range(count):
             await asyncio.to_thread(numpy.dot, matrix, matrix)
 
