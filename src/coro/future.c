@@ -168,7 +168,8 @@ wake_late(State *state, PyObject *task)
         FL_END_CRITICAL_SECTION();
     }
     int err = 0;
-    if (awaited != NULL && future_is_plain(coro, awaited)) {
+    /* Of a subclass of ours, too: what future_notify() has completed. */
+    if (awaited != NULL && PyObject_TypeCheck(awaited, coro->FutureType)) {
         FL_BEGIN_CRITICAL_SECTION(awaited);
         if (BaseFuture_CAST(awaited)->state != FUTURE_PENDING) {
             err = future_notify(state, BaseFuture_CAST(awaited));

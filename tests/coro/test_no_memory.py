@@ -175,7 +175,10 @@ def test_set_result():
 
 
 def test_exceptions():
-    future = loop.create_future()
+    class Future(type(loop.create_future())):
+        pass
+
+    future = Future(loop=loop)
     tasks = [loop.create_task(wait_for(future)) for _ in range(3)]
     turn()
     fill()
