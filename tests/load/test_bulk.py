@@ -17,6 +17,18 @@ def current():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 def descriptors():
     return len(os.listdir("/proc/self/fd"))
+async def kept():
+    # Short sleeps too: what a loop opens once for its timers is no leak.
+    for delay in (0.0001, 0.0015, 0.1):
+        await asyncio.sleep(delay)
+    gc.collect()
+    return resident(), descriptors(), sys.getallocatedblocks()
+async def print_growth(server, many, first, rest):
+    before = await many(first)
+    after = await many(rest)
+    server.close()
+    await server.wait_closed()
+    print(*[b - a for a, b in zip(before, after)])
 """
 
 
@@ -146,16 +158,8 @@ async def main():
     async def many(count):
         for _ in range(count // 20):
             await asyncio.gather(*[one(loop, address) for _ in range(20)])
-        # Short sleeps too: what a loop opens once for its timers is no leak.
-        for delay in (0.0001, 0.0015, 0.1):
-            await asyncio.sleep(delay)
-        gc.collect()
-        return resident(), descriptors(), sys.getallocatedblocks()
-    before = await many(2000)
-    after = await many({connections})
-    server.close()
-    await server.wait_closed()
-    print(*[b - a for a, b in zip(before, after)])
+        return await kept()
+    await print_growth(server, many, 2000, {connections})
 with asyncio.Runner(loop_factory=new_event_loop) as runner:
     runner.run(main())
 """
@@ -209,15 +213,8 @@ async def main():
             await asyncio.gather(*[one(address, number) for number in range(10)])
         while serving:
             await asyncio.sleep(0.001)
-        for delay in (0.0001, 0.0015, 0.05):
-            await asyncio.sleep(delay)
-        gc.collect()
-        return resident(), descriptors(), sys.getallocatedblocks()
-    before = await many(100)
-    after = await many({connections})
-    server.close()
-    await server.wait_closed()
-    print(*[b - a for a, b in zip(before, after)])
+        return await kept()
+    await print_growth(server, many, 100, {connections})
 with asyncio.Runner(loop_factory=new_event_loop) as runner:
     runner.run(main())
 """
