@@ -174,8 +174,8 @@ print(json.dumps(asyncio.run(main())))
 """
 
 
-@pytest.mark.skipif(not hasattr(asyncio, "capture_call_graph"), reason="the thread state knows the task since 3.14")
-@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="other threads look there")
+@pytest.mark.left_out(not hasattr(asyncio, "capture_call_graph"), reason="the thread state knows the task since 3.14")
+@pytest.mark.left_out(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="other threads look there")
 def test_the_running_task_is_kept_where_asyncio_keeps_it():
     """By a store in the thread state; and by asyncio's function where that place is not found."""
     expected = [[[[f"child {i}", None, f"child {i}"] for i in range(3)], [f"child {i}" for i in range(3)], 1]]

@@ -49,7 +49,7 @@ def test_pending_tasks(debug_off):
 
 
 @pytest.mark.fastloop_only(reason="asyncio's own are not recycled")
-@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="a thread may hold what was dropped")
+@pytest.mark.left_out(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="a thread may hold what was dropped")
 def test_futures_and_tasks_are_recycled(loop_factory, debug_off):
     """Made when others have been dropped, they take no new memory, and nothing of the others is seen."""
     count, smallest = 50, 100

@@ -127,7 +127,7 @@ def test_the_file_is_removed_at_close_since_3_13(loop, run, tmp_path):
     run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="the file stays")
+@pytest.mark.left_out(sys.version_info < (3, 13), reason="the file stays")
 def test_the_file_is_removed_by_the_code_that_tools_know_to_do_so(loop, run, monkeypatch, tmp_path):
     # What looks for blocking calls in a running loop lets asyncio's own pass, by file and function.
     callers = {}
