@@ -602,9 +602,12 @@ class Authority:
 # ---------------------------------------------------------------- child processes
 
 PRELUDE = """\
-import asyncio, faulthandler, os, signal, sys, threading, time
+import asyncio, faulthandler, os, signal, sys, threading, time, warnings
 if {watchdog}:
     faulthandler.dump_traceback_later(45, exit=True)
+else:
+    # A thread that was joined is there for the system a moment longer.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 LOOP = {name!r}
 if LOOP == 'stock':
     new_event_loop = asyncio.SelectorEventLoop

@@ -146,9 +146,6 @@ def test_loops_in_daemon_threads_at_exit(python):
 
 
 FORK = """
-    import warnings
-    warnings.simplefilter("ignore", DeprecationWarning)
-
     def in_child(function):
         pid = os.fork()
         if pid == 0:

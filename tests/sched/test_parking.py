@@ -71,10 +71,6 @@ print("used")
 def test_a_fork_in_between(one_after_the_other):
     assert (
         one_after_the_other("""
-import warnings
-# The thread of the pool may not be quite gone, and newer versions warn of a fork beside threads.
-warnings.simplefilter("ignore", DeprecationWarning)
-
 def fork(function):
     pid = os.fork()
     if pid == 0:
