@@ -48,6 +48,7 @@ struct IoPart {
     char *read_buffer;    /* shared by all small reads; allocated by the first */
     PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
+    bool read_put_off;    /* the allocation callback has given no buffer on purpose */
 
     BytesPool bytes; /* messages that came and went */
 

@@ -67,6 +67,7 @@ struct LoopObject {
     bool in_turn;
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
+    bool poll_defers;      /* ... without blocking: there is work, which comes before what the poll finds */
     bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
     _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
@@ -212,6 +213,7 @@ static inline void
 loop_poll(LoopObject *loop, uv_run_mode mode)
 {
     loop->polling = true;
+    loop->poll_defers = mode == UV_RUN_NOWAIT;
     uv_run(loop->uv, mode);
     loop->polling = false;
 }

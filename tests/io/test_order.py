@@ -132,3 +132,219 @@ def test_a_task_that_a_server_starts_for_a_connection_runs_before_the_first_data
         await server.wait_closed()
 
     run(main())
+
+
+# ---------------------------------------------------------------- data and what is ready to run
+
+KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
+
+
+async def pair(loop, kind, factory):
+    """A transport with a protocol of the factory, and the plain socket of its peer."""
+    ours, theirs = socket_pair(kind)
+    connect = loop.create_connection if kind == "tcp" else loop.create_unix_connection
+    transport, protocol = await connect(factory, sock=ours)
+    await turns(3)
+    return transport, protocol, theirs
+
+
+async def end(transport, theirs):
+    transport.abort()
+    theirs.close()
+    await turns(3)
+
+
+def late():
+    """Makes the turn so long that the next poll is not left out."""
+    time.sleep(0.001)
+
+
+@KINDS
+def test_data_comes_behind_what_is_queued(loop, run, kind):
+    async def main():
+        order = []
+        transport, _, theirs = await pair(
+            loop, kind, lambda: Recorder(data_received=lambda _: (order.append("data"), loop.call_soon(soon)))
+        )
+
+        def soon():
+            order.append("soon")
+
+        for _ in range(3):
+            theirs.send(b"x")
+            late()
+            loop.call_soon(order.append, "queued")
+            await asyncio.sleep(0)
+            await turns(3)
+        assert order == ["queued", "data", "soon"] * 3
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+def test_a_timer_that_is_due_runs_before_what_the_data_has_started(loop, run, kind):
+    """It ends the wait of a task that data has come for, if both are there at once."""
+
+    async def main():
+        order = []
+        transport, _, theirs = await pair(
+            loop,
+            kind,
+            lambda: Recorder(data_received=lambda _: (order.append("data"), loop.call_soon(order.append, "soon"))),
+        )
+
+        def work():
+            theirs.send(b"x")
+            time.sleep(0.02)
+
+        loop.call_later(0.01, order.append, "timer")
+        loop.call_soon(work)
+        await asyncio.sleep(0.05)
+        assert order == ["data", "timer", "soon"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+@pytest.mark.parametrize("stop", ["pause_reading", "close", "abort"])
+def test_what_is_queued_may_still_stop_the_reading(loop, run, kind, stop):
+    async def main():
+        transport, protocol, theirs = await pair(loop, kind, Recorder)
+        theirs.send(b"x")
+        late()
+        loop.call_soon(getattr(transport, stop))
+        await turns(4)
+        assert protocol.data == b""
+        if stop == "pause_reading":
+            transport.resume_reading()
+            loop.call_soon(protocol.events.append, "queued")
+            await turns(3)
+            assert protocol.data == b"x"
+            assert protocol.story == ["connection_made", "queued", "data_received"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+def test_pausing_and_going_on_puts_the_data_behind_what_was_queued_meanwhile(loop, run, kind):
+    async def main():
+        transport, protocol, theirs = await pair(loop, kind, Recorder)
+
+        def again():
+            transport.pause_reading()
+            transport.resume_reading()
+            loop.call_soon(protocol.events.append, "queued")
+
+        theirs.send(b"x")
+        late()
+        loop.call_soon(again)
+        await turns(5)
+        assert protocol.story == ["connection_made", "queued", "data_received"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+class Slices(Recorder, asyncio.BufferedProtocol):
+    """Takes four bytes at a time, and has a callback follow each."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.loop = loop
+        self.buffer = bytearray(4)
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.events.append(bytes(self.buffer[:nbytes]))
+        self.loop.call_soon(self.events.append, "soon")
+
+
+@KINDS
+@pytest.mark.parametrize("busy", [False, True])
+def test_one_read_in_a_turn(loop, run, kind, busy):
+    async def main():
+        transport, protocol, theirs = await pair(loop, kind, lambda: Slices(loop))
+        theirs.send(b"abcdefghijkl")
+        theirs.shutdown(socket.SHUT_WR)
+        late()
+        while not protocol.lost:
+            await asyncio.sleep(0 if busy else 0.01)
+        assert protocol.events[1:] == [
+            *[b"abcd", "soon", b"efgh", "soon", b"ijkl", "soon"],
+            *["eof_received", "connection_lost"],
+        ]
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+def test_much_data_leaves_room_for_callbacks(loop, run, kind):
+    """Between two calls of data_received() runs what the first has queued."""
+
+    async def main():
+        order = []
+        transport, protocol, theirs = await pair(
+            loop,
+            kind,
+            lambda: Recorder(data_received=lambda _: (order.append("data"), loop.call_soon(order.append, "soon"))),
+        )
+        theirs.setblocking(False)
+        left = 3_000_000
+        while left or len(protocol.data) < 3_000_000:
+            if left:
+                left -= await loop.run_in_executor(None, send_some, theirs, left)
+            await asyncio.sleep(0)
+        await turns(2)
+        assert order == ["data", "soon"] * (len(order) // 2)
+        await end(transport, theirs)
+        await loop.shutdown_default_executor()
+
+    def send_some(sock, left):
+        try:
+            return sock.send(bytes(min(left, 1_000_000)))
+        except BlockingIOError:
+            return 0
+
+    run(main())
+
+
+@KINDS
+def test_resume_writing_comes_behind_what_is_queued(loop, run, kind):
+    async def main():
+        order = []
+        transport, _, theirs = await pair(
+            loop, kind, lambda: Recorder(resume_writing=lambda _: (order.append("resumed"), loop.call_soon(soon)))
+        )
+
+        def soon():
+            order.append("soon")
+
+        # The rest is so little that it leaves in one go.
+        transport.set_write_buffer_limits(0)
+        while transport.get_write_buffer_size() == 0:
+            transport.write(bytes(1000))
+            await turns(2)
+        theirs.setblocking(False)
+
+        def drain():
+            try:
+                while theirs.recv(1_000_000):
+                    pass
+            except BlockingIOError:
+                pass
+            late()
+            loop.call_soon(order.append, "queued")
+
+        loop.call_soon(drain)
+        while "soon" not in order:
+            await asyncio.sleep(0)
+        assert order == ["queued", "resumed", "soon"]
+        await end(transport, theirs)
+
+    run(main())
