@@ -1,6 +1,7 @@
 """I/O and ready tasks take turns: neither waits for more turns than on the standard loop."""
 
 import asyncio
+import functools
 import socket
 import time
 
@@ -346,5 +347,86 @@ def test_resume_writing_comes_behind_what_is_queued(loop, run, kind):
             await asyncio.sleep(0)
         assert order == ["queued", "resumed", "soon"]
         await end(transport, theirs)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- both ends in one loop
+
+
+class End(asyncio.Protocol):
+    """Writes its own name as soon as it is connected, and has a callback follow."""
+
+    def __init__(self, name, order):
+        self.name = name
+        self.order = order
+        order.append(f"{name} factory")
+
+    def connection_made(self, transport):
+        self.order.append(f"{self.name} made")
+        asyncio.get_running_loop().call_soon(self.order.append, f"{self.name} soon")
+        transport.write(self.name.encode())
+
+    def data_received(self, data):
+        self.order.append(f"{self.name} got {data.decode()}")
+
+
+# asyncio makes an accepted connection in a task of its own, and learns by a poll that a TCP connection was made; that of
+# a Unix socket is made at once.
+STORY = {
+    "tcp": "S factory, C factory, S made, C made, S soon, C soon, C connected, S got C, C got S",
+    "unix": "C factory, C made, C soon, C connected, S factory, S made, S soon, C got S, S got C",
+}
+
+
+async def serve(loop, kind, factory, tmp_path):
+    """A server, and the coroutine function that connects to it."""
+    if kind == "tcp":
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        return server, functools.partial(
+            loop.create_connection, host="127.0.0.1", port=server.sockets[0].getsockname()[1]
+        )
+    path = str(tmp_path / "socket")
+    return await loop.create_unix_server(factory, path), functools.partial(loop.create_unix_connection, path=path)
+
+
+@KINDS
+def test_the_story_of_a_connection_with_both_ends_here(loop, run, kind, tmp_path):
+    async def main():
+        order = []
+        ends = []
+
+        def server_end():
+            ends.append(End("S", order))
+            return ends[-1]
+
+        server, connect = await serve(loop, kind, server_end, tmp_path)
+        transport, _ = await connect(lambda: End("C", order))
+        order.append("C connected")
+        while len(order) < 9:
+            await asyncio.sleep(0.001)
+        assert ", ".join(order) == STORY[kind]
+        transport.abort()
+        await turns(5)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@KINDS
+def test_clients_that_connect_together_are_accepted_together(loop, run, kind, tmp_path):
+    async def main():
+        order = []
+        server, connect = await serve(loop, kind, lambda: End("S", order), tmp_path)
+        connections = await asyncio.gather(*[connect(lambda: End("C", order)) for _ in range(3)])
+        while len(order) < 24:
+            await asyncio.sleep(0.001)
+        assert [event for event in order if event.startswith("S")][:6] == ["S factory"] * 3 + ["S made"] * 3
+        for transport, _ in connections:
+            transport.abort()
+        await turns(5)
+        server.close()
+        await server.wait_closed()
 
     run(main())
