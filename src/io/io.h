@@ -36,8 +36,8 @@ struct IoPart {
     Poller poller;
     Signals signals;
 
-    UvStream *streams;           /* every stream whose uv handle is not being closed yet */
-    UvStream *changed;           /* streams that libuv will watch otherwise; checked before each poll, in this order */
+    UvStream *streams; /* every stream whose uv handle is not being closed yet */
+    UvStream *changed; /* streams that libuv will watch otherwise; checked before each poll, in this order */
     UvStream *changed_last;
     SocketTransport *active;     /* transports that libuv may call, or that have bytes to flush: strong references */
     SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */

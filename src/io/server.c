@@ -30,12 +30,12 @@ typedef struct Accepted {
 typedef struct {
     PyObject_HEAD
     PyObject *factory;
-    PyObject *sock;       /* the listening Python socket */
-    PyObject *sslcontext; /* None without TLS */
-    PyObject *server;     /* None without one */
-    PyObject *timeouts;   /* (handshake, shutdown), for TLS */
-    PyObject *context;    /* a copy of the one that started serving, or the one that was asked for */
-    bool context_given;   /* 3.15: every callback of a connection runs in one copy of it */
+    PyObject *sock;         /* the listening Python socket */
+    PyObject *sslcontext;   /* None without TLS */
+    PyObject *server;       /* None without one */
+    PyObject *timeouts;     /* (handshake, shutdown), for TLS */
+    PyObject *context;      /* a copy of the one that started serving, or the one that was asked for */
+    bool context_given;     /* 3.15: every callback of a connection runs in one copy of it */
     struct Accepted *first; /* for each there is a record of run_accepted() */
     struct Accepted *last;
     int fd;
