@@ -25,10 +25,14 @@ FAMILIES = {"tcp": socket.AF_INET, "unix": socket.AF_UNIX}
 def new_loop(name):
     """Make a loop: 'stock' for asyncio's selector loop, 'fastloop' for ours."""
     if name == "stock":
-        return asyncio.SelectorEventLoop()
-    import fastloop
+        loop = asyncio.SelectorEventLoop()
+    else:
+        import fastloop
 
-    return fastloop.new_event_loop()
+        loop = fastloop.new_event_loop()
+    # On a busy machine anything may be slow, which debug mode would tell.
+    loop.slow_callback_duration = 1000
+    return loop
 
 
 # ---------------------------------------------------------------- leftovers
@@ -622,7 +626,9 @@ class Authority:
 # ---------------------------------------------------------------- child processes
 
 PRELUDE = """\
-import asyncio, faulthandler, os, signal, sys, threading, time, warnings
+import asyncio, faulthandler, logging, os, signal, sys, threading, time, warnings
+# In debug mode a slow callback is told, and on a busy machine anything may be slow.
+logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 if {watchdog}:
     faulthandler.dump_traceback_later(45, exit=True)
 else:
