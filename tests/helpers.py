@@ -630,7 +630,7 @@ import asyncio, faulthandler, logging, os, signal, sys, threading, time, warning
 # In debug mode a slow callback is told, and on a busy machine anything may be slow.
 logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 if {watchdog}:
-    faulthandler.dump_traceback_later(45, exit=True)
+    faulthandler.dump_traceback_later(80, exit=True)
 else:
     # A thread that was joined is there for the system a moment longer.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -652,7 +652,7 @@ class ChildPython:
         # A thread that ends a stuck child. CPython warns of a fork beside any thread: tests of fork do without.
         self.watchdog = True
         # How long a child may take; less than the test itself.
-        self.seconds = 55
+        self.seconds = 90
 
     def finish(self):
         """End and wait for every child."""

@@ -74,7 +74,7 @@ async def load(clients=10):
 
 def run(main):
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(asyncio.wait_for(main(), 40))
+        runner.run(asyncio.wait_for(main(), 70))
 """
 
 
