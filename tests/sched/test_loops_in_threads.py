@@ -84,7 +84,7 @@ def test_loops_of_many_threads_spawn_and_resolve_while_the_main_one_has_signals(
     assert seen
 
 
-@pytest.mark.timeout(100 * SCALE)
+@pytest.mark.timeout(60 * SCALE)
 def test_all_tasks_is_asked_by_threads_while_loops_make_and_end_tasks(loop_factory):
     """Each answer holds tasks of that loop, and among them the one that is alive all the time."""
     open_loops, looking = {}, [1, 1]
