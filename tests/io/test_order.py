@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from helpers import Recorder, socket_pair, turns, until
+from helpers import Recorder, arrived, socket_pair, turns, until
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -159,8 +159,9 @@ async def end(transport, theirs):
     await turns(3)
 
 
-def late():
-    """Makes the turn so long that the next poll is not left out."""
+def late(transport=None):
+    """Makes the turn so long that the next poll is not left out, which finds what was sent to the transport."""
+    assert transport is None or arrived(transport.get_extra_info("socket"))
     time.sleep(0.001)
 
 
@@ -177,7 +178,7 @@ def test_data_comes_behind_what_is_queued(loop, run, kind):
 
         for _ in range(3):
             theirs.send(b"x")
-            late()
+            late(transport)
             loop.call_soon(order.append, "queued")
             await asyncio.sleep(0)
             await turns(3)
@@ -200,12 +201,13 @@ def test_a_timer_that_is_due_runs_before_what_the_data_has_started(loop, run, ki
         )
 
         def work():
+            loop.call_later(0.001, order.append, "timer")
             theirs.send(b"x")
-            time.sleep(0.02)
+            late(transport)
+            time.sleep(0.01)
 
-        loop.call_later(0.01, order.append, "timer")
         loop.call_soon(work)
-        await asyncio.sleep(0.05)
+        await until(lambda: "soon" in order)
         assert order == ["data", "timer", "soon"]
         await end(transport, theirs)
 
@@ -218,7 +220,7 @@ def test_what_is_queued_may_still_stop_the_reading(loop, run, kind, stop):
     async def main():
         transport, protocol, theirs = await pair(loop, kind, Recorder)
         theirs.send(b"x")
-        late()
+        late(transport)
         loop.call_soon(getattr(transport, stop))
         await turns(4)
         assert protocol.data == b""
@@ -244,7 +246,7 @@ def test_pausing_and_going_on_puts_the_data_behind_what_was_queued_meanwhile(loo
             loop.call_soon(protocol.events.append, "queued")
 
         theirs.send(b"x")
-        late()
+        late(transport)
         loop.call_soon(again)
         await turns(5)
         assert protocol.story == ["connection_made", "queued", "data_received"]
@@ -276,7 +278,7 @@ def test_one_read_in_a_turn(loop, run, kind, busy):
         transport, protocol, theirs = await pair(loop, kind, lambda: Slices(loop))
         theirs.send(b"abcdefghijkl")
         theirs.shutdown(socket.SHUT_WR)
-        late()
+        late(transport)
         while not protocol.lost:
             await asyncio.sleep(0 if busy else 0.01)
         assert protocol.events[1:] == [
@@ -375,8 +377,8 @@ class End(asyncio.Protocol):
         self.order.append(f"{self.name} got {data.decode()}")
 
 
-# asyncio makes an accepted connection in a task of its own, and learns by a poll that a TCP connection was made; that of
-# a Unix socket is made at once.
+# asyncio makes an accepted connection in a task of its own, and learns by a poll that a TCP connection was made; that
+# of a Unix socket is made at once.
 STORY = {
     "tcp": "S factory, C factory, S made, C made, S soon, C soon, C connected, S got C, C got S",
     "unix": "C factory, C made, C soon, C connected, S factory, S made, S soon, C got S, S got C",
