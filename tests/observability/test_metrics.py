@@ -632,7 +632,7 @@ def test_hook_that_keeps_handles_in_cycles(loop, schedule):
 
     class Owner:
         def callback(self):
-            pass
+            loop.stop()
 
     def hook(call):
         if call.handle is not None and isinstance(owner := getattr(call.handle._callback, "__self__", None), Owner):
@@ -647,9 +647,12 @@ def test_hook_that_keeps_handles_in_cycles(loop, schedule):
     loop.set_slow_callback_hook(hook, 0)
     # Handles that are made in a run.
     loop.call_soon(lambda: references.append(main()))
-    loop.call_later(0.01, loop.stop)
-    loop.run_forever()
-    assert references[0]() is not None
+    gc.disable()
+    try:
+        loop.run_forever()
+        assert references[0]() is not None
+    finally:
+        gc.enable()
     gc.collect()
     assert references[0]() is None
 
