@@ -56,9 +56,8 @@ def test_an_older_libuv(programs):
     # Behind that of a sanitizer, which must come first.
     preload = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
     last = programs.stock("program.py", env={"LD_PRELOAD": preload}).err.splitlines()[-1]
-    assert last.startswith(
-        "ImportError: the library libuv is too old for fastloop (libuv 1.44 or later is needed, this is 1.43.0): install"
-    )
+    reason = "libuv 1.44 or later is needed, this is 1.43.0"
+    assert last.startswith(f"ImportError: the library libuv is too old for fastloop ({reason}): install one")
 
 
 def test_unsupported_systems(monkeypatch):
