@@ -47,7 +47,7 @@ struct IoPart {
 
     /* From the allocation callback of libuv to the read callback that follows it at once. */
     char *read_buffer;    /* shared by all small reads; allocated by the first */
-    PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
+    PyObject *read_bytes; /* a bulk read goes straight into this bytes object or bytearray, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
     bool read_put_off;    /* the allocation callback has given no buffer on purpose */
 
