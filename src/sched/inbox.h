@@ -27,6 +27,7 @@ typedef struct {
     size_t capacity;
     _Atomic int waiting; /* a Waiting */
     bool open;
+    _Atomic int senders;        /* threads inside inbox_send_released() */
     uv_cond_t handle_done;      /* a thread-safe handle has run */
     _Atomic int handle_waiters; /* threads that wait for it */
     Wakeup *wakeup;             /* of the uv_loop, which keeps it beyond inbox_close() */
@@ -47,6 +48,9 @@ int inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject
 void inbox_wake_threadsafe(Inbox *inbox);
 /* Ends the wait under way, if the loop waits. The record for it must have been queued before. */
 void inbox_wake_if_waiting(Inbox *inbox);
+/* With a GIL, the same without that. What inbox_begin_send() says to be necessary, and only that, is to be sent. */
+bool inbox_begin_send(Inbox *inbox);
+void inbox_send_released(Inbox *inbox);
 /* Moves everything to the ready queue; what there is no memory for stays, and what is ready makes room. */
 void inbox_drain(Inbox *inbox, Ready *ready);
 /* Appends the owners of the records to a list; -1 with an exception. */
