@@ -310,7 +310,8 @@ CHAIN_NAMES = {
 def chain_codes() -> "tuple[object, ...] | None":
     """The code of asyncio's functions that src/coro/chain.c stands in for, and the numbers of the cells that they use;
     None when something has been replaced or is not as it is known from any version."""
-    outer = (tasks.run_coroutine_threadsafe, futures._chain_future, futures._set_concurrent_future_state)
+    private: Any = futures
+    outer = (tasks.run_coroutine_threadsafe, private._chain_future, private._set_concurrent_future_state)
     if not all(isinstance(function, types.FunctionType) for function in outer):
         return None
     codes = {
