@@ -5,7 +5,9 @@
 
    A loop that is about to wait says so in `waiting`, looks once more whether there is something to do, and only then
    blocks. Who pushes does it in the opposite order: the record first, then a look at `waiting`. So no wake-up is lost,
-   and a loop that does not wait costs nobody a system call. After inbox_close() every push is refused. */
+   and a loop that does not wait costs nobody a system call. After inbox_close() every push is refused.
+
+   Who wakes a loop on behalf of other threads does it without the GIL; inbox_close() waits for these. */
 
 #ifndef FASTLOOP_SCHED_INBOX_H
 #define FASTLOOP_SCHED_INBOX_H
