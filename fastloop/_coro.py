@@ -8,7 +8,7 @@ import contextvars
 import gc
 import types
 import weakref
-from asyncio import base_events, events, tasks
+from asyncio import base_events, events, futures, tasks
 from inspect import CO_VARKEYWORDS
 
 TYPE_CHECKING = False
@@ -293,3 +293,42 @@ def show_tasks(lister: "Callable[[], Iterable[asyncio.Task[Any]]]") -> bool:
     known.__class__ = TaskSet
     known.__dict__.setdefault("_fastloop_listers", []).append(lister)
     return True
+
+
+# What the functions inside asyncio.futures._chain_future() share; chain.c numbers them so, too.
+CHAIN_CELLS = ("_set_state", "dest_loop", "destination", "source", "source_loop")
+CHAIN_NAMES = {
+    "callback": "futures _chain_future ensure_future SystemExit KeyboardInterrupt BaseException"
+    " set_running_or_notify_cancel set_exception",
+    "_chain_future": "isfuture isinstance concurrent futures Future TypeError _get_loop add_done_callback",
+    "_set_concurrent_future_state": "done cancelled cancel set_running_or_notify_cancel exception set_exception"
+    " _convert_future_exc result set_result",
+    "_set_state": "isfuture _copy_future_state _set_concurrent_future_state",
+}
+
+
+def chain_codes() -> "tuple[object, ...] | None":
+    """The code of asyncio's functions that src/coro/chain.c stands in for, and the numbers of the cells that they use;
+    None when something has been replaced or is not as it is known from any version."""
+    private: Any = futures
+    outer = (tasks.run_coroutine_threadsafe, private._chain_future, private._set_concurrent_future_state)
+    if not all(isinstance(function, types.FunctionType) for function in outer):
+        return None
+    codes = {
+        code.co_name: code
+        for function in outer
+        for code in (function.__code__, *function.__code__.co_consts)
+        if isinstance(code, types.CodeType)
+    }
+    try:
+        for name, names in CHAIN_NAMES.items():
+            if codes[name].co_names != tuple(names.split()):
+                return None
+        callback, check, call = codes["callback"], codes["_call_check_cancel"], codes["_call_set_state"]
+        cells = [bytes(map(CHAIN_CELLS.index, code.co_freevars)) for code in (check, call)]
+    except (KeyError, ValueError):
+        return None
+    if callback.co_freevars != ("coro", "future", "loop") or cells[1][:3] != bytes(range(3)):
+        return None
+    chain, copy, set_state = codes["_chain_future"], codes["_set_concurrent_future_state"], codes["_set_state"]
+    return callback, chain, copy, set_state, check, cells[0], call, cells[1], ("loop",)

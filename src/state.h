@@ -160,6 +160,10 @@ typedef struct State {
     /* coro/'s native futures._set_result_unless_cancelled(future, result), or NULL: 1 when it was done, 0 when the
        future is none of ours, -1 with an exception. */
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
+    /* coro/'s native versions of the functions of asyncio that have one of these codes: 1 when it was run, 0 when it is to be
+       called, -1 with an exception. The codes are borrowed, NULL without. */
+    PyObject *known_codes[2];
+    int (*run_known)(struct LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize_t nargs);
     _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
     /* Offsets of slots of asyncio.Handle, see handle_find_slots(). */
     Py_ssize_t handle_source_traceback_at;

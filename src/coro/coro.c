@@ -4,6 +4,7 @@
 
 #include "base/functions.h"
 #include "coro/awaiter.h"
+#include "coro/chain.h"
 #include "coro/future.h"
 #include "coro/registry.h"
 #include "coro/task.h"
@@ -473,6 +474,9 @@ coro_exec(PyObject *module, State *state)
         return -1;
     }
     coro->native = known > 0;
+    if (coro->native && chain_exec(state) < 0) {
+        return -1;
+    }
 #if HAVE_DICT_VERSION
     int dicts_known = layout_verify_dict();
     if (dicts_known < 0) {
@@ -517,6 +521,7 @@ coro_traverse(State *state, visitproc visit, void *arg)
     Py_VISIT(coro->base_task);
     Py_VISIT(coro->loop_type);
     Py_VISIT(coro->helpers);
+    Py_VISIT(coro->chain_codes);
     Py_VISIT(coro->base_create_task);
     Py_VISIT(coro->future_result);
 #define X(method)                                 \
@@ -548,6 +553,8 @@ coro_clear(State *state)
     Py_CLEAR(coro->base_task);
     Py_CLEAR(coro->loop_type);
     Py_CLEAR(coro->helpers);
+    state->known_codes[0] = state->known_codes[1] = NULL;
+    Py_CLEAR(coro->chain_codes);
     Py_CLEAR(coro->base_create_task);
     Py_CLEAR(coro->create_task_code);
     Py_CLEAR(coro->future_result);

@@ -28,31 +28,40 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(leave_task, "_asyncio", "_leave_task")
 
 /* The same, of some versions only: NULL in the others. */
-#define CORO_OPTIONAL_IMPORTS(X)                                 \
-    X(eager_task_factory, "asyncio.tasks", "eager_task_factory") \
-    X(current_tasks, "_asyncio", "_current_tasks")               \
-    X(swap_current_task, "_asyncio", "_swap_current_task")       \
-    X(add_to_awaited_by, "_asyncio", "future_add_to_awaited_by") \
+#define CORO_OPTIONAL_IMPORTS(X)                                                      \
+    X(eager_task_factory, "asyncio.tasks", "eager_task_factory")                      \
+    X(current_tasks, "_asyncio", "_current_tasks")                                    \
+    X(swap_current_task, "_asyncio", "_swap_current_task")                            \
+    X(concurrent_Future, "concurrent.futures._base", "Future")                        \
+    X(chain_future, "asyncio.futures", "_chain_future")                               \
+    X(set_concurrent_future_state, "asyncio.futures", "_set_concurrent_future_state") \
+    X(add_to_awaited_by, "_asyncio", "future_add_to_awaited_by")                      \
     X(discard_from_awaited_by, "_asyncio", "future_discard_from_awaited_by")
 
-#define CORO_NAMES(X)                         \
-    X(throw, "throw")                         \
-    X(cancel, "cancel")                       \
-    X(result, "result")                       \
-    X(set_result, "set_result")               \
-    X(set_exception, "set_exception")         \
-    X(get_loop, "get_loop")                   \
-    X(_loop, "_loop")                         \
-    X(is_running, "is_running")               \
-    X(add_done_callback, "add_done_callback") \
-    X(blocking, "_asyncio_future_blocking")   \
-    X(loop, "loop")                           \
-    X(name, "name")                           \
-    X(eager_start, "eager_start")             \
-    X(Task, "Task")                           \
-    X(Future, "Future")                       \
-    X(create_task, "create_task")             \
-    X(create_future, "create_future")
+#define CORO_NAMES(X)                                               \
+    X(throw, "throw")                                               \
+    X(cancel, "cancel")                                             \
+    X(result, "result")                                             \
+    X(set_result, "set_result")                                     \
+    X(set_exception, "set_exception")                               \
+    X(get_loop, "get_loop")                                         \
+    X(_loop, "_loop")                                               \
+    X(is_running, "is_running")                                     \
+    X(add_done_callback, "add_done_callback")                       \
+    X(blocking, "_asyncio_future_blocking")                         \
+    X(loop, "loop")                                                 \
+    X(name, "name")                                                 \
+    X(eager_start, "eager_start")                                   \
+    X(Task, "Task")                                                 \
+    X(Future, "Future")                                             \
+    X(create_task, "create_task")                                   \
+    X(create_future, "create_future")                               \
+    X(ensure_future, "ensure_future")                               \
+    X(cancelled, "cancelled")                                       \
+    X(exception, "exception")                                       \
+    X(_chain_future, "_chain_future")                               \
+    X(_set_concurrent_future_state, "_set_concurrent_future_state") \
+    X(set_running_or_notify_cancel, "set_running_or_notify_cancel")
 
 #define CORO_TYPES(X) \
     X(Future)         \
@@ -122,6 +131,7 @@ typedef struct CoroState {
 #define X(field, text) PyObject *str_##field;
     CORO_NAMES(X)
 #undef X
+    PyObject *chain_codes;   /* see chain.c; NULL where asyncio is not as known */
     PyObject *helpers;       /* the module fastloop._coro */
     PyObject *future_result; /* a method of asyncio.Future */
     PyObject *kw_context;    /* ("context",) */

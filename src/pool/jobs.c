@@ -283,12 +283,26 @@ run_timed(JobQueueObject *queue, Job *job)
     job->loop->job_ns = average;
 }
 
+/* Tells the loop that there is an outcome for it. A worker with nothing more to do lets the loop run first, and is idle for
+   what that submits. With more to do the loop has to wait, and gets many outcomes at once. */
+static void
+wake_loop(JobQueueObject *queue, LoopObject *loop, bool idle)
+{
+    if (!idle) {
+        inbox_wake_if_waiting(&loop->inbox);
+        return;
+    }
+    state_note_attached(queue->state, -1);
+    loop_wake_threadsafe(loop);
+    state_note_attached(queue->state, 1);
+}
+
 /* Runs jobs until there is an item, which is returned, or nothing and `block` is false: NULL without an exception. */
 static PyObject *
 run_jobs_until_item(JobQueueObject *queue, bool block)
 {
     unsigned ran = 0;
-    bool may_spin = false;
+    bool may_spin = false, counted = false;
     for (;;) {
         Job job;
         if (take(queue, &job)) {
@@ -297,10 +311,14 @@ run_jobs_until_item(JobQueueObject *queue, bool block)
             }
             may_spin = job.loop->may_spin;
             run_timed(queue, &job);
-            job_finish(&job);
-            if (queue->counts_each) {
+            /* The worker function does the same: after each job, or between get_nowait() and get(). */
+            bool idle = block && queue->empty;
+            counted = idle || queue->counts_each;
+            if (counted) {
                 add_idle(queue, 1);
             }
+            wake_loop(queue, job.loop, idle);
+            job_finish(&job);
             if (++ran % JOBS_PER_RELEASE == 0) {
                 let_others_in();
             }
@@ -309,8 +327,7 @@ run_jobs_until_item(JobQueueObject *queue, bool block)
         if (!block) {
             return NULL;
         }
-        /* The worker function does the same between get_nowait() and get(). */
-        if (ran > 0 && !queue->counts_each) {
+        if (ran > 0 && !counted) {
             add_idle(queue, 1);
         }
         ran = 0;

@@ -64,7 +64,7 @@ deliver_exception(LoopObject *loop, PyObject *future, PyObject *exception)
 static void
 send_outcome(Job *job, ready_run deliver, PyObject *value)
 {
-    if (loop_push(job->loop, deliver, job->future, value) < 0) {
+    if (loop_push_quietly(job->loop, deliver, job->future, value) < 0) {
         /* The loop is closed: nobody wants to know. Without memory the outcome is lost, and it is said. */
         if (PyErr_ExceptionMatches(PyExc_RuntimeError)) {
             PyErr_Clear();

@@ -5,8 +5,8 @@
 
 #include "pool/jobs.h"
 
-/* Runs the job unless its future was cancelled, and sends the outcome to the loop. Leaves no exception set and does not
-   drop the references. */
+/* Runs the job unless its future was cancelled, and sends the outcome to the loop, which has yet to be woken. Leaves no
+   exception set and does not drop the references. */
 void job_run(Job *job);
 
 #endif

@@ -301,9 +301,20 @@ call_in_foreign_context(Call *call)
     return result;
 }
 
+/* Is it a function of asyncio that there may be a native version of? */
+static inline bool
+is_known(State *state, Call *call)
+{
+    if (!PyFunction_Check(call->callback) || call->tuple != NULL) {
+        return false;
+    }
+    PyObject *code = PyFunction_GET_CODE(call->callback);
+    return code == state->known_codes[0] || code == state->known_codes[1];
+}
+
 /* Calls callback(*args) in the context of the handle. */
 static PyObject *
-call_in_context(HandleObject *handle, Call *call)
+call_in_context(LoopObject *loop, HandleObject *handle, Call *call)
 {
     call->context = context_of(handle);
     if (UNLIKELY(call->context == NULL)) {
@@ -314,7 +325,12 @@ call_in_context(HandleObject *handle, Call *call)
     }
     PyObject *result = NULL;
     if (PyContext_Enter(call->context) == 0) {
-        if (call->tuple != NULL) {
+        int known = is_known(loop->state, call)
+                        ? loop->state->run_known(loop, call->callback, call->stack + 1, call->nargs)
+                        : 0;
+        if (known != 0) {
+            result = known < 0 ? NULL : Py_NewRef(Py_None);
+        } else if (call->tuple != NULL) {
             result = PyObject_Call(call->callback, call->tuple, NULL);
         } else {
             size_t nargsf = (size_t)call->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
@@ -367,7 +383,7 @@ run_call(LoopObject *loop, HandleObject *handle)
         done = state->complete_future(state, call.stack[1], call.stack[2]);
     }
     if (done == 0) {
-        PyObject *result = call_in_context(handle, &call);
+        PyObject *result = call_in_context(loop, handle, &call);
         done = result == NULL ? -1 : 1;
         Py_XDECREF(result);
     }

@@ -4,6 +4,8 @@
 
 #include "sched/inbox.h"
 
+#include <sched.h>
+
 #include "base/uverror.h"
 #include "sched/loop.h"
 #include "sched/park.h"
@@ -42,6 +44,10 @@ inbox_close(Inbox *inbox)
     }
     inbox_lock(inbox);
     inbox->open = false;
+    /* They need nothing of us, and no GIL, to be done with the descriptor. */
+    while (inbox->senders > 0) {
+        sched_yield();
+    }
     ReadyEntry *entries = inbox->entries;
     size_t count = inbox->count;
     inbox->entries = NULL;
@@ -100,6 +106,23 @@ inbox_wake_if_waiting(Inbox *inbox)
     inbox_lock(inbox);
     wake_if_waiting_lock_held(inbox);
     inbox_unlock(inbox);
+}
+
+bool
+inbox_begin_send(Inbox *inbox)
+{
+    if (inbox->waiting <= WOKEN || atomic_exchange(&inbox->waiting, WOKEN) != BLOCKED || !inbox->open) {
+        return false;
+    }
+    inbox->senders++;
+    return true;
+}
+
+void
+inbox_send_released(Inbox *inbox)
+{
+    wakeup_send(inbox->wakeup);
+    inbox->senders--;
 }
 
 int /* GCOV_EXCL_START: only without a GIL */

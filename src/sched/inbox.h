@@ -5,7 +5,9 @@
 
    A loop that is about to wait says so in `waiting`, looks once more whether there is something to do, and only then
    blocks. Who pushes does it in the opposite order: the record first, then a look at `waiting`. So no wake-up is lost,
-   and a loop that does not wait costs nobody a system call. After inbox_close() every push is refused. */
+   and a loop that does not wait costs nobody a system call. After inbox_close() every push is refused.
+
+   Who wakes a loop on behalf of other threads does it without the GIL; inbox_close() waits for these. */
 
 #ifndef FASTLOOP_SCHED_INBOX_H
 #define FASTLOOP_SCHED_INBOX_H
@@ -27,6 +29,7 @@ typedef struct {
     size_t capacity;
     _Atomic int waiting; /* a Waiting */
     bool open;
+    _Atomic int senders;        /* threads inside inbox_send_released() */
     uv_cond_t handle_done;      /* a thread-safe handle has run */
     _Atomic int handle_waiters; /* threads that wait for it */
     Wakeup *wakeup;             /* of the uv_loop, which keeps it beyond inbox_close() */
@@ -47,6 +50,9 @@ int inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject
 void inbox_wake_threadsafe(Inbox *inbox);
 /* Ends the wait under way, if the loop waits. The record for it must have been queued before. */
 void inbox_wake_if_waiting(Inbox *inbox);
+/* With a GIL, the same without that. What inbox_begin_send() says to be necessary, and only that, is to be sent. */
+bool inbox_begin_send(Inbox *inbox);
+void inbox_send_released(Inbox *inbox);
 /* Moves everything to the ready queue; what there is no memory for stays, and what is ready makes room. */
 void inbox_drain(Inbox *inbox, Ready *ready);
 /* Appends the owners of the records to a list; -1 with an exception. */

@@ -140,15 +140,32 @@ check_in_debug(LoopObject *loop, PyObject *callback, const char *method, bool th
 
 /* ---- call_soon and its kin ---- */
 
-/* Queues a new handle. A loop that runs is alive, and so is what waits in its ready queue: the collector need not know of
+/* Tells the collector of a new handle, unless it need not know. A loop that runs is alive, and so is what waits in its ready queue: the collector need not know of
    a handle that does not outlive that (see handle_run() and track_queued()), which hardly any does. */
-static inline int
-push_handle(LoopObject *loop, ready_run run, HandleObject *handle)
+static inline void
+track_new_handle(LoopObject *loop, HandleObject *handle)
 {
     if (HAVE_FREE_THREADING || UNLIKELY(!loop->in_turn)) {
         PyObject_GC_Track(handle);
     }
-    return loop_push(loop, run, (PyObject *)handle, NULL);
+}
+
+/* Queues a new handle. */
+static inline int
+push_handle(LoopObject *loop, HandleObject *handle)
+{
+    track_new_handle(loop, handle);
+    return loop_push(loop, handle_run, (PyObject *)handle, NULL);
+}
+
+void
+loop_wake_threadsafe(LoopObject *loop)
+{
+    if (!HAVE_FREE_THREADING && inbox_begin_send(&loop->inbox)) {
+        PyThreadState *thread_state = PyEval_SaveThread();
+        inbox_send_released(&loop->inbox);
+        PyEval_RestoreThread(thread_state);
+    }
 }
 
 int
@@ -162,7 +179,7 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_s
         if (handle == NULL) {
             return -1;
         }
-        int err = push_handle(loop, handle_run, handle);
+        int err = push_handle(loop, handle);
         Py_DECREF(handle);
         return err;
     }
@@ -205,7 +222,7 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
         return NULL;
     }
     HandleObject *handle = handle_new_untracked(loop, args[0], args + 1, nargs - 1, context);
-    if (handle != NULL && push_handle(loop, handle_run, handle) < 0) {
+    if (handle != NULL && push_handle(loop, handle) < 0) {
         Py_CLEAR(handle);
     }
     return (PyObject *)handle;
@@ -236,10 +253,12 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     handle->threadsafe = HAVE_BLOCKING_HANDLES;
-    int err = push_handle(loop, HAVE_BLOCKING_HANDLES ? handle_run_threadsafe : handle_run, handle);
-    if (err < 0) {
+    track_new_handle(loop, handle);
+    ready_run run = HAVE_BLOCKING_HANDLES ? handle_run_threadsafe : handle_run;
+    if (loop_push_quietly(loop, run, (PyObject *)handle, NULL) < 0) {
         Py_CLEAR(handle);
     }
+    loop_wake_threadsafe(loop);
     return (PyObject *)handle;
 }
 
@@ -667,6 +686,8 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
+    /* They are the parent's. */
+    loop->inbox.senders = 0;
     HeldLowFds held = {.count = 0};
     int err = park_leave_parents_set(loop->uv);
     if (err == 0) {

@@ -158,6 +158,20 @@ loop_push(LoopObject *loop, ready_run run, PyObject *owner, PyObject *arg)
     return err;
 }
 
+/* The same without the wake-up, for which loop_wake_threadsafe() comes next; without a GIL, it is no different. */
+static inline int
+loop_push_quietly(LoopObject *loop, ready_run run, PyObject *owner, PyObject *arg)
+{
+    if (HAVE_FREE_THREADING) {
+        return loop_push(loop, run, owner, arg);
+    }
+    return UNLIKELY(loop->closed) ? loop_check_open(loop) : ready_append(&loop->ready, run, owner, arg);
+}
+
+/* Wakes the loop if it waits, with the GIL given away meanwhile: the loop finds it free. Who wakes a thread and keeps what
+   that wants first has it wake up, wait for the GIL, and be woken again. Runs other threads; keeps an exception. */
+void loop_wake_threadsafe(LoopObject *loop);
+
 /* What C code calls in place of Python's `loop.call_soon(callback, *args, context=context)`: the same effect, and a
    replaced call_soon() is honoured. `context` may be NULL. */
 int loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context);

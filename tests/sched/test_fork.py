@@ -360,3 +360,52 @@ def test_a_child_that_frees_everything_does_not_disturb_its_parent(forking, chil
         """)
         == "0\n[b'to the transport'] [\"b'to the reader'\", 'from a thread']\n"
     )
+
+
+def test_a_child_closes_a_loop_that_threads_of_its_parent_were_waking(python):
+    # They are not there any more, to be done with what they were in the middle of.
+    python.watchdog = False
+    output = python(
+        textwrap.dedent("""
+        import signal, threading, time
+
+        loop = new_event_loop()
+        left = 10
+        statuses = set()
+
+        def wake():
+            while left:
+                loop.call_soon_threadsafe(int)
+                time.sleep(0)
+
+        def fork():
+            global left
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(30)
+                loop.stop()
+                return
+            statuses.add(os.waitpid(pid, 0)[1])
+            left -= 1
+            if left:
+                loop.call_later(0.0005, fork)
+            else:
+                loop.stop()
+
+        parent = os.getpid()
+        threads = [threading.Thread(target=wake) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        loop.call_soon(fork)
+        loop.run_forever()
+        if os.getpid() != parent:
+            loop.close()
+            os._exit(0)
+        for thread in threads:
+            thread.join()
+        loop.close()
+        print(statuses)
+        """),
+        stderr=None,
+    )
+    assert output == "{0}\n"

@@ -1,0 +1,11 @@
+/* What asyncio.run_coroutine_threadsafe() does in the thread of the loop. */
+
+#ifndef FASTLOOP_CORO_CHAIN_H
+#define FASTLOOP_CORO_CHAIN_H
+
+#include "coro/coro.h"
+
+/* Gets to know asyncio's functions; where they are not as expected, chain_run() never runs any. -1 with an exception. */
+int chain_exec(State *state);
+
+#endif

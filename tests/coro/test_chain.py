@@ -1,0 +1,319 @@
+"""asyncio.run_coroutine_threadsafe(): the task and the concurrent.futures.Future chained to it, from both ends."""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import re
+import sys
+import threading
+import weakref
+from asyncio import futures, tasks
+
+import pytest
+
+from helpers import until
+
+variable = contextvars.ContextVar("variable", default=None)
+
+
+async def answer(value=1):
+    return value
+
+
+async def fail(error):
+    raise error
+
+
+def submit(loop, coroutine):
+    """run_coroutine_threadsafe() in a thread, while the loop waits for that thread; returns the future."""
+    made = []
+    thread = threading.Thread(target=lambda: made.append(asyncio.run_coroutine_threadsafe(coroutine, loop)))
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+async def outcome(future):
+    """The exception or the result, once it is there."""
+    await until(future.done)
+    return future.exception() or future.result()
+
+
+# ---------------------------------------------------------------- outcomes
+
+
+def test_results_and_waiters(loop, run):
+    async def main():
+        def work():
+            made = [asyncio.run_coroutine_threadsafe(answer(number), loop) for number in range(5)]
+            done, _ = concurrent.futures.wait(made)
+            assert done == {*made}
+            assert {future.result() for future in concurrent.futures.as_completed(made)} == {*range(5)}
+            return [future.result() for future in made]
+
+        assert await asyncio.to_thread(work) == [*range(5)]
+        await loop.shutdown_default_executor()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (ValueError("no"), ValueError),
+        (concurrent.futures.InvalidStateError("no"), asyncio.InvalidStateError),
+        (StopAsyncIteration("no"), StopAsyncIteration),
+    ],
+    ids=["ValueError", "InvalidStateError", "StopAsyncIteration"],
+)
+def test_exceptions(loop, run, error, becomes):
+    async def main():
+        raised = await outcome(submit(loop, fail(error)))
+        assert type(raised) is becomes and raised.args == ("no",)
+
+    run(main())
+
+
+def test_a_task_that_is_cancelled_cancels_the_future(loop, run):
+    async def main():
+        task = None
+
+        async def wait():
+            nonlocal task
+            task = asyncio.current_task()
+            await asyncio.Event().wait()
+
+        future = submit(loop, wait())
+        await until(lambda: task is not None)
+        assert future.running() is False
+        task.cancel()
+        await until(future.done)
+        assert future.cancelled()
+        assert future._state == "CANCELLED_AND_NOTIFIED"
+
+    run(main())
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_future_that_is_cancelled_cancels_the_task(loop, run, started):
+    async def main():
+        seen = []
+
+        async def wait():
+            seen.append("started")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
+
+        coroutine = wait()
+        future = submit(loop, coroutine)
+        if started:
+            await until(lambda: seen)
+        assert future.cancel()
+        await until(lambda: len(asyncio.all_tasks()) == 1 and coroutine.cr_frame is None)
+        assert seen[1:] == ["cancelled"] * bool(seen)
+        assert future.cancelled()
+
+    run(main())
+
+
+def test_a_result_of_somebody_elses_is_reported(loop, run, contexts, caplog):
+    async def main():
+        event = asyncio.Event()
+        future = submit(loop, event.wait())
+        future.set_result("mine")
+        event.set()
+        await until(lambda: contexts)
+        assert future.result() == "mine"
+
+    run(main())
+    context = contexts.take_one()
+    assert re.match(
+        r"Exception in callback _chain_future\.<locals>\._call_set_state\(.*\) at .*futures.py",
+        context["message"],
+    )
+    assert type(context["exception"]) is RuntimeError
+    assert context["exception"].args == ("Future in unexpected state",)
+    assert "in unexpected state: FINISHED" in caplog.text
+
+
+# ---------------------------------------------------------------- what can be seen
+
+
+def test_the_task_shows_the_callback(loop, run):
+    async def main():
+        event = asyncio.Event()
+        future = submit(loop, event.wait())
+        await until(lambda: len(asyncio.all_tasks()) == 2)
+        (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+        # Before its first step, and after.
+        assert re.search(r"cb=\[_chain_future\.<locals>\._call_set_state\(\) at .*futures\.py:\d+\]", repr(task))
+        (check,) = future._done_callbacks
+        assert check.__qualname__ == "_chain_future.<locals>._call_check_cancel"
+        assert check.__module__ == "asyncio.futures"
+        event.set()
+        assert await outcome(future) is True
+
+    run(main())
+
+
+def test_contexts(loop, run):
+    seen, go = [], asyncio.Event()
+
+    async def look():
+        await go.wait()
+        seen.append(variable.get())
+        variable.set("of the task")
+
+    def work():
+        variable.set("of the thread")
+        future = asyncio.run_coroutine_threadsafe(look(), loop)
+        future.add_done_callback(lambda _: seen.append((variable.get(), threading.get_ident())))
+        loop.call_soon_threadsafe(go.set)
+        future.result()
+
+    async def main():
+        variable.set("of the loop")
+        await asyncio.to_thread(contextvars.Context().run, work)
+        await until(lambda: len(seen) == 2)
+        await loop.shutdown_default_executor()
+
+    run(main())
+    assert seen == ["of the thread", ("of the thread", threading.get_ident())]
+
+
+def test_nothing_is_kept(loop, run):
+    class Value:
+        pass
+
+    async def main():
+        future = submit(loop, answer(Value()))
+        value = weakref.ref(await outcome(future))
+        kept = weakref.ref(future)
+        del future
+        await until(lambda: kept() is None and value() is None)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- what is replaced
+
+
+class Kind(asyncio.Task):
+    pass
+
+
+class NoTask(asyncio.Future):
+    def set_name(self, name):
+        pass
+
+
+def make_no_task(loop, coroutine, **options):
+    coroutine.close()
+    future = NoTask(loop=loop)
+    future.set_result("of the factory")
+    return future
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        (lambda loop, coroutine, **options: Kind(coroutine, loop=loop, **options), 1),
+        (lambda loop, coroutine, **options: tasks._PyTask(coroutine, loop=loop, **options), 1),
+        (make_no_task, "of the factory"),
+    ],
+    ids=["subclass", "in Python", "future"],
+)
+def test_task_factories(loop, run, factory, expected):
+    async def main():
+        loop.set_task_factory(factory)
+        assert await outcome(submit(loop, answer())) == expected
+        loop.set_task_factory(None)
+
+    run(main())
+
+
+def test_a_factory_that_fails(loop, run, contexts):
+    async def main():
+        def factory(loop, coroutine, **options):
+            coroutine.close()
+            raise LookupError("no task")
+
+        loop.set_task_factory(factory)
+        future = submit(loop, answer())
+        await until(lambda: contexts)
+        loop.set_task_factory(None)
+        assert type(future.exception()) is LookupError
+
+    run(main())
+    context = contexts.take_one()
+    assert type(context["exception"]) is LookupError
+    assert context["message"].startswith("Exception in callback run_coroutine_threadsafe.<locals>.callback() at ")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (futures, "_chain_future"),
+        (futures, "_set_concurrent_future_state"),
+        (tasks, "ensure_future"),
+        (concurrent.futures.Future, "add_done_callback"),
+        (concurrent.futures.Future, "set_running_or_notify_cancel"),
+        (concurrent.futures.Future, "set_result"),
+    ],
+)
+def test_replaced_functions_are_called(loop, run, monkeypatch, owner, name):
+    calls = []
+    original = getattr(owner, name)
+
+    def replacement(*args, **kwargs):
+        calls.append(name)
+        return original(*args, **kwargs)
+
+    async def main():
+        monkeypatch.setattr(owner, name, replacement)
+        assert await outcome(submit(loop, answer())) == 1
+        monkeypatch.undo()
+
+    run(main())
+    assert calls == [name]
+
+
+@pytest.mark.parametrize("kind", ["debug", "subclass"])
+def test_the_way_of_asyncio(loop, run, monkeypatch, kind):
+    class Future(concurrent.futures.Future):
+        pass
+
+    async def main():
+        if kind == "debug":
+            loop.set_debug(True)
+        else:
+            monkeypatch.setattr(concurrent.futures, "Future", Future)
+        future = submit(loop, answer())
+        assert await outcome(future) == 1
+        assert (type(future) is Future) is (kind == "subclass")
+        monkeypatch.undo()
+
+    run(main())
+
+
+@pytest.mark.fastloop_only("the stock loop calls asyncio's functions")
+@pytest.mark.parametrize("disabled", ["", "tasks"])
+def test_it_is_done_natively(loop_factory, monkeypatch, disabled):
+    monkeypatch.setenv("FASTLOOP_DISABLE", disabled)
+    loop = loop_factory()
+    called = set()
+
+    async def main():
+        sys.setprofile(lambda frame, event, arg: called.add(frame.f_code.co_name))
+        try:
+            assert await outcome(submit(loop, answer())) == 1
+        finally:
+            sys.setprofile(None)
+
+    loop.run_until_complete(main())
+    loop.close()
+    assert ("_chain_future" in called, "_call_set_state" in called) == (disabled == "tasks",) * 2
+    assert {"add_done_callback", "set_result"} <= called
