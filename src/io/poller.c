@@ -641,8 +641,12 @@ poller_fork(LoopObject *loop)
     for (size_t fd = 0; fd < poller->size; fd++) {
         PollerEntry *entry = &poller->entries[fd];
         unsigned tag = is_edge(entry) ? entry->tag : 0;
-        if (entry->watched != 0 && pollset_change_tagged(poller->set, (int)fd, 0, entry->watched, tag) < 0) {
+        int err = entry->watched == 0 ? 0 : pollset_change_tagged(poller->set, (int)fd, 0, entry->watched, tag);
+        if (err == -EBADF || err == -EPERM) {
+            /* Closed meanwhile, and its number perhaps given to what cannot be polled. */
             note_watched(poller, (int)fd, entry, 0);
+        } else if (err < 0) {
+            return err;
         }
     }
     poller->is_unsure = poller->is_steady = false;
