@@ -134,10 +134,6 @@ STRUCK(int, shutdown, (int fd, int how), (fd, how))
 STRUCK(int, socket, (int family, int type, int protocol), (family, type, protocol))
 STRUCK(int, socketpair, (int family, int type, int protocol, int pair[2]), (family, type, protocol, pair))
 STRUCK(int, timerfd_create, (int clock, int flags), (clock, flags))
-STRUCK(ssize_t, recvfrom, (int fd, void *data, size_t size, int flags, struct sockaddr *from, socklen_t *room),
-       (fd, data, size, flags, from, room))
-STRUCK(ssize_t, sendto, (int fd, const void *data, size_t size, int flags, const struct sockaddr *to, socklen_t room),
-       (fd, data, size, flags, to, room))
 STRUCK(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags))
 
 int
@@ -215,6 +211,19 @@ ssize_t
 recv(int fd, void *data, size_t size, int flags)
 {
     GUARDED(RECEIVE, fd, NEXT(recv)(fd, data, size, flags), NEXT(recv)(fd, data, size > 0, flags));
+}
+
+ssize_t
+recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *from, socklen_t *room)
+{
+    GUARDED(RECEIVE, fd, NEXT(recvfrom)(fd, data, size, flags, from, room),
+            NEXT(recvfrom)(fd, data, size, flags, from, room));
+}
+
+ssize_t
+sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *to, socklen_t room)
+{
+    GUARDED(SEND, fd, NEXT(sendto)(fd, data, size, flags, to, room), NEXT(sendto)(fd, data, size, flags, to, room));
 }
 
 int

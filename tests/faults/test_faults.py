@@ -117,6 +117,47 @@ def test_storms_are_not_seen(faulty, name, error, loop_name):
     assert (answer["good"], answer["errors"], answer["reports"]) == (60, [], [])
 
 
+DATAGRAMS = """
+import ctypes, errno
+
+class Echo(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.data, self.errors = [], []
+    def connection_made(self, transport):
+        self.transport = transport
+    def datagram_received(self, data, sender):
+        self.data.append(data)
+        if len(data) == 4:
+            self.transport.sendto(data + b"!", sender)
+    def error_received(self, error):
+        self.errors.append(error)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    _, server = await loop.create_datagram_endpoint(Echo, ("127.0.0.1", 0))
+    address = server.transport.get_extra_info("sockname")
+    _, client = await loop.create_datagram_endpoint(Echo, ("127.0.0.1", 0))
+    for name in (b"send", b"receive"):
+        ctypes.CDLL(None).fault_set(name, errno.ERROR, 2)
+    for number in range(20):
+        client.transport.sendto(b"%04d" % number, address)
+        while len(client.data) <= number:
+            await asyncio.sleep(0.001)
+    expected = [b"%04d!" % number for number in range(20)]
+    print(client.data == expected, server.errors, client.errors)
+    server.transport.abort(), client.transport.abort()
+
+loop = new_event_loop()
+loop.run_until_complete(asyncio.wait_for(main(), 40))
+loop.close()
+"""
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "EINTR"])
+def test_datagrams_come_through_storms(faulty, error):
+    assert faulty(DATAGRAMS.replace("ERROR", error)) == "True [] []\n"
+
+
 @pytest.mark.parametrize("error", ["EAGAIN", "EINTR", "ECONNABORTED"])
 def test_accept_tries_again(faulty, error):
     answer = under_load(faulty, "accept", error, 2)

@@ -332,6 +332,44 @@ def test_a_memoryview_with_gaps_ends_the_connection(link, run, contexts):
     run(main())
 
 
+@pytest.mark.parametrize("wrong", [None, 1, "text"])
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_line_that_is_no_bytes(link, run, contexts, before, wrong):
+    """It ends the connection: what has no length right here, and the rest when the queue comes to it."""
+
+    async def main():
+        protocol, _ = await link()
+        raised = None
+        try:
+            protocol.transport.writelines([b"before"] * before + [wrong, b"behind"])
+        except TypeError as exc:
+            raised = exc
+        protocol.transport.close()
+        await until(lambda: protocol.lost)
+        # As it is met, and when what is left shall go out.
+        found = contexts.take()
+        assert {type(context["exception"]) for context in found} == {TypeError}
+        assert len(found) == 1 + (wrong == "text") and (raised is None) == (wrong == "text")
+
+    run(main())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_written_when_the_program_has_said_good_bye(link, run, count):
+    """By the ssl_object of the transport: OpenSSL refuses what comes then, and the connection ends with its error."""
+
+    async def main():
+        protocol, peer = await link()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            protocol.transport.get_extra_info("ssl_object").unwrap()
+        for number in range(count):
+            protocol.transport.write(b"line %d" % number)
+        await until(lambda: protocol.lost)
+        assert isinstance(protocol.error, ssl.SSLError) and "shutdown" in str(protocol.error)
+
+    run(main())
+
+
 def test_ciphertext_that_comes_byte_by_byte(link, run):
     async def main():
         protocol, peer = await link(Echo)
