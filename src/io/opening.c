@@ -176,19 +176,11 @@ attach(SocketTransport *self, PyObject *server)
     return 0;
 }
 
-/* ready_run: reading starts after connection_made(). What that has queued, and whoever waits for the connection, runs
-   before the first data, as behind a selector; here the next poll would deliver at once, so it is put off by a turn.
-   `arg` tells that it has been. */
+/* ready_run: reading starts after connection_made(). */
 static int
-run_start_reading(LoopObject *loop, PyObject *owner, PyObject *arg)
+run_start_reading(LoopObject *Py_UNUSED(loop), PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     SocketTransport *self = SocketTransport_CAST(owner);
-    if (arg == NULL && loop->ready.count > 0 && transport_wants_reading(self)) {
-        if (loop_push(loop, run_start_reading, owner, Py_True) == 0) {
-            return 0;
-        }
-        PyErr_Clear();
-    }
     self->starting = false;
     return transport_wants_reading(self) ? transport_start_reading(self) : 0;
 }

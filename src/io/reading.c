@@ -6,9 +6,15 @@
    which costs several times the copy.
 
    libuv calls the allocation callback, reads, and calls the read callback. uv_read_stop() in between takes the read
-   callback away and crashes libuv 1.44, so what get_buffer() does to the transport is caught up with afterwards. */
+   callback away and crashes libuv 1.44, so what get_buffer() does to the transport is caught up with afterwards.
+
+   On the standard loop data stands in line behind what is ready to run. A poll that blocks finds nothing ready, and
+   delivers; in one that does not, libuv gets no buffer, and a record reads when it is its turn. */
 
 #include "io/transport.h"
+
+#include <errno.h>
+#include <sys/socket.h>
 
 #include "base/uverror.h"
 #include "io/streamsink.h"
@@ -111,30 +117,69 @@ transport_plain_buffer(SocketTransport *self)
     return io == NULL ? NULL : io->plain_buffer;
 }
 
+/* Has data been delivered in this very turn? */
+static bool
+has_read_in_turn(SocketTransport *self)
+{
+    return self->read_turn == self->loop->io->turn;
+}
+
+/* The memory for the next read, which must follow; an empty one without memory, or when get_buffer() failed. */
+static uv_buf_t
+take_buffer(SocketTransport *self, LoopObject *loop)
+{
+    struct IoPart *io = loop->io;
+    if (!self->buffered || (self->secured && tls_of(self->state, self->protocol) != NULL)) {
+        return take_own_buffer(self, io);
+    }
+    uv_buf_t buffer = uv_buf_init(NULL, 0);
+    self->in_alloc = true;
+    PyObject *entered = transport_enter_context(self->context);
+    if (take_user_buffer(self, loop)) {
+        buffer = uv_buf_init(io->read_view.buf, (unsigned)Py_MIN(io->read_view.len, (Py_ssize_t)INT_MAX));
+    }
+    transport_leave_context(entered);
+    return buffer;
+}
+
+static int run_read(LoopObject *loop, PyObject *owner, PyObject *arg);
+
+/* Must this read wait: for what is ready to run, or for the next turn, since one brings no more than one read? */
+static bool
+put_off_read(SocketTransport *self, LoopObject *loop)
+{
+    if (has_read_in_turn(self) || self->read_due) {
+        return true;
+    }
+    if (!loop->poll_defers) {
+        return false;
+    }
+    if (loop_push(loop, run_read, (PyObject *)self, NULL) < 0) {
+        PyErr_Clear();
+        return false;
+    }
+    self->read_due = true;
+    return true;
+}
+
 static void
 on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
 {
     UvStream *stream = stream_of((uv_stream_t *)handle);
-    loop_enter(stream->loop);
+    LoopObject *loop = stream->loop;
+    loop_enter(loop);
     SocketTransport *self = stream->owner;
-    struct IoPart *io = stream->loop->io;
     *buffer = uv_buf_init(NULL, 0);
-    if (self == NULL || io == NULL) {
+    if (self == NULL || loop->io == NULL) {
         return;
     }
-    if (!self->buffered || (self->secured && tls_of(self->state, self->protocol) != NULL)) {
-        *buffer = take_own_buffer(self, io);
-        return;
+    loop->io->read_put_off = put_off_read(self, loop);
+    if (!loop->io->read_put_off) {
+        Py_INCREF(self);
+        *buffer = take_buffer(self, loop);
+        /* The read callback follows in any case, and the stream is kept by whoever keeps the transport. */
+        Py_DECREF(self);
     }
-    Py_INCREF(self);
-    self->in_alloc = true;
-    PyObject *entered = transport_enter_context(self->context);
-    if (take_user_buffer(self, stream->loop)) {
-        *buffer = uv_buf_init(io->read_view.buf, (unsigned)Py_MIN(io->read_view.len, (Py_ssize_t)INT_MAX));
-    }
-    transport_leave_context(entered);
-    /* The read callback follows in any case, and the stream is kept by whoever keeps the transport. */
-    Py_DECREF(self);
 }
 
 /* ---- the read callback ---- */
@@ -223,13 +268,6 @@ deliver_buffered(SocketTransport *self, Py_ssize_t size)
     int err = count == NULL ? -1 : call_protocol(self, self->state->str_buffer_updated, count);
     Py_XDECREF(count);
     return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
-}
-
-/* Has data been delivered in this very turn? */
-static bool
-has_read_in_turn(SocketTransport *self)
-{
-    return self->read_turn == self->loop->io->turn;
 }
 
 static int deliver_eof(SocketTransport *self);
@@ -355,27 +393,16 @@ report_time(SocketTransport *self, LoopObject *loop, uint64_t ns)
     }
 }
 
-static void
-on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
+/* After a read into what take_buffer() gave: `size` bytes, or a negative libuv code. -1 with SystemExit or
+   KeyboardInterrupt. */
+static int
+finish_read(SocketTransport *self, LoopObject *loop, ssize_t size, const char *data)
 {
-    UvStream *stream = stream_of(uv);
-    LoopObject *loop = stream->loop;
-    loop_enter(loop);
-    if (size < 0 && uv_stream_get_write_queue_size(uv) > 0) {
-        /* libuv has stopped reading and goes on writing. */
-        stream_mark_changed(stream);
-    }
     struct IoPart *io = loop->io;
     PyObject *direct = io->read_bytes;
     Py_buffer view = io->read_view;
     io->read_bytes = NULL;
     io->read_view = (Py_buffer){NULL};
-    SocketTransport *self = (SocketTransport *)Py_XNewRef(stream->owner);
-    if (self == NULL) {
-        Py_XDECREF(direct);
-        PyBuffer_Release(&view);
-        return;
-    }
     bool asked = self->in_alloc;
     self->in_alloc = false;
     if (!self->reading) {
@@ -384,20 +411,80 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
         transport_stop_reading(self);
     }
     PyBuffer_Release(&view);
-    uint64_t start = UNLIKELY(loop->times_records) ? uv_hrtime() : 0;
     PyObject *entered = transport_enter_context(self->context);
     PyObject *spare = direct != NULL && PyByteArray_CheckExact(direct) ? direct : NULL;
-    if (deliver(self, size, buffer->base, direct, asked) < 0) {
-        loop_raise_later(loop);
-    }
+    int err = deliver(self, size, data, direct, asked);
     if (spare != NULL) {
         sink_buffer_done(loop->state, spare);
     }
     transport_leave_context(entered);
+    return err;
+}
+
+/* Drops what a read without a transport would have filled. */
+static void
+forget_read(struct IoPart *io)
+{
+    Py_CLEAR(io->read_bytes);
+    PyBuffer_Release(&io->read_view);
+}
+
+static void
+on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
+{
+    UvStream *stream = stream_of(uv);
+    LoopObject *loop = stream->loop;
+    loop_enter(loop);
+    if (size == UV_ENOBUFS && loop->io->read_put_off) {
+        return;
+    }
+    if (size < 0 && uv_stream_get_write_queue_size(uv) > 0) {
+        /* libuv has stopped reading and goes on writing. */
+        stream_mark_changed(stream);
+    }
+    SocketTransport *self = (SocketTransport *)Py_XNewRef(stream->owner);
+    if (self == NULL) {
+        forget_read(loop->io);
+        return;
+    }
+    uint64_t start = UNLIKELY(loop->times_records) ? uv_hrtime() : 0;
+    if (finish_read(self, loop, size, buffer->base) < 0) {
+        loop_raise_later(loop);
+    }
     if (UNLIKELY(start != 0)) {
         report_time(self, loop, uv_hrtime() - start);
     }
     Py_DECREF(self);
+}
+
+/* One read as libuv does it: bytes, or its code; 0 when there was nothing after all. */
+static ssize_t
+receive(int fd, uv_buf_t buffer)
+{
+    if (buffer.len == 0) {
+        return UV_ENOBUFS;
+    }
+    ssize_t size;
+    do {
+        size = recv(fd, buffer.base, buffer.len, 0);
+    } while (UNLIKELY(size < 0) && errno == EINTR);
+    if (size < 0) {
+        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : uv_translate_sys_error(errno);
+    }
+    return size == 0 ? UV_EOF : size;
+}
+
+/* ready_run: reads what a poll has found. Who has paused or closed in the meantime took the record's right away. */
+static int
+run_read(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    SocketTransport *self = SocketTransport_CAST(owner);
+    if (!self->read_due || self->stream == NULL) {
+        return 0;
+    }
+    self->read_due = false;
+    uv_buf_t buffer = take_buffer(self, loop);
+    return finish_read(self, loop, receive(self->fd, buffer), buffer.base);
 }
 
 /* ---- starting and stopping ---- */
@@ -429,6 +516,7 @@ transport_stop_reading(SocketTransport *self)
         return;
     }
     self->reading = false;
+    self->read_due = false;
     if (self->in_alloc) {
         return;
     }

@@ -76,6 +76,7 @@ struct SocketTransport {
     bool paused;       /* pause_reading() was called */
     bool starting;     /* reading starts after connection_made(), see run_start_reading() */
     bool reading;      /* libuv reads, or will once the allocation callback has returned */
+    bool read_due;     /* ... and has found something that a record will read */
     bool in_alloc;     /* between libuv's allocation and read callbacks, where reading cannot be stopped */
     bool writing;      /* a write is in flight */
     bool buffered;     /* the protocol is a BufferedProtocol */

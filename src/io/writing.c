@@ -180,11 +180,10 @@ write_failed(SocketTransport *self, int code)
     return err;
 }
 
-void
-transport_written(SocketTransport *self, int status)
+/* -1 with SystemExit or KeyboardInterrupt. */
+static int
+finish_write(SocketTransport *self, LoopObject *loop, int status)
 {
-    LoopObject *loop = (LoopObject *)Py_NewRef(self->loop);
-    Py_INCREF(self);
     self->writing = false;
     transport_release(self, HOLD_WRITING);
     int err = 0;
@@ -202,8 +201,38 @@ transport_written(SocketTransport *self, int status)
     if (!self->writing) {
         Py_CLEAR(self->write_context);
     }
+    return err;
+}
+
+/* ready_run: a write is done, `arg` is its status. */
+static int
+run_written(LoopObject *loop, PyObject *owner, PyObject *arg)
+{
+    return finish_write(SocketTransport_CAST(owner), loop, (int)PyLong_AsLong(arg));
+}
+
+/* Has the end of a write wait for what is ready to run, as on the standard loop; false without memory. */
+static bool
+put_off_written(SocketTransport *self, LoopObject *loop, int status)
+{
+    PyObject *number = PyLong_FromLong(status);
+    int err = number == NULL ? -1 : loop_push(loop, run_written, (PyObject *)self, number);
+    Py_XDECREF(number);
     if (err < 0) {
-        loop_raise_later(loop);
+        PyErr_Clear();
+    }
+    return err == 0;
+}
+
+void
+transport_written(SocketTransport *self, int status)
+{
+    LoopObject *loop = (LoopObject *)Py_NewRef(self->loop);
+    Py_INCREF(self);
+    if (!loop->poll_defers || !put_off_written(self, loop, status)) {
+        if (finish_write(self, loop, status) < 0) {
+            loop_raise_later(loop);
+        }
     }
     Py_DECREF(self);
     Py_DECREF(loop);

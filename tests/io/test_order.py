@@ -1,6 +1,7 @@
 """I/O and ready tasks take turns: neither waits for more turns than on the standard loop."""
 
 import asyncio
+import functools
 import socket
 import time
 
@@ -128,6 +129,303 @@ def test_a_task_that_a_server_starts_for_a_connection_runs_before_the_first_data
         for protocol in protocols:
             await protocol.over
             assert protocol.story == [*STARTED, *ENDED]
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- data and what is ready to run
+
+KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
+
+
+async def pair(loop, kind, factory):
+    """A transport with a protocol of the factory, and the plain socket of its peer."""
+    ours, theirs = socket_pair(kind)
+    connect = loop.create_connection if kind == "tcp" else loop.create_unix_connection
+    transport, protocol = await connect(factory, sock=ours)
+    await turns(3)
+    return transport, protocol, theirs
+
+
+async def end(transport, theirs):
+    transport.abort()
+    theirs.close()
+    await turns(3)
+
+
+def late():
+    """Makes the turn so long that the next poll is not left out."""
+    time.sleep(0.001)
+
+
+@KINDS
+def test_data_comes_behind_what_is_queued(loop, run, kind):
+    async def main():
+        order = []
+        transport, _, theirs = await pair(
+            loop, kind, lambda: Recorder(data_received=lambda _: (order.append("data"), loop.call_soon(soon)))
+        )
+
+        def soon():
+            order.append("soon")
+
+        for _ in range(3):
+            theirs.send(b"x")
+            late()
+            loop.call_soon(order.append, "queued")
+            await asyncio.sleep(0)
+            await turns(3)
+        assert order == ["queued", "data", "soon"] * 3
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+def test_a_timer_that_is_due_runs_before_what_the_data_has_started(loop, run, kind):
+    """It ends the wait of a task that data has come for, if both are there at once."""
+
+    async def main():
+        order = []
+        transport, _, theirs = await pair(
+            loop,
+            kind,
+            lambda: Recorder(data_received=lambda _: (order.append("data"), loop.call_soon(order.append, "soon"))),
+        )
+
+        def work():
+            theirs.send(b"x")
+            time.sleep(0.02)
+
+        loop.call_later(0.01, order.append, "timer")
+        loop.call_soon(work)
+        await asyncio.sleep(0.05)
+        assert order == ["data", "timer", "soon"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+@pytest.mark.parametrize("stop", ["pause_reading", "close", "abort"])
+def test_what_is_queued_may_still_stop_the_reading(loop, run, kind, stop):
+    async def main():
+        transport, protocol, theirs = await pair(loop, kind, Recorder)
+        theirs.send(b"x")
+        late()
+        loop.call_soon(getattr(transport, stop))
+        await turns(4)
+        assert protocol.data == b""
+        if stop == "pause_reading":
+            transport.resume_reading()
+            loop.call_soon(protocol.events.append, "queued")
+            await turns(3)
+            assert protocol.data == b"x"
+            assert protocol.story == ["connection_made", "queued", "data_received"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+def test_pausing_and_going_on_puts_the_data_behind_what_was_queued_meanwhile(loop, run, kind):
+    async def main():
+        transport, protocol, theirs = await pair(loop, kind, Recorder)
+
+        def again():
+            transport.pause_reading()
+            transport.resume_reading()
+            loop.call_soon(protocol.events.append, "queued")
+
+        theirs.send(b"x")
+        late()
+        loop.call_soon(again)
+        await turns(5)
+        assert protocol.story == ["connection_made", "queued", "data_received"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+class Slices(Recorder, asyncio.BufferedProtocol):
+    """Takes four bytes at a time, and has a callback follow each."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.loop = loop
+        self.buffer = bytearray(4)
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.events.append(bytes(self.buffer[:nbytes]))
+        self.loop.call_soon(self.events.append, "soon")
+
+
+@KINDS
+@pytest.mark.parametrize("busy", [False, True])
+def test_one_read_in_a_turn(loop, run, kind, busy):
+    async def main():
+        transport, protocol, theirs = await pair(loop, kind, lambda: Slices(loop))
+        theirs.send(b"abcdefghijkl")
+        theirs.shutdown(socket.SHUT_WR)
+        late()
+        while not protocol.lost:
+            await asyncio.sleep(0 if busy else 0.01)
+        assert protocol.events[1:] == [
+            *[b"abcd", "soon", b"efgh", "soon", b"ijkl", "soon"],
+            *["eof_received", "connection_lost"],
+        ]
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
+def test_much_data_leaves_room_for_callbacks(loop, run, kind):
+    """Between two calls of data_received() runs what the first has queued."""
+
+    async def main():
+        order = []
+        transport, protocol, theirs = await pair(
+            loop,
+            kind,
+            lambda: Recorder(data_received=lambda _: (order.append("data"), loop.call_soon(order.append, "soon"))),
+        )
+        theirs.setblocking(False)
+        left = 3_000_000
+        while left or len(protocol.data) < 3_000_000:
+            if left:
+                left -= await loop.run_in_executor(None, send_some, theirs, left)
+            await asyncio.sleep(0)
+        await turns(2)
+        assert order == ["data", "soon"] * (len(order) // 2)
+        await end(transport, theirs)
+        await loop.shutdown_default_executor()
+
+    def send_some(sock, left):
+        try:
+            return sock.send(bytes(min(left, 1_000_000)))
+        except BlockingIOError:
+            return 0
+
+    run(main())
+
+
+@KINDS
+def test_resume_writing_comes_behind_what_is_queued(loop, run, kind):
+    async def main():
+        order = []
+        transport, _, theirs = await pair(
+            loop, kind, lambda: Recorder(resume_writing=lambda _: (order.append("resumed"), loop.call_soon(soon)))
+        )
+
+        def soon():
+            order.append("soon")
+
+        # The rest is so little that it leaves in one go.
+        transport.set_write_buffer_limits(0)
+        while transport.get_write_buffer_size() == 0:
+            transport.write(bytes(1000))
+            await turns(2)
+        theirs.setblocking(False)
+
+        def drain():
+            try:
+                while theirs.recv(1_000_000):
+                    pass
+            except BlockingIOError:
+                pass
+            late()
+            loop.call_soon(order.append, "queued")
+
+        loop.call_soon(drain)
+        while "soon" not in order:
+            await asyncio.sleep(0)
+        assert order == ["queued", "resumed", "soon"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+# ---------------------------------------------------------------- both ends in one loop
+
+
+class End(asyncio.Protocol):
+    """Writes its own name as soon as it is connected, and has a callback follow."""
+
+    def __init__(self, name, order):
+        self.name = name
+        self.order = order
+        order.append(f"{name} factory")
+
+    def connection_made(self, transport):
+        self.order.append(f"{self.name} made")
+        asyncio.get_running_loop().call_soon(self.order.append, f"{self.name} soon")
+        transport.write(self.name.encode())
+
+    def data_received(self, data):
+        self.order.append(f"{self.name} got {data.decode()}")
+
+
+# asyncio makes an accepted connection in a task of its own, and learns by a poll that a TCP connection was made; that of
+# a Unix socket is made at once.
+STORY = {
+    "tcp": "S factory, C factory, S made, C made, S soon, C soon, C connected, S got C, C got S",
+    "unix": "C factory, C made, C soon, C connected, S factory, S made, S soon, C got S, S got C",
+}
+
+
+async def serve(loop, kind, factory, tmp_path):
+    """A server, and the coroutine function that connects to it."""
+    if kind == "tcp":
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        return server, functools.partial(
+            loop.create_connection, host="127.0.0.1", port=server.sockets[0].getsockname()[1]
+        )
+    path = str(tmp_path / "socket")
+    return await loop.create_unix_server(factory, path), functools.partial(loop.create_unix_connection, path=path)
+
+
+@KINDS
+def test_the_story_of_a_connection_with_both_ends_here(loop, run, kind, tmp_path):
+    async def main():
+        order = []
+        ends = []
+
+        def server_end():
+            ends.append(End("S", order))
+            return ends[-1]
+
+        server, connect = await serve(loop, kind, server_end, tmp_path)
+        transport, _ = await connect(lambda: End("C", order))
+        order.append("C connected")
+        while len(order) < 9:
+            await asyncio.sleep(0.001)
+        assert ", ".join(order) == STORY[kind]
+        transport.abort()
+        await turns(5)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@KINDS
+def test_clients_that_connect_together_are_accepted_together(loop, run, kind, tmp_path):
+    async def main():
+        order = []
+        server, connect = await serve(loop, kind, lambda: End("S", order), tmp_path)
+        connections = await asyncio.gather(*[connect(lambda: End("C", order)) for _ in range(3)])
+        while len(order) < 24:
+            await asyncio.sleep(0.001)
+        assert [event for event in order if event.startswith("S")][:6] == ["S factory"] * 3 + ["S made"] * 3
+        for transport, _ in connections:
+            transport.abort()
+        await turns(5)
         server.close()
         await server.wait_closed()
 
