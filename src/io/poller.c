@@ -457,29 +457,30 @@ poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport)
 
 /* ---- descriptors ---- */
 
-/* int(fileobj.fileno()) or the int itself; -1 with ValueError, but a negative number may also come without one. */
-static int
-convert(PyObject *fileobj)
+/* int(fileobj.fileno()) or the int itself (new); NULL with ValueError, or what fileno() raised. */
+static PyObject *
+number_of(PyObject *fileobj)
 {
-    PyObject *number = NULL;
     if (PyLong_Check(fileobj)) {
-        number = Py_NewRef(fileobj);
-    } else {
-        PyObject *result = PyObject_CallMethod(fileobj, "fileno", NULL);
-        number = result == NULL ? NULL : PyNumber_Long(result);
-        Py_XDECREF(result);
+        return Py_NewRef(fileobj);
     }
-    if (number == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
-            PyErr_ExceptionMatches(PyExc_ValueError)) {
-            PyErr_Clear();
-            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
-        }
-        return -1;
+    PyObject *result = PyObject_CallMethod(fileobj, "fileno", NULL);
+    PyObject *number = result == NULL ? NULL : PyNumber_Long(result);
+    Py_XDECREF(result);
+    if (number == NULL && (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
+                           PyErr_ExceptionMatches(PyExc_ValueError))) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
     }
+    return number;
+}
+
+/* The number as a descriptor; -1 with OverflowError, but for a negative one without. */
+static int
+descriptor_of(PyObject *number)
+{
     int overflow;
     long value = PyLong_AsLongAndOverflow(number, &overflow);
-    Py_DECREF(number);
     if (overflow > 0 || value > INT_MAX) {
         PyErr_SetString(PyExc_OverflowError, "Python int too large to convert to C int");
         return -1;
@@ -490,11 +491,15 @@ convert(PyObject *fileobj)
 int
 poller_fd_of(PyObject *fileobj)
 {
-    int fd = convert(fileobj);
-    if (fd < 0 && !PyErr_Occurred()) {
-        PyErr_Format(PyExc_ValueError,
-                     PyLong_Check(fileobj) ? "Invalid file descriptor: %S" : "Invalid file descriptor: -1", fileobj);
+    PyObject *number = number_of(fileobj);
+    if (number == NULL) {
+        return -1;
     }
+    int fd = descriptor_of(number);
+    if (fd < 0 && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
+    }
+    Py_DECREF(number);
     return fd;
 }
 
@@ -528,7 +533,9 @@ check_foreign_transports(LoopObject *loop, PyObject *fileobj, int fd)
 int
 poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd)
 {
-    *fd = convert(fileobj);
+    PyObject *number = number_of(fileobj);
+    *fd = number == NULL ? -1 : descriptor_of(number);
+    Py_XDECREF(number);
     if (*fd < 0) {
         if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
             return -1;
@@ -641,8 +648,12 @@ poller_fork(LoopObject *loop)
     for (size_t fd = 0; fd < poller->size; fd++) {
         PollerEntry *entry = &poller->entries[fd];
         unsigned tag = is_edge(entry) ? entry->tag : 0;
-        if (entry->watched != 0 && pollset_change_tagged(poller->set, (int)fd, 0, entry->watched, tag) < 0) {
+        int err = entry->watched == 0 ? 0 : pollset_change_tagged(poller->set, (int)fd, 0, entry->watched, tag);
+        if (err == -EBADF || err == -EPERM) {
+            /* Closed meanwhile, and its number perhaps given to what cannot be polled. */
             note_watched(poller, (int)fd, entry, 0);
+        } else if (err < 0) {
+            return err;
         }
     }
     poller->is_unsure = poller->is_steady = false;

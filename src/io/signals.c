@@ -249,14 +249,18 @@ signals_fork(LoopObject *loop)
     if (err < 0) {
         return err;
     }
-    close_pair(signals);
-    signals->read_end = pair[0];
-    signals->write_end = pair[1];
-    if (watch_pair(loop) < 0 || (signals->installed && install(loop) < 0)) {
-        PyErr_Clear();
-        return UV_ENOMEM;
+    /* Under the number that it had: whatever thread this is, Python goes on writing to that. */
+    if (dup2(pair[1], signals->write_end) < 0 || fcntl(signals->write_end, F_SETFD, FD_CLOEXEC) < 0) {
+        err = -errno;
+        close(pair[0]);
+        close(pair[1]);
+        return err;
     }
-    return 0;
+    close(pair[1]);
+    uvpoll_close(&signals->poll);
+    close(signals->read_end);
+    signals->read_end = pair[0];
+    return start_poll(loop);
 }
 
 /* ---- methods of the loop ---- */

@@ -186,3 +186,82 @@ def test_the_running_task_is_kept_where_asyncio_keeps_it():
 
 def test_importing_inside_a_task_leaves_it_the_running_one():
     assert run(IMPORT_IN_A_TASK) is True
+
+
+#: argv[1] is what stands in the place of asyncio's types while fastloop is imported.
+OTHER_TYPES = """
+import asyncio, json, sys
+import _asyncio
+
+types = _asyncio.Future, _asyncio.Task
+_asyncio.Future, _asyncio.Task = eval(sys.argv[1])
+import fastloop
+
+_asyncio.Future, _asyncio.Task = types
+
+
+async def answer(value):
+    await asyncio.sleep(0)
+    return value
+
+
+async def main():
+    future = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(answer(1))
+    asyncio.get_running_loop().call_soon(future.set_result, 2)
+    return [await task, await future, await asyncio.to_thread(abs, -3)]
+
+
+print(json.dumps([fastloop.run(main()), fastloop._core.native_tasks]))
+"""
+
+
+@pytest.mark.parametrize(
+    "types", ["asyncio.futures._PyFuture, asyncio.tasks._PyTask", "object(), object()", "int, int", "object, object"]
+)
+def test_types_of_another_make(types):
+    """Whatever stands there, such as the types that are written in Python, is not taken for what we know."""
+    assert run(OTHER_TYPES, types) == [[1, 2, 3], False]
+
+
+#: The source of automatic names is found out with tasks of asyncio, which argv[1] makes.
+NAMES = (
+    PREPARED
+    + """
+make_task = helpers.make_task
+
+
+def beside_another_thread():
+    make_task()
+    return make_task()
+
+
+def without_a_number():
+    task = make_task()
+    task.set_name("nothing")
+    return task
+
+
+helpers.make_task = globals()[sys.argv[1]]
+import fastloop
+
+
+async def nothing():
+    pass
+
+
+async def main():
+    tasks = [asyncio.create_task(nothing()) for _ in range(5)]
+    numbers = [int(task.get_name().removeprefix("Task-")) for task in tasks]
+    return [after - before for before, after in zip(numbers, numbers[1:])]
+
+
+print(json.dumps(fastloop.run(main())))
+"""
+)
+
+
+@pytest.mark.parametrize("made", ["make_task", "beside_another_thread", "without_a_number"])
+def test_automatic_names_are_in_a_row(made):
+    """Also where asyncio's own counter cannot be found."""
+    assert run(NAMES, made) == [1] * 4

@@ -117,6 +117,47 @@ def test_storms_are_not_seen(faulty, name, error, loop_name):
     assert (answer["good"], answer["errors"], answer["reports"]) == (60, [], [])
 
 
+DATAGRAMS = """
+import ctypes, errno
+
+class Echo(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.data, self.errors = [], []
+    def connection_made(self, transport):
+        self.transport = transport
+    def datagram_received(self, data, sender):
+        self.data.append(data)
+        if len(data) == 4:
+            self.transport.sendto(data + b"!", sender)
+    def error_received(self, error):
+        self.errors.append(error)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    _, server = await loop.create_datagram_endpoint(Echo, ("127.0.0.1", 0))
+    address = server.transport.get_extra_info("sockname")
+    _, client = await loop.create_datagram_endpoint(Echo, ("127.0.0.1", 0))
+    for name in (b"send", b"receive"):
+        ctypes.CDLL(None).fault_set(name, errno.ERROR, 2)
+    for number in range(20):
+        client.transport.sendto(b"%04d" % number, address)
+        while len(client.data) <= number:
+            await asyncio.sleep(0.001)
+    expected = [b"%04d!" % number for number in range(20)]
+    print(client.data == expected, server.errors, client.errors)
+    server.transport.abort(), client.transport.abort()
+
+loop = new_event_loop()
+loop.run_until_complete(asyncio.wait_for(main(), 40))
+loop.close()
+"""
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "EINTR"])
+def test_datagrams_come_through_storms(faulty, error):
+    assert faulty(DATAGRAMS.replace("ERROR", error)) == "True [] []\n"
+
+
 @pytest.mark.parametrize("error", ["EAGAIN", "EINTR", "ECONNABORTED"])
 def test_accept_tries_again(faulty, error):
     answer = under_load(faulty, "accept", error, 2)
@@ -128,6 +169,48 @@ def test_accept_without_resources_waits_and_goes_on(faulty, error):
     answer = under_load(faulty, "accept", error, 20)
     assert (answer["good"], answer["errors"]) == (60, [])
     assert answer["reports"] == ["socket.accept() out of system resource"]
+
+
+@pytest.mark.parametrize("error", ["EPERM", "EIO"])
+def test_accept_that_fails_for_another_reason_is_reported_and_goes_on(faulty, error):
+    answer = under_load(faulty, "accept", error, 20)
+    assert (answer["good"], answer["errors"]) == (60, [])
+    (report,) = answer["reports"]
+    assert report.startswith("Exception in callback") and "_accept_connection()" in report
+
+
+CLOSED_MEANWHILE = """
+import ctypes, errno, socket
+
+shim = ctypes.CDLL(None)
+loop = new_event_loop()
+reports = []
+loop.set_exception_handler(lambda loop, context: (reports.append(context["message"]), loop.stop()))
+asyncio.constants.ACCEPT_RETRY_DELAY = 0.01
+server = loop.run_until_complete(loop.create_server(asyncio.Protocol, "127.0.0.1", 0))
+client = socket.create_connection(server.sockets[0].getsockname())
+shim.fault_set(b"accept", errno.EMFILE, 1)
+loop.run_forever()
+shim.fault_set(b"accept", 0, 0)
+MEANWHILE
+if not loop.is_closed():
+    loop.run_until_complete(asyncio.sleep(0.05))
+client.close()
+server.close()
+loop.close()
+print(*reports, sep="\\n")
+"""
+
+
+@pytest.mark.fastloop_only("the stock loop goes on and reports it as often as the backlog is long")
+@pytest.mark.parametrize(
+    "meanwhile",
+    ["server.close()", "loop.close()", "server.close(); other = os.open('/', 0); loop.call_soon(os.close, other)"],
+)
+def test_a_server_that_is_closed_while_it_waits_for_resources(faulty, meanwhile):
+    """It is not woken up again, whoever has its number by then."""
+    text = CLOSED_MEANWHILE.replace("MEANWHILE", meanwhile)
+    assert faulty(text, ["-W", "ignore::ResourceWarning"]) == "socket.accept() out of system resource\n"
 
 
 @pytest.mark.parametrize(

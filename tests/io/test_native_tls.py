@@ -239,6 +239,57 @@ def test_another_library_is_not_mistaken_for_the_one_in_use():
         assert "OpenSSL" in result.stdout or "_ssl" in result.stdout or "free-threaded" in result.stdout, result
 
 
+ODD_OBJECTS = """
+    import _ssl, ssl
+    from fastloop import _core
+
+    made = []
+
+    def make(count=1):
+        for _ in range(count):
+            pair = ssl.MemoryBIO(), ssl.MemoryBIO()
+            made.append((*pair, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(*pair, server_side=True)._sslobj))
+        return made[-1]
+
+    def turning():
+        # The third time around something else.
+        return make() if len(made) < 2 else (*make()[:2], bytearray())
+
+    for odd in (
+        lambda: (),
+        lambda: 1 / 0,
+        lambda: None,
+        lambda: make(2),
+        lambda: made[0],
+        lambda: (*make()[:2], object()),
+        lambda: (*make()[:2], "text"),
+        lambda: (object(), object(), make()[2]),
+        lambda: (make()[0], ssl.MemoryBIO(), made[-1][2]),
+        lambda: (made[-1], *make()[1:]),
+        lambda: make()[::-1],
+        turning,
+    ):
+        try:
+            _core.TLSConnection._find_openssl(_ssl.__file__, odd)
+        except Exception as exc:
+            print(type(exc).__name__, exc)
+    _core.TLSConnection._find_openssl(_ssl.__file__, make)
+    _core.TLSConnection._find_openssl("anything", None)
+    print("found")
+"""
+
+
+@pytest.mark.fastloop_only(reason="what serves which connection")
+def test_objects_that_do_not_fit_are_refused(python, path):
+    """Nothing is read from what is not the very SSL that OpenSSL has made just then, and the right ones are found."""
+    *refused, last = python(ODD_OBJECTS).splitlines()
+    if "free-threaded" in refused[0]:
+        pytest.skip("Python is free-threaded: TLS is not native there")
+    assert last == "found" and len(refused) == 12 and "ZeroDivisionError division by zero" in refused
+    assert "RuntimeError an object of _ssl holds its pointer nowhere" in refused
+    assert "RuntimeError the library that was found is not the one that _ssl uses" in refused
+
+
 # ---------------------------------------------------------------- bytes
 
 
@@ -337,6 +388,54 @@ def test_a_memoryview_with_gaps_ends_the_connection(link, run, contexts):
     run(main())
 
 
+WRONG_LINES = {"None": None, "number": 1, "text": "text", "gaps": memoryview(b"-a-b-c-")[::2]}
+
+
+@pytest.mark.parametrize("then", ["close", "write", "writelines", "read"])
+@pytest.mark.parametrize("wrong", WRONG_LINES)
+def test_a_line_that_is_no_bytes(link, run, contexts, wrong, then):
+    """It ends the connection: what has no length is refused right here, and the rest when the queue comes to it."""
+
+    async def main():
+        protocol, peer = await link()
+        raised = None
+        try:
+            protocol.transport.writelines([b"before", WRONG_LINES[wrong], b"behind"])
+        except TypeError as exc:
+            raised = exc
+        if then == "close":
+            protocol.transport.close()
+        elif then == "write":
+            protocol.transport.write(b"more")
+        elif then == "writelines":
+            protocol.transport.writelines([b"more"])
+        else:
+            await peer.send(peer.seal(b"data"))
+        await until(lambda: protocol.lost)
+        # As it is met, and perhaps when what is left shall go out.
+        kinds = {type(context["exception"]) for context in contexts.take()}
+        assert kinds == {BufferError if wrong == "gaps" else TypeError}
+        assert (raised is not None) == (wrong in ("None", "number"))
+
+    run(main())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_written_when_the_program_has_said_good_bye(link, run, count):
+    """By the ssl_object of the transport: OpenSSL refuses what comes then, and the connection ends with its error."""
+
+    async def main():
+        protocol, peer = await link()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            protocol.transport.get_extra_info("ssl_object").unwrap()
+        for number in range(count):
+            protocol.transport.write(b"line %d" % number)
+        await until(lambda: protocol.lost)
+        assert isinstance(protocol.error, ssl.SSLError) and "shutdown" in str(protocol.error)
+
+    run(main())
+
+
 def test_ciphertext_that_comes_byte_by_byte(link, run):
     async def main():
         protocol, peer = await link(Echo)
@@ -389,6 +488,84 @@ def test_a_record_that_was_tampered_with(link, run, version):
         # The second is all that newer versions of OpenSSL tell last.
         assert protocol.error.reason in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
         assert protocol.data == b""
+
+    run(main())
+
+
+@pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
+def test_a_record_that_was_tampered_with_behind_a_good_one(link, run, factory):
+    """In the same read."""
+
+    async def main():
+        protocol, peer = await link(factory)
+        good, bad = peer.seal(b"good"), bytearray(peer.seal(b"bad"))
+        bad[-1] ^= 1
+        await peer.send(good + bytes(bad))
+        await until(lambda: protocol.lost)
+        assert type(protocol.error) is ssl.SSLError
+        assert protocol.data in (b"", b"good")
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", ["abort", "close"])
+def test_get_buffer_may_end_the_connection(link, run, action):
+    ending = []
+
+    def get_buffer(protocol):
+        if ending:
+            getattr(protocol.transport, action)()
+        return memoryview(protocol.buffer)
+
+    async def main():
+        protocol, peer = await link(lambda: BufferedRecorder(get_buffer=get_buffer))
+        ending.append(True)
+        await peer.send(peer.seal(b"data"))
+        if action == "close":
+            assert await peer.read() in (b"", None)
+            peer.sock.close()
+        await until(lambda: protocol.lost)
+        assert protocol.events.count("connection_lost") == 1
+
+    run(main())
+
+
+LONG_AND_SHORT = {
+    "long first": [b"a" * 20_000, b"b" * 10, b"c" * 40_000],
+    "many short": [b"%03d" % number * 400 for number in range(60)],
+    "short and long": [b"a", b"b" * 16_383, b"c" * 16_385, b"", b"d"],
+}
+
+
+@pytest.mark.parametrize("lines", LONG_AND_SHORT)
+def test_lines_of_all_lengths_arrive_in_order(link, run, lines):
+    async def main():
+        protocol, peer = await link()
+        message = b"".join(LONG_AND_SHORT[lines])
+        reading = asyncio.ensure_future(peer.read_exactly(len(message)))
+        protocol.transport.writelines(LONG_AND_SHORT[lines])
+        assert await reading == message
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", ["abort", "close"])
+def test_ended_while_the_socket_is_full(link, run, action):
+    """What was written just before goes the way of what was before it."""
+
+    async def main():
+        protocol, peer = await link(small=True)
+        while "pause_writing" not in protocol.events:
+            protocol.transport.write(bytes(100_000))
+            await turns(1)
+        protocol.transport.write(b"last")
+        getattr(protocol.transport, action)()
+        if action == "close":
+            while await peer.read():
+                pass
+            peer.sock.close()
+        await until(lambda: protocol.lost)
+        assert protocol.events.count("connection_lost") == 1
 
     run(main())
 

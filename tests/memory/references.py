@@ -12,7 +12,9 @@ import contextvars
 import ctypes
 import gc
 import os
+import pathlib
 import socket
+import ssl
 import sys
 import tempfile
 import threading
@@ -20,8 +22,16 @@ import warnings
 
 import fastloop
 
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+from certificates import CA
+
 ROUNDS, CALLS = 6, 100
 warnings.simplefilter("ignore")
+
+AUTHORITY = CA()
+SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
+CLIENT = ssl.create_default_context(cadata=AUTHORITY.cert_pem.bytes().decode())
 
 
 class Protocol(asyncio.Protocol):
@@ -184,6 +194,39 @@ async def transports(loop):
     await protocol.lost
 
 
+async def secured(loop):
+    near, far = socket.socketpair()
+    accepted = loop.create_task(loop.connect_accepted_socket(Protocol, far, ssl=SERVER))
+    transport, protocol = await loop.create_connection(Protocol, sock=near, ssl=CLIENT, server_hostname="localhost")
+    peer, received = await accepted
+    for name in ("cipher", "peercert", "ssl_object", "socket"):
+        transport.get_extra_info(name)
+    transport.write(b"data")
+    transport.writelines([b"more", bytearray(b"data")])
+    peer.write(bytes(100_000))
+    with contextlib.suppress(TypeError):
+        transport.write(None)
+    transport.pause_reading()
+    transport.resume_reading()
+    await asyncio.sleep(0)
+    transport.close()
+    await protocol.lost
+    peer.abort()
+    await received.lost
+
+
+async def upgraded(loop):
+    transport, protocol, far = await connected()
+    accepted = loop.create_task(loop.connect_accepted_socket(Protocol, far, ssl=SERVER))
+    secure = await loop.start_tls(transport, protocol, CLIENT, server_hostname="localhost")
+    peer, received = await accepted
+    secure.write(b"data")
+    peer.abort()
+    await received.lost
+    secure.abort()
+    await protocol.lost
+
+
 async def servers(loop):
     protocols = []
 
@@ -330,7 +373,8 @@ def planted():
 
 CALLED = [
     planted,
-    *(scheduling, wrong_calls, reports, futures, tasks, streams, transports, servers, unix_servers, datagrams),
+    *(scheduling, wrong_calls, reports, futures, tasks, streams, transports, secured, upgraded),
+    *(servers, unix_servers, datagrams),
     *(descriptors, executors, pools, wake_ups, pipes, generators, loops, unclosed_loops),
 ]
 

@@ -362,3 +362,46 @@ def test_nothing_stays_with_a_generator_that_runs_the_loop(loop):
     except ValueError:
         next(generator)
     assert next(generator) is None
+
+
+@pytest.mark.parametrize("leaving", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["data_received", "eof_received", "pause_writing", "callback"])
+def test_an_exception_handler_that_leaves(loop, run, where, leaving):
+    """What it raises comes out of run_forever(), and the loop can go on."""
+
+    def handle(loop, context):
+        loop.set_exception_handler(None)
+        raise leaving("handler")
+
+    class Failing(asyncio.Protocol):
+        def data_received(self, data):
+            if where == "data_received":
+                raise ValueError(where)
+
+        def eof_received(self):
+            if where == "eof_received":
+                raise ValueError(where)
+
+        def pause_writing(self):
+            if where == "pause_writing":
+                raise ValueError(where)
+
+    near, far = socket.socketpair()
+    transport, _ = run(loop.create_connection(Failing, sock=near))
+    loop.set_exception_handler(handle)
+    if where == "callback":
+        loop.call_soon(int, "no number")
+    elif where == "pause_writing":
+        transport.set_write_buffer_limits(0)
+        loop.call_soon(transport.write, bytes(10_000_000))
+    else:
+        far.send(b"data")
+        far.shutdown(socket.SHUT_WR)
+    # Should nothing come.
+    timer = loop.call_later(20, loop.stop)
+    with pytest.raises(leaving, match="handler"):
+        loop.run_forever()
+    timer.cancel()
+    transport.abort()
+    run(turns(5))
+    far.close()

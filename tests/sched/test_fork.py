@@ -145,6 +145,28 @@ def test_a_child_may_go_on_with_an_idle_loop_of_its_parent(forking):
     )
 
 
+def test_a_child_may_go_on_with_the_loop_in_another_thread(forking):
+    """The descriptor for signals, which was in use, can be set by the main thread alone."""
+    assert (
+        forking("""
+        loop = new_event_loop()
+        loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+        loop.run_until_complete(asyncio.sleep(0))
+        def child():
+            thread = threading.Thread(target=loop.run_until_complete, args=[asyncio.to_thread(print, "child")])
+            thread.start()
+            thread.join()
+        print(in_child(child))
+        loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+        loop.run_forever()
+        loop.remove_signal_handler(signal.SIGUSR1)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        """)
+        == "child\n0\n"
+    )
+
+
 @pytest.mark.fastloop_only("the stock loop's child reads from the socket of its parent")
 def test_neither_takes_a_wake_up_of_the_other(forking):
     """One that is lost hangs the test. Threads of both wake the loop that both go on with."""

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from helpers import socket_pair, turns, until
+from helpers import new_loop, outcome, socket_pair, turns, until
 
 
 @pytest.fixture
@@ -504,3 +504,48 @@ def test_the_end_of_a_pipe_wakes_its_reader_and_a_broken_pipe_its_writer(loop, r
         os.close(writing)
 
     run(main())
+
+
+class Numbered:
+    """A file object with any number, or an error in its place."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __repr__(self):
+        return "<Numbered>"
+
+    def fileno(self):
+        if isinstance(self.number, Exception):
+            raise self.number
+        return self.number
+
+
+ODD_NUMBERS = [
+    -1,
+    -5,
+    2**31,
+    2**40,
+    2**80,
+    -(2**80),
+    "text",
+    "7",
+    None,
+    1e9,
+    TypeError("a"),
+    ValueError("b"),
+    OSError("c"),
+]
+
+
+@pytest.mark.fastloop_only("a direct comparison")
+@pytest.mark.parametrize("method", ["add_reader", "add_writer", "remove_reader", "remove_writer"])
+@pytest.mark.parametrize("number", ODD_NUMBERS, ids=repr)
+def test_file_objects_with_odd_numbers(loop, number, method):
+    stock = new_loop("stock")
+    try:
+        for thing in (Numbered(number), number):
+            arguments = [thing] if method.startswith("remove") else [thing, int]
+            assert outcome(getattr(loop, method), *arguments) == outcome(getattr(stock, method), *arguments)
+    finally:
+        stock.close()

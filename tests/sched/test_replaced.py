@@ -239,3 +239,41 @@ def test_a_subclass_may_set_what_the_loop_sets(loop):
     other = Loop()
     assert other.slow_callback_duration == 9
     other.close()
+
+
+class Interrupt(BaseException):
+    """Leaves run_forever()."""
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop asks it after it has slept")
+@pytest.mark.parametrize("action", ["schedule", "cancel", "stop", "raise", "nothing"])
+def test_a_clock_that_uses_the_loop_before_it_sleeps(loop, action):
+    """It is asked when there is nothing to do but to wait for a timer."""
+    ran = []
+
+    def clock():
+        loop.time = time.monotonic
+        if action == "schedule":
+            loop.call_soon(ran.append, "scheduled")
+            loop.call_soon(loop.stop)
+        elif action == "cancel":
+            timer.cancel()
+            loop.call_later(0.001, loop.stop)
+        elif action == "stop":
+            loop.stop()
+        elif action == "raise":
+            raise Interrupt
+        else:
+            loop.call_later(0.001, loop.stop)
+        return time.monotonic()
+
+    timer = loop.call_later(3600, ran.append, "too early")
+    loop.call_soon(setattr, loop, "time", clock)
+    if action == "raise":
+        with pytest.raises(Interrupt):
+            loop.run_forever()
+        loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert ran == (["scheduled"] if action == "schedule" else [])
+    timer.cancel()
