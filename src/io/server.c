@@ -1,8 +1,9 @@
 /* Listener: a listening socket that accepts for asyncio.Server.
 
    It is a reader of the poller, so it runs in its place in the ready queue as the standard loop's _accept_connection()
-   does. A plain connection is made here, from a bare descriptor; TLS, debug mode and families that only the socket
-   module knows go through the coroutine of the running Python, loop._accept_by_task().
+   does. A plain connection is made here, from a bare descriptor, one turn later as by the standard loop's task; TLS, debug
+   mode and families that only the socket module knows go through the coroutine of the running Python,
+   loop._accept_by_task().
 
    A listener lives in the poller's table; whoever takes it out of there ends it. */
 
@@ -30,7 +31,8 @@ typedef struct {
     unsigned singles;     /* wake-ups that shall accept one connection each, after a call that was in vain */
     unsigned singles_left;
     unsigned turn;    /* of the last wake-up */
-    bool may_be_more; /* that one accepted one connection and did not look for another */
+    unsigned waiting; /* connections that were accepted and have no transport yet */
+    bool may_be_more; /* that wake-up accepted one connection and did not look for another */
     int fd;
     int backlog;
     int family;
@@ -46,6 +48,13 @@ enum {
 };
 
 #define ListenerObject_CAST(op) ((ListenerObject *)(op))
+
+/* A connection in the turn between accept() and its transport. */
+typedef struct {
+    int fd;
+    socklen_t peer_size;
+    struct sockaddr_storage peer;
+} Accepted;
 
 /* ---- accepting ---- */
 
@@ -166,6 +175,54 @@ connect_one(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *pee
     return err;
 }
 
+/* A loop that is closed in between drops it. */
+static void
+on_accepted_dropped(PyObject *capsule)
+{
+    Accepted *accepted = PyCapsule_GetPointer(capsule, NULL);
+    if (accepted->fd >= 0) {
+        close(accepted->fd);
+    }
+    PyMem_Free(accepted);
+}
+
+/* ready_run: `arg` is a capsule of an Accepted. */
+static int
+run_accepted(LoopObject *loop, PyObject *owner, PyObject *arg)
+{
+    ListenerObject *self = ListenerObject_CAST(owner);
+    Accepted *accepted = PyCapsule_GetPointer(arg, NULL);
+    self->waiting--;
+    int fd = accepted->fd;
+    accepted->fd = -1;
+    return connect_one(loop, self, fd, (struct sockaddr *)&accepted->peer, accepted->peer_size);
+}
+
+/* Has connect_one() called in the next turn, when the standard loop's task takes its first step. -1 with an exception. */
+static int
+connect_soon(LoopObject *loop, ListenerObject *self, int fd, const struct sockaddr_storage *peer, socklen_t size)
+{
+    Accepted *accepted = PyMem_Malloc(sizeof(*accepted));
+    if (accepted == NULL) {
+        close(fd);
+        PyErr_NoMemory();
+        return -1;
+    }
+    *accepted = (Accepted){.fd = fd, .peer_size = size, .peer = *peer};
+    PyObject *capsule = PyCapsule_New(accepted, NULL, on_accepted_dropped);
+    if (capsule == NULL) {
+        close(fd);
+        PyMem_Free(accepted);
+        return -1;
+    }
+    int err = loop_push(loop, run_accepted, (PyObject *)self, capsule);
+    Py_DECREF(capsule);
+    if (err == 0) {
+        self->waiting++;
+    }
+    return err;
+}
+
 /* The system has no descriptor or memory left: says so, and tries again later. */
 static int
 pause_accepting(LoopObject *loop, ListenerObject *self, int code)
@@ -222,7 +279,7 @@ is_listening(LoopObject *loop, ListenerObject *self)
 
 /* Accepts once: 1 to go on, 0 when nothing is there, -1 with an exception. */
 static int
-accept_next(LoopObject *loop, ListenerObject *self)
+accept_next(LoopObject *loop, ListenerObject *self, bool at_once)
 {
     struct sockaddr_storage peer;
     socklen_t size;
@@ -230,7 +287,10 @@ accept_next(LoopObject *loop, ListenerObject *self)
     if (fd < 0) {
         return accept_failed(loop, self, fd);
     }
-    return connect_one(loop, self, fd, (struct sockaddr *)&peer, size) < 0 ? -1 : 1;
+    /* What is not made here takes a task, which begins in the next turn by itself. */
+    int err = at_once || !is_native(loop, self) ? connect_one(loop, self, fd, (struct sockaddr *)&peer, size)
+                                                : connect_soon(loop, self, fd, &peer, size);
+    return err < 0 ? -1 : 1;
 }
 
 /* How many connections to accept in this wake-up: as the standard loop until none is left, but the call that finds that
@@ -262,12 +322,12 @@ note_accepted(ListenerObject *self, long accepted)
 
 /* Accepts until nothing is left, or `most` are; how many. -1 with an exception that the loop must not swallow. */
 static long
-accept_up_to(LoopObject *loop, ListenerObject *self, long most)
+accept_up_to(LoopObject *loop, ListenerObject *self, long most, bool at_once)
 {
     long accepted = 0;
     int go_on = 1;
     while (accepted < most && go_on > 0 && is_listening(loop, self)) {
-        go_on = accept_next(loop, self);
+        go_on = accept_next(loop, self, at_once);
         accepted += go_on > 0;
     }
     if (go_on < 0) {
@@ -286,7 +346,7 @@ run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
     ListenerObject *self = ListenerObject_CAST(owner);
     self->may_be_more = false;
     long expected = connections_to_expect(loop, self);
-    long accepted = accept_up_to(loop, self, expected);
+    long accepted = accept_up_to(loop, self, expected, false);
     if (expected > 1) {
         note_accepted(self, Py_MAX(accepted, 0));
     }
@@ -322,7 +382,8 @@ Loop_accept_rest(PyObject *op, PyObject *number)
         /* A factory may close another server. */
         PyObject *outer = loop->io->late_server;
         loop->io->late_server = self->server;
-        accepted = accept_up_to(loop, self, self->backlog);
+        /* As far as the one that they came with. */
+        accepted = accept_up_to(loop, self, self->backlog, self->waiting == 0);
         if (loop->io != NULL) {
             loop->io->late_server = outer;
         }
