@@ -254,12 +254,23 @@ is_decided(ConnectorObject *self)
     return poll(&asked, 1, 0) > 0;
 }
 
-/* Has run_connected() called when the outcome is known: in the next turn at the earliest, as on the standard loop. */
+/* Has run_connected() called when the outcome is known: in the next turn at the earliest, as on the standard loop. Where
+   the other end may be a server of this very loop, the poll tells of both, and of the server first. */
 static int
 await_outcome(LoopObject *loop, ConnectorObject *self)
 {
-    return is_decided(self) ? loop_push(loop, run_connected, (PyObject *)self, NULL)
-                            : poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
+    /* An audit hook of begin() may have closed it. */
+    if (loop_check_open(loop) < 0) {
+        return -1;
+    }
+    if (is_decided(self)) {
+        if (!loop->io->has_served) {
+            return loop_push(loop, run_connected, (PyObject *)self, NULL);
+        }
+        loop->io->serves_itself = true;
+        loop_poll_soon(loop);
+    }
+    return poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
 }
 
 static ConnectorObject *

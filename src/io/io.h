@@ -58,6 +58,8 @@ struct IoPart {
     char *receive_buffer;   /* see io_receive_buffer() */
     bool no_native_sockets; /* FASTLOOP_DISABLE=sockets */
     bool no_native_servers; /* FASTLOOP_DISABLE=servers */
+    bool has_served;        /* a server has been started */
+    bool serves_itself;     /* and a connection to this machine since then: it may come from this very loop */
     ServerClasses server_classes;
     PyObject *late_server; /* borrowed: takes connections although it is closed, see Loop_accept_rest() */
 

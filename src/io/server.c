@@ -297,7 +297,8 @@ accept_next(LoopObject *loop, ListenerObject *self, bool at_once)
    out costs as much as the one before it. Where connections come one at a time it is left out, and the next poll
    tells whether there is another; more and more seldom it is tried whether they have begun to come in crowds. When one
    turn after the other finds one it is soon tried: a crowd must not wait a turn for each. Only natively, where
-   Loop_accept_rest() can make up for it. */
+   Loop_accept_rest() can make up for it, and not where clients in the same loop can tell in which turn they were
+   accepted. */
 static long
 connections_to_expect(LoopObject *loop, ListenerObject *self)
 {
@@ -306,7 +307,8 @@ connections_to_expect(LoopObject *loop, ListenerObject *self)
         self->singles_left /= 2;
     }
     self->turn = turn;
-    if (self->singles_left > 0 && is_native(loop, self) && !loop->io->no_native_servers) {
+    bool may_leave_some = is_native(loop, self) && !loop->io->no_native_servers && !loop->io->serves_itself;
+    if (self->singles_left > 0 && may_leave_some) {
         self->singles_left--;
         return 1;
     }
@@ -486,7 +488,11 @@ Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
                   ? -1
                   : watch(loop, self);
     Py_DECREF(self);
-    return err < 0 ? NULL : Py_NewRef(Py_None);
+    if (err < 0) {
+        return NULL;
+    }
+    loop->io->has_served = true;
+    Py_RETURN_NONE;
 }
 
 /* ---- the type ---- */

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from helpers import Recorder, socket_pair, turns
+from helpers import Recorder, socket_pair, turns, until
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -381,6 +381,45 @@ def test_a_connection_gets_its_protocol_in_the_turn_after_it_was_accepted(loop, 
         for sock in (client, ours, theirs):
             sock.close()
         await asyncio.sleep(0.001)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_server_and_its_clients_in_one_loop_take_turns_as_on_the_standard_loop(loop, run):
+    """Who was accepted is told first, whichever way the loop learns of the two ends."""
+
+    async def main():
+        order, protocols = [], []
+
+        def note(what):
+            def factory():
+                protocols.append(Recorder(connection_made=lambda _: order.append(what)))
+                return protocols[-1]
+
+            return factory
+
+        async def connect():
+            transport, _ = await loop.create_connection(note("client"), *address)
+            order.append("connected")
+            return transport
+
+        server = await loop.create_server(note("server"), "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        for count in [1, 1, 1, 3]:
+            # Now and then the system has one end ready before the other.
+            for _ in range(20):
+                order.clear()
+                transports = await asyncio.gather(*(connect() for _ in range(count)))
+                await until(lambda count=count: order.count("server") == count)
+                for transport in transports:
+                    transport.close()
+                await until(lambda: all(protocol.lost for protocol in protocols))
+                if order == ["server"] * count + ["client"] * count + ["connected"] * count:
+                    break
+            else:
+                pytest.fail(f"never in order, {order}")
         server.close()
         await server.wait_closed()
 
