@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 _LIBUV = (
-    "install it (Debian, Ubuntu: apt-get install libuv1-dev; Fedora: dnf install libuv; Alpine: apk add libuv; "
+    "install one (Debian, Ubuntu: apt-get install libuv1-dev; Fedora: dnf install libuv; Alpine: apk add libuv; "
     "macOS: brew install libuv), or install a wheel of fastloop, which carries its own"
 )
 _BUILD = "in the folder of its source: python -m pip install ."
@@ -29,6 +29,8 @@ def explain(error: ImportError) -> str:
         return f"fastloop needs Python 3.11 or later, and this is {version}"
     if "libuv.so" in reason or "libuv.1.dylib" in reason:
         return f"fastloop does not find the library libuv ({reason}): {_LIBUV}"
+    if reason.startswith("libuv "):
+        return f"the library libuv is too old for fastloop ({reason}): {_LIBUV}"
     if "symbol" in reason and "uv_" in reason:
         return (
             f"the library libuv is older than the one that fastloop was built with ({reason}): build it again, {_BUILD}"

@@ -358,12 +358,6 @@ class UnixMixin(_Listening):
         )
         self.create_task(accept, **keywords)
 
-    def _stop_serving(self, sock: socket.socket) -> None:
-        try:
-            self._accept_rest(sock.fileno())
-        finally:
-            self._close_listening(sock)
-
     # -- child processes -------------------------------------------------------------------------------------------
 
     _child_watcher_callback = _Unix._child_watcher_callback
@@ -521,4 +515,4 @@ class UnixMixin(_Listening):
 
 
 # The file of a Unix socket is removed by that code itself: tools that look for blocking calls know it by its place.
-UnixMixin._close_listening = _with_super_of(UnixMixin, _Unix._stop_serving)  # type: ignore[method-assign]
+UnixMixin._stop_serving = _with_super_of(UnixMixin, _Unix._stop_serving)  # type: ignore[method-assign]

@@ -23,7 +23,9 @@
 #include <unistd.h>
 #include <uv.h>
 
-#if UV_VERSION_HEX < ((1 << 16) | (44 << 8))
+/* libuv 1.44, as uv_version() writes it. */
+#define LIBUV_MINIMUM ((1 << 16) | (44 << 8))
+#if UV_VERSION_HEX < LIBUV_MINIMUM
 #error "fastloop needs libuv 1.44 or later"
 #endif
 

@@ -15,6 +15,18 @@
 #include "sched/park.h"
 #include "state.h"
 
+/* What the linker found when this was built may be another library than what the loader finds now: an older one has all
+   the functions that we call. */
+static int
+check_libuv(void)
+{
+    if (uv_version() < LIBUV_MINIMUM) {
+        PyErr_Format(PyExc_ImportError, "libuv 1.44 or later is needed, this is %s", uv_version_string());
+        return -1;
+    }
+    return 0;
+}
+
 /* A subclass's fields start behind the base's slots: is the room that we left for them large enough? */
 static int
 check_base_fits(PyTypeObject *base, size_t room)
@@ -146,7 +158,7 @@ static int
 core_exec(PyObject *module)
 {
     State *state = state_of_module(module);
-    if (intern_names(state) < 0 || import_names(state) < 0 || make_types(module, state) < 0 ||
+    if (check_libuv() < 0 || intern_names(state) < 0 || import_names(state) < 0 || make_types(module, state) < 0 ||
         handle_find_slots(state) < 0 || add_versions(module) < 0) {
         return -1;
     }

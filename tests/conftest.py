@@ -20,7 +20,7 @@ import pytest
 import helpers
 
 #: Seconds that one test may take: pytest-timeout interrupts it.
-TIMEOUT = 60
+TIMEOUT = 100
 #: When even that does not reach the interpreter (a loop that is stuck in C), faulthandler prints every stack and ends
 #: the process after so many seconds. Starting its thread is slow, so it is wound up only now and then.
 WATCHDOG = 360

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import ssl
@@ -24,10 +25,14 @@ FAMILIES = {"tcp": socket.AF_INET, "unix": socket.AF_UNIX}
 def new_loop(name):
     """Make a loop: 'stock' for asyncio's selector loop, 'fastloop' for ours."""
     if name == "stock":
-        return asyncio.SelectorEventLoop()
-    import fastloop
+        loop = asyncio.SelectorEventLoop()
+    else:
+        import fastloop
 
-    return fastloop.new_event_loop()
+        loop = fastloop.new_event_loop()
+    # On a busy machine anything may be slow, which debug mode would tell.
+    loop.slow_callback_duration = 1000
+    return loop
 
 
 # ---------------------------------------------------------------- leftovers
@@ -162,7 +167,7 @@ class Guard:
         return not self.children and has_children()
 
 
-def wait_until_empty(probe, seconds=3):
+def wait_until_empty(probe, seconds=20):
     """Call probe() until its result is false, for some seconds; return the last result."""
     deadline = time.monotonic() + seconds
     while (left := probe()) and time.monotonic() < deadline:
@@ -207,13 +212,32 @@ def settle(loop):
 # ---------------------------------------------------------------- waiting and comparing
 
 
-async def until(predicate, seconds=20):
+#: How long a test waits for what is to come, which it does at once where nobody else needs the processor.
+PATIENCE = 50
+
+
+async def until(predicate, seconds=PATIENCE):
     """Wait until predicate() is true, by polling: it depends on nothing of the loop but sleep()."""
     deadline = time.monotonic() + seconds
     while not (value := predicate()):
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.001)
     return value
+
+
+async def without_clients(server):
+    """Close a server, and wait until its connections have ended; wait_closed() does not do so before Python 3.12."""
+    server.close()
+    await until(lambda: not (server._clients if hasattr(server, "_clients") else server._active_count))
+    await server.wait_closed()
+
+
+def arrived(sock):
+    """Wait, without the loop, until the kernel has something to read for a socket; tell whether it has.
+
+    Also over the loopback interface what was sent may come a moment later.
+    """
+    return bool(select.select([sock], [], [], PATIENCE)[0])
 
 
 async def turns(count=3):
@@ -384,7 +408,7 @@ class Peer:
         self.sock = sock
 
     async def attempt(self, function, *args):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 return function(*args)
@@ -602,9 +626,11 @@ class Authority:
 # ---------------------------------------------------------------- child processes
 
 PRELUDE = """\
-import asyncio, faulthandler, os, signal, sys, threading, time, warnings
+import asyncio, faulthandler, logging, os, signal, sys, threading, time, warnings
+# In debug mode a slow callback is told, and on a busy machine anything may be slow.
+logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 if {watchdog}:
-    faulthandler.dump_traceback_later(45, exit=True)
+    faulthandler.dump_traceback_later(80, exit=True)
 else:
     # A thread that was joined is there for the system a moment longer.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -625,6 +651,8 @@ class ChildPython:
         self.children = []
         # A thread that ends a stuck child. CPython warns of a fork beside any thread: tests of fork do without.
         self.watchdog = True
+        # How long a child may take; less than the test itself.
+        self.seconds = 90
 
     def finish(self):
         """End and wait for every child."""
@@ -670,7 +698,7 @@ class ChildPython:
         `stderr` is a regular expression that the whole standard error must match; None checks nothing.
         """
         child = self.start(source, options)
-        output, errors = child.communicate(timeout=60)
+        output, errors = child.communicate(timeout=self.seconds)
         assert child.returncode == status, f"exit status {child.returncode}\n{output}\n{errors}"
         if stderr is not None:
             assert re.fullmatch(stderr, errors.strip(), re.DOTALL), errors

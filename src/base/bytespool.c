@@ -66,9 +66,31 @@ bytespool_drop(BytesPool *pool, PyObject *op)
     pool->first[slot] = op;
 }
 
+PyObject *
+bytespool_room(BytesPool *pool, int steps)
+{
+    PyObject *room = pool->rooms[steps - 1];
+    pool->rooms[steps - 1] = NULL;
+    return room != NULL ? room : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)steps * BYTESPOOL_ROOM_STEP);
+}
+
+void
+bytespool_drop_room(BytesPool *pool, PyObject *room, int steps)
+{
+    if (HAVE_FREE_THREADING || Py_REFCNT(room) != 1 || pool->rooms[steps - 1] != NULL) {
+        Py_DECREF(room);
+        return;
+    }
+    compat_bytes_renew(room, (Py_ssize_t)steps * BYTESPOOL_ROOM_STEP);
+    pool->rooms[steps - 1] = room;
+}
+
 void
 bytespool_clear(BytesPool *pool)
 {
+    for (int i = 0; i < BYTESPOOL_ROOMS; i++) {
+        Py_CLEAR(pool->rooms[i]);
+    }
     for (size_t slot = 0; slot < BYTESPOOL_CLASSES; slot++) {
         while (pool->first[slot] != NULL) {
             Py_DECREF(pop(pool, slot));

@@ -88,8 +88,7 @@ plain_server(SocketTransport *transport, PyObject *server, PyObject *name)
         return NULL;
     }
     PyObject *sockets = PyDict_GetItemWithError(dict, state->str__sockets);
-    bool is_closed = sockets == Py_None && server != loop->io->late_server;
-    if (sockets == NULL || is_closed || PyDict_GetItemWithError(dict, name) != NULL) {
+    if (sockets == NULL || sockets == Py_None || PyDict_GetItemWithError(dict, name) != NULL) {
         Py_CLEAR(dict);
     }
     return dict;

@@ -254,23 +254,51 @@ is_decided(ConnectorObject *self)
     return poll(&asked, 1, 0) > 0;
 }
 
-/* Has run_connected() called when the outcome is known: in the next turn at the earliest, as on the standard loop. Where
-   the other end may be a server of this very loop, the poll tells of both, and of the server first. */
+/* Has the next poll find it, behind everything else: the server may have its end in this very loop. */
+static int
+note_decided(LoopObject *loop, ConnectorObject *self)
+{
+    struct IoPart *io = loop->io;
+    if (io->decided == NULL) {
+        io->decided = PyList_New(0);
+    }
+    if (io->decided == NULL || PyList_Append(io->decided, (PyObject *)self) < 0) {
+        return -1;
+    }
+    loop->has_found = true;
+    loop_poll_soon(loop);
+    return 0;
+}
+
+void
+connect_collect(LoopObject *loop)
+{
+    PyObject *decided = loop->io->decided;
+    Py_ssize_t count = 0;
+    while (count < PyList_GET_SIZE(decided) &&
+           loop_push(loop, run_connected, PyList_GET_ITEM(decided, count), NULL) == 0) {
+        count++;
+    }
+    loop->has_found = count < PyList_GET_SIZE(decided) || PyList_SetSlice(decided, 0, count, NULL) < 0;
+    if (loop->has_found) {
+        /* No memory: what is queued makes room, and what is queued twice finds the outcome told. */
+        PyErr_Clear();
+    }
+}
+
+void
+connect_forget(LoopObject *loop)
+{
+    loop->has_found = false;
+    Py_CLEAR(loop->io->decided);
+}
+
+/* Has run_connected() called when the outcome is known: in the next turn at the earliest, as on the standard loop. */
 static int
 await_outcome(LoopObject *loop, ConnectorObject *self)
 {
-    /* An audit hook of begin() may have closed it. */
-    if (loop_check_open(loop) < 0) {
-        return -1;
-    }
-    if (is_decided(self)) {
-        if (!loop->io->has_served) {
-            return loop_push(loop, run_connected, (PyObject *)self, NULL);
-        }
-        loop->io->serves_itself = true;
-        loop_poll_soon(loop);
-    }
-    return poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
+    return is_decided(self) ? note_decided(loop, self)
+                            : poller_watch(loop, self->fd, POLLSET_WRITE, run_connected, (PyObject *)self, NULL);
 }
 
 static ConnectorObject *

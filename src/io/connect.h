@@ -7,6 +7,11 @@
 
 extern PyType_Spec Connector_spec;
 
+/* LoopHooks.collect: queues what is decided. */
+void connect_collect(LoopObject *loop);
+/* Drops it. */
+void connect_forget(LoopObject *loop);
+
 PyObject *Loop_start_connecting(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
 
 #endif

@@ -84,6 +84,7 @@ io_close(LoopObject *loop)
         return;
     }
     signals_close(loop);
+    connect_forget(loop);
     while (io->streams != NULL) {
         UvStream *stream = io->streams;
         if (stream->owner != NULL) {
@@ -113,6 +114,7 @@ io_abandon(LoopObject *loop)
     }
     signals_close(loop);
     poller_close(loop);
+    connect_forget(loop);
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
     PyMem_RawFree(io->plain_buffer);
@@ -147,6 +149,7 @@ io_traverse(LoopObject *loop, visitproc visit, void *arg)
     for (SocketTransport *transport = io->active; transport != NULL; transport = transport->next_active) {
         Py_VISIT(transport);
     }
+    Py_VISIT(io->decided);
     Py_VISIT(io->foreign_transports);
     return poller_traverse(&io->poller, visit, arg);
 }
@@ -160,6 +163,7 @@ io_clear(LoopObject *loop)
     }
     poller_clear(loop);
     senders_clear(loop);
+    connect_forget(loop);
     io->flush_head = io->flush_tail = NULL;
     while (io->active != NULL) {
         transport_release(io->active, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);
@@ -169,6 +173,7 @@ io_clear(LoopObject *loop)
 
 const LoopHooks io_hooks = {
     .open = io_open,
+    .collect = connect_collect,
     .flush = io_flush,
     .close = io_close,
     .abandon = io_abandon,
@@ -317,7 +322,6 @@ PyMethodDef io_loop_methods[] = {
     {"_make_socket_transport", VARARGS_KEYWORDS(Loop_make_socket_transport), NULL},
     {"_start_connecting", (PyCFunction)(void (*)(void))Loop_start_connecting, METH_FASTCALL, NULL},
     {"_start_serving", VARARGS_KEYWORDS(Loop_start_serving), NULL},
-    {"_accept_rest", Loop_accept_rest, METH_O, NULL},
     {"sock_recv", FASTCALL_KEYWORDS(Loop_sock_recv),
      "sock_recv($self, sock, n)\n--\n\nReceive at most `n` bytes from a socket; b\"\" when the other side has "
      "closed.\n\nSee asyncio.loop.sock_recv()."},

@@ -36,8 +36,9 @@ struct IoPart {
     Poller poller;
     Signals signals;
 
-    UvStream *streams;           /* every stream whose uv handle is not being closed yet */
-    UvStream *changed;           /* streams that libuv will watch otherwise; checked before each poll */
+    UvStream *streams; /* every stream whose uv handle is not being closed yet */
+    UvStream *changed; /* streams that libuv will watch otherwise; checked before each poll, in this order */
+    UvStream *changed_last;
     SocketTransport *active;     /* transports that libuv may call, or that have bytes to flush: strong references */
     SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */
     SocketTransport *flush_tail;
@@ -46,7 +47,7 @@ struct IoPart {
 
     /* From the allocation callback of libuv to the read callback that follows it at once. */
     char *read_buffer;    /* shared by all small reads; allocated by the first */
-    PyObject *read_bytes; /* a bulk read goes straight into this bytes object, or NULL */
+    PyObject *read_bytes; /* a bulk read goes straight into this bytes object or bytearray, or NULL */
     Py_buffer read_view;  /* the buffer of a BufferedProtocol; obj is NULL when there is none */
     bool read_put_off;    /* the allocation callback has given no buffer on purpose */
 
@@ -58,11 +59,9 @@ struct IoPart {
     char *receive_buffer;   /* see io_receive_buffer() */
     bool no_native_sockets; /* FASTLOOP_DISABLE=sockets */
     bool no_native_servers; /* FASTLOOP_DISABLE=servers */
-    bool has_served;        /* a server has been started */
-    bool serves_itself;     /* and a connection to this machine since then: it may come from this very loop */
     ServerClasses server_classes;
-    PyObject *late_server; /* borrowed: takes connections although it is closed, see Loop_accept_rest() */
 
+    PyObject *decided;            /* list of Connectors whose outcome the next poll tells, see connect.c; or NULL */
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
     IoTraits traits;
 };

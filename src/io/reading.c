@@ -1,9 +1,9 @@
 /* Reading: from libuv to data_received(), buffer_updated() and eof_received().
 
    Reads share one buffer of the loop and are copied to bytes of the exact size, memory of an earlier message where there is
-   some (base/bytespool.h); a peer that fills all of it is read straight into a bytes object; a BufferedProtocol gives its
-   own buffer. Nothing allocates much more than was read: malloc would map, fault in and unmap pages for every message,
-   which costs several times the copy.
+   some (base/bytespool.h); what a peer that sends bulk is going to send is read straight into a bytes object; a
+   BufferedProtocol gives its own buffer. Nothing allocates much more than was read: malloc would map, fault in and unmap
+   pages for every message, which costs several times the copy.
 
    libuv calls the allocation callback, reads, and calls the read callback. uv_read_stop() in between takes the read
    callback away and crashes libuv 1.44, so what get_buffer() does to the transport is caught up with afterwards.
@@ -23,10 +23,10 @@
 enum {
     /* As much as the standard loop reads at once. */
     READ_SIZE = 256 * 1024,
-    /* A bytes object that is filled less than this is copied: shrinking a block that malloc has mapped by itself moves
-       pages, and malloc does not learn from it to keep the next one. */
-    KEPT_MINIMUM = 192 * 1024,
+    /* What is smaller is copied. */
+    BULK_MINIMUM = 32 * 1024,
 };
+_Static_assert((int)READ_SIZE == (int)BYTESPOOL_ROOMS * (int)BYTESPOOL_ROOM_STEP, "the largest room takes all");
 
 /* ---- the allocation callback ---- */
 
@@ -95,9 +95,9 @@ take_own_buffer(SocketTransport *self, struct IoPart *io)
             return uv_buf_init(PyByteArray_AS_STRING(io->read_bytes), (unsigned)PyByteArray_GET_SIZE(io->read_bytes));
         }
     } else if (self->bulk) {
-        io->read_bytes = PyBytes_FromStringAndSize(NULL, READ_SIZE);
+        io->read_bytes = bytespool_room(&io->bytes, self->bulk);
         if (io->read_bytes != NULL) {
-            return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), READ_SIZE);
+            return uv_buf_init(PyBytes_AS_STRING(io->read_bytes), (unsigned)PyBytes_GET_SIZE(io->read_bytes));
         }
         PyErr_Clear();
     }
@@ -195,19 +195,21 @@ call_protocol(SocketTransport *self, PyObject *name, PyObject *argument)
     return result == NULL ? -1 : 0;
 }
 
-/* What was read as bytes: a copy, or `direct` (stolen) shrunk. NULL with an exception. */
-static PyObject *
-bytes_read(SocketTransport *self, const char *data, Py_ssize_t size, PyObject *direct)
+/* How many steps of room hold `size` bytes and more. */
+static int
+steps_for(Py_ssize_t size)
 {
-    self->bulk = size == READ_SIZE;
-    if (direct != NULL && size >= KEPT_MINIMUM) {
-        /* On failure the object is gone and NULL comes back. */
-        (void)_PyBytes_Resize(&direct, size);
-        return direct;
-    }
-    PyObject *bytes = bytespool_new(&self->loop->io->bytes, data, size);
-    Py_XDECREF(direct);
-    return bytes;
+    return (int)Py_MIN(size / BYTESPOOL_ROOM_STEP + 1, BYTESPOOL_ROOMS);
+}
+
+/* What to read into the next time: a peer that sends as much as before will do so again. */
+static void
+expect_more(SocketTransport *self, Py_ssize_t size)
+{
+    int steps = steps_for(size);
+    bool repeats = size == READ_SIZE || (size >= BULK_MINIMUM && steps == self->was_bulk);
+    self->bulk = (uint8_t)(repeats ? steps : 0);
+    self->was_bulk = (uint8_t)steps;
 }
 
 static int
@@ -216,17 +218,35 @@ deliver_bytes(SocketTransport *self, PyObject *bytes)
     if (bytes == NULL) {
         return transport_fail(self, "Fatal read error on socket transport");
     }
-    LoopObject *loop = self->loop;
-    int err = 0;
-    if (!self->conn_lost) {
-        err = call_protocol(self, self->state->str_data_received, bytes);
-        if (err < 0) {
-            err = transport_fail(self, "Fatal error: protocol.data_received() call failed.");
-        }
+    if (self->conn_lost) {
+        return 0;
     }
+    int err = call_protocol(self, self->state->str_data_received, bytes);
+    return err < 0 ? transport_fail(self, "Fatal error: protocol.data_received() call failed.") : 0;
+}
+
+static int
+deliver_copy(SocketTransport *self, const char *data, Py_ssize_t size)
+{
+    BytesPool *pool = &self->loop->io->bytes;
+    PyObject *bytes = bytespool_new(pool, data, size);
+    int err = deliver_bytes(self, bytes);
     /* The poll is under way: the loop and its parts are there whatever became of the transport. */
-    bytespool_drop(&loop->io->bytes, bytes);
+    if (bytes != NULL) {
+        bytespool_drop(pool, bytes);
+    }
     return err;
+}
+
+/* What was read into a room that may be much too large for it. */
+static int
+deliver_room(SocketTransport *self, PyObject *room, Py_ssize_t size)
+{
+    if (size < PyBytes_GET_SIZE(room) / 4 * 3) {
+        return deliver_copy(self, PyBytes_AS_STRING(room), size);
+    }
+    compat_bytes_renew(room, size);
+    return deliver_bytes(self, room);
 }
 
 /* Ciphertext; errors are those of a BufferedProtocol, which SSLProtocol is. */
@@ -250,7 +270,7 @@ deliver_to_reader(SocketTransport *self, const char *data, Py_ssize_t size, PyOb
     if (!self->sinks || self->conn_lost) {
         return false;
     }
-    self->bulk = size >= SINK_BULK;
+    self->bulk = size >= SINK_BULK ? 1 : 0;
     PyObject *protocol = Py_NewRef(self->protocol);
     int taken = sink_feed(self->state, protocol, data, size, spare);
     Py_DECREF(protocol);
@@ -351,29 +371,28 @@ deliver_error(SocketTransport *self, int code)
     return transport_fail(self, "Fatal read error on socket transport");
 }
 
-/* `asked`: the protocol's get_buffer() was called for this read. `direct`: the bytes (stolen) or the spare bytearray
-   (borrowed) that was read into, or NULL. */
+/* `asked`: the protocol's get_buffer() was called for this read. `own`: the room or the spare bytearray that was read into,
+   or NULL. */
 static int
-deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *direct, bool asked)
+deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *own, bool asked)
 {
-    bool is_spare = direct != NULL && PyByteArray_CheckExact(direct);
-    PyObject *spare = is_spare ? direct : NULL;
-    direct = is_spare ? NULL : direct;
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
         metrics_received(&self->loop->metrics, (size_t)size);
+        if (asked) {
+            return deliver_buffered(self, size);
+        }
+        if (self->secured) {
+            return deliver_secured(self, data, (size_t)size);
+        }
+        PyObject *room = own != NULL && PyBytes_CheckExact(own) ? own : NULL;
         int err;
-        if (self->secured && !asked) {
-            err = deliver_secured(self, data, (size_t)size);
-            Py_XDECREF(direct);
+        if (room == NULL && deliver_to_reader(self, data, size, own, &err)) {
             return err;
         }
-        if (!asked && direct == NULL && deliver_to_reader(self, data, size, spare, &err)) {
-            return err;
-        }
-        return asked ? deliver_buffered(self, size) : deliver_bytes(self, bytes_read(self, data, size, direct));
+        expect_more(self, size);
+        return room == NULL ? deliver_copy(self, data, size) : deliver_room(self, room, size);
     }
-    Py_XDECREF(direct);
     if (size == 0 || (size == UV_ENOBUFS && asked)) {
         /* Nothing to read after all, or get_buffer() failed, which the allocation callback has dealt with. */
         return 0;
@@ -393,13 +412,32 @@ report_time(SocketTransport *self, LoopObject *loop, uint64_t ns)
     }
 }
 
+/* The steps of a room, 0 for a spare bytearray or nothing. */
+static int
+steps_of(PyObject *own)
+{
+    return own != NULL && PyBytes_CheckExact(own) ? (int)(PyBytes_GET_SIZE(own) / BYTESPOOL_ROOM_STEP) : 0;
+}
+
+/* Keeps what was read into (stolen, or NULL) for the next time, unless the protocol has kept it. */
+static void
+put_back(LoopObject *loop, PyObject *own, int steps)
+{
+    if (steps > 0) {
+        bytespool_drop_room(&loop->io->bytes, own, steps);
+    } else if (own != NULL) {
+        sink_buffer_done(loop->state, own);
+    }
+}
+
 /* After a read into what take_buffer() gave: `size` bytes, or a negative libuv code. -1 with SystemExit or
    KeyboardInterrupt. */
 static int
 finish_read(SocketTransport *self, LoopObject *loop, ssize_t size, const char *data)
 {
     struct IoPart *io = loop->io;
-    PyObject *direct = io->read_bytes;
+    PyObject *own = io->read_bytes;
+    int steps = steps_of(own);
     Py_buffer view = io->read_view;
     io->read_bytes = NULL;
     io->read_view = (Py_buffer){NULL};
@@ -412,11 +450,8 @@ finish_read(SocketTransport *self, LoopObject *loop, ssize_t size, const char *d
     }
     PyBuffer_Release(&view);
     PyObject *entered = transport_enter_context(self->context);
-    PyObject *spare = direct != NULL && PyByteArray_CheckExact(direct) ? direct : NULL;
-    int err = deliver(self, size, data, direct, asked);
-    if (spare != NULL) {
-        sink_buffer_done(loop->state, spare);
-    }
+    int err = deliver(self, size, data, own, asked);
+    put_back(loop, own, steps);
     transport_leave_context(entered);
     return err;
 }

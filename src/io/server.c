@@ -1,9 +1,9 @@
 /* Listener: a listening socket that accepts for asyncio.Server.
 
    It is a reader of the poller, so it runs in its place in the ready queue as the standard loop's _accept_connection()
-   does. A plain connection is made here, from a bare descriptor, one turn later as by the standard loop's task; TLS, debug
-   mode and families that only the socket module knows go through the coroutine of the running Python,
-   loop._accept_by_task().
+   does, and accepts what is there. Each connection is made by a record of the next turn, where the standard loop has a
+   task: from a bare descriptor; TLS, debug mode and families that only the socket module knows go through the coroutine
+   of the running Python, loop._accept_by_task().
 
    A listener lives in the poller's table; whoever takes it out of there ends it. */
 
@@ -19,20 +19,25 @@
 #include "io/io.h"
 #include "io/transport.h"
 
+/* A connection that was accepted and is to be made. */
+typedef struct Accepted {
+    struct Accepted *next;
+    int fd;
+    socklen_t size;
+    struct sockaddr_storage peer; /* last: no more is allocated than the address needs */
+} Accepted;
+
 typedef struct {
     PyObject_HEAD
     PyObject *factory;
-    PyObject *sock;       /* the listening Python socket */
-    PyObject *sslcontext; /* None without TLS */
-    PyObject *server;     /* None without one */
-    PyObject *timeouts;   /* (handshake, shutdown), for TLS */
-    PyObject *context;    /* a copy of the one that started serving, or the one that was asked for */
-    bool context_given;   /* 3.15: every callback of a connection runs in one copy of it */
-    unsigned singles;     /* wake-ups that shall accept one connection each, after a call that was in vain */
-    unsigned singles_left;
-    unsigned turn;    /* of the last wake-up */
-    unsigned waiting; /* connections that were accepted and have no transport yet */
-    bool may_be_more; /* that wake-up accepted one connection and did not look for another */
+    PyObject *sock;         /* the listening Python socket */
+    PyObject *sslcontext;   /* None without TLS */
+    PyObject *server;       /* None without one */
+    PyObject *timeouts;     /* (handshake, shutdown), for TLS */
+    PyObject *context;      /* a copy of the one that started serving, or the one that was asked for */
+    bool context_given;     /* 3.15: every callback of a connection runs in one copy of it */
+    struct Accepted *first; /* for each there is a record of run_accepted() */
+    struct Accepted *last;
     int fd;
     int backlog;
     int family;
@@ -40,21 +45,7 @@ typedef struct {
     int proto;
 } ListenerObject;
 
-enum {
-    /* Odd, as 2 n + 1 reaches it. */
-    SINGLES_MAX = 63,
-    /* No more than this pass between two polls. */
-    TURNS_UNPOLLED = 16,
-};
-
 #define ListenerObject_CAST(op) ((ListenerObject *)(op))
-
-/* A connection in the turn between accept() and its transport. */
-typedef struct {
-    int fd;
-    socklen_t peer_size;
-    struct sockaddr_storage peer;
-} Accepted;
 
 /* ---- accepting ---- */
 
@@ -143,10 +134,12 @@ is_native(LoopObject *loop, ListenerObject *self)
            (self->family == AF_INET || self->family == AF_INET6 || self->family == AF_UNIX);
 }
 
+typedef int (*Connect)(LoopObject *, ListenerObject *, int fd, struct sockaddr *, socklen_t, PyObject *context);
+
 /* Makes a connection of an accepted descriptor. 0, or -1 with an exception: MemoryError, SystemExit, KeyboardInterrupt.
    What else goes wrong costs that connection and is reported in debug mode only, as on the standard loop. */
 static int
-connect_one(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *peer, socklen_t size)
+connect_one(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *peer, socklen_t size, Connect connect)
 {
     /* The standard loop has a task there, which copies. */
     PyObject *context = PyContext_Copy(self->context);
@@ -155,8 +148,7 @@ connect_one(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *pee
         close(fd);
         return -1;
     }
-    int err = is_native(loop, self) ? connect_native(loop, self, fd, peer, size, context)
-                                    : connect_by_task(loop, self, fd, peer, size, context);
+    int err = connect(loop, self, fd, peer, size, context);
     if (err < 0 && !loop_must_propagate()) {
         if (loop->debug) {
             loop_report(loop, "Error on transport creation for incoming connection", NULL);
@@ -171,54 +163,6 @@ connect_one(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *pee
     Py_DECREF(context);
     if (exc != NULL) {
         compat_restore_exception(exc);
-    }
-    return err;
-}
-
-/* A loop that is closed in between drops it. */
-static void
-on_accepted_dropped(PyObject *capsule)
-{
-    Accepted *accepted = PyCapsule_GetPointer(capsule, NULL);
-    if (accepted->fd >= 0) {
-        close(accepted->fd);
-    }
-    PyMem_Free(accepted);
-}
-
-/* ready_run: `arg` is a capsule of an Accepted. */
-static int
-run_accepted(LoopObject *loop, PyObject *owner, PyObject *arg)
-{
-    ListenerObject *self = ListenerObject_CAST(owner);
-    Accepted *accepted = PyCapsule_GetPointer(arg, NULL);
-    self->waiting--;
-    int fd = accepted->fd;
-    accepted->fd = -1;
-    return connect_one(loop, self, fd, (struct sockaddr *)&accepted->peer, accepted->peer_size);
-}
-
-/* Has connect_one() called in the next turn, when the standard loop's task takes its first step. -1 with an exception. */
-static int
-connect_soon(LoopObject *loop, ListenerObject *self, int fd, const struct sockaddr_storage *peer, socklen_t size)
-{
-    Accepted *accepted = PyMem_Malloc(sizeof(*accepted));
-    if (accepted == NULL) {
-        close(fd);
-        PyErr_NoMemory();
-        return -1;
-    }
-    *accepted = (Accepted){.fd = fd, .peer_size = size, .peer = *peer};
-    PyObject *capsule = PyCapsule_New(accepted, NULL, on_accepted_dropped);
-    if (capsule == NULL) {
-        close(fd);
-        PyMem_Free(accepted);
-        return -1;
-    }
-    int err = loop_push(loop, run_accepted, (PyObject *)self, capsule);
-    Py_DECREF(capsule);
-    if (err == 0) {
-        self->waiting++;
     }
     return err;
 }
@@ -277,9 +221,61 @@ is_listening(LoopObject *loop, ListenerObject *self)
     return poller_has_reader(loop, self->fd, (PyObject *)self);
 }
 
+/* -1 when the exception that is set must leave run_forever(). */
+static int
+report_unless_fatal(LoopObject *loop, ListenerObject *self)
+{
+    if (loop_must_propagate()) {
+        return -1;
+    }
+    loop_report(loop, "Exception in callback Loop._accept_connection()", "socket", self->sock, NULL);
+    return 0;
+}
+
+/* ready_run: makes the connection that was accepted first. */
+static int
+run_accepted(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    ListenerObject *self = ListenerObject_CAST(owner);
+    Accepted *accepted = self->first;
+    if (accepted == NULL) {
+        return 0;
+    }
+    self->first = accepted->next;
+    int err = connect_one(loop, self, accepted->fd, (struct sockaddr *)&accepted->peer, accepted->size, connect_native);
+    PyMem_Free(accepted);
+    return err < 0 ? report_unless_fatal(loop, self) : 0;
+}
+
+/* Has the next turn make the connection; -1 with MemoryError, and then the descriptor is closed. */
+static int
+connect_soon(LoopObject *loop, ListenerObject *self, int fd, const struct sockaddr_storage *peer, socklen_t size)
+{
+    Accepted *accepted = PyMem_Malloc(offsetof(Accepted, peer) + size);
+    if (accepted == NULL) {
+        PyErr_NoMemory();
+    }
+    if (accepted == NULL || loop_push(loop, run_accepted, (PyObject *)self, NULL) < 0) {
+        PyMem_Free(accepted);
+        close(fd);
+        return -1;
+    }
+    accepted->next = NULL;
+    accepted->fd = fd;
+    accepted->size = size;
+    memcpy(&accepted->peer, peer, size);
+    if (self->first == NULL) {
+        self->first = accepted;
+    } else {
+        self->last->next = accepted;
+    }
+    self->last = accepted;
+    return 0;
+}
+
 /* Accepts once: 1 to go on, 0 when nothing is there, -1 with an exception. */
 static int
-accept_next(LoopObject *loop, ListenerObject *self, bool at_once)
+accept_next(LoopObject *loop, ListenerObject *self)
 {
     struct sockaddr_storage peer;
     socklen_t size;
@@ -287,58 +283,10 @@ accept_next(LoopObject *loop, ListenerObject *self, bool at_once)
     if (fd < 0) {
         return accept_failed(loop, self, fd);
     }
-    /* What is not made here takes a task, which begins in the next turn by itself. */
-    int err = at_once || !is_native(loop, self) ? connect_one(loop, self, fd, (struct sockaddr *)&peer, size)
-                                                : connect_soon(loop, self, fd, &peer, size);
+    size = Py_MIN(size, (socklen_t)sizeof(peer));
+    int err = is_native(loop, self) ? connect_soon(loop, self, fd, &peer, size)
+                                    : connect_one(loop, self, fd, (struct sockaddr *)&peer, size, connect_by_task);
     return err < 0 ? -1 : 1;
-}
-
-/* How many connections to accept in this wake-up: as the standard loop until none is left, but the call that finds that
-   out costs as much as the one before it. Where connections come one at a time it is left out, and the next poll
-   tells whether there is another; more and more seldom it is tried whether they have begun to come in crowds. When one
-   turn after the other finds one it is soon tried: a crowd must not wait a turn for each. Only natively, where
-   Loop_accept_rest() can make up for it, and not where clients in the same loop can tell in which turn they were
-   accepted. */
-static long
-connections_to_expect(LoopObject *loop, ListenerObject *self)
-{
-    unsigned turn = loop->io->turn;
-    if (turn - self->turn == 1) {
-        self->singles_left /= 2;
-    }
-    self->turn = turn;
-    bool may_leave_some = is_native(loop, self) && !loop->io->no_native_servers && !loop->io->serves_itself;
-    if (self->singles_left > 0 && may_leave_some) {
-        self->singles_left--;
-        return 1;
-    }
-    return (long)self->backlog + 1;
-}
-
-static void
-note_accepted(ListenerObject *self, long accepted)
-{
-    self->singles = accepted > 1 ? 0 : Py_MIN(2 * self->singles + 1, SINGLES_MAX);
-    self->singles_left = self->singles;
-}
-
-/* Accepts until nothing is left, or `most` are; how many. -1 with an exception that the loop must not swallow. */
-static long
-accept_up_to(LoopObject *loop, ListenerObject *self, long most, bool at_once)
-{
-    long accepted = 0;
-    int go_on = 1;
-    while (accepted < most && go_on > 0 && is_listening(loop, self)) {
-        go_on = accept_next(loop, self, at_once);
-        accepted += go_on > 0;
-    }
-    if (go_on < 0) {
-        if (loop_must_propagate()) {
-            return -1;
-        }
-        loop_report(loop, "Exception in callback Loop._accept_connection()", "socket", self->sock, NULL);
-    }
-    return accepted;
 }
 
 /* ready_run: accepts what is there, up to the backlog. */
@@ -346,52 +294,11 @@ static int
 run_listener(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     ListenerObject *self = ListenerObject_CAST(owner);
-    self->may_be_more = false;
-    long expected = connections_to_expect(loop, self);
-    long accepted = accept_up_to(loop, self, expected, false);
-    if (expected > 1) {
-        note_accepted(self, Py_MAX(accepted, 0));
+    int go_on = 1;
+    for (long left = (long)self->backlog + 1; left > 0 && go_on > 0 && is_listening(loop, self); left--) {
+        go_on = accept_next(loop, self);
     }
-    self->may_be_more = expected == 1 && accepted == 1;
-    return accepted < 0 ? -1 : 0;
-}
-
-/* ---- stopping ---- */
-
-/* _accept_rest(fd), before a listening socket is closed: a connection that came together with the last one belongs to the
-   server, for the standard loop would have accepted it by now. */
-PyObject *
-Loop_accept_rest(PyObject *op, PyObject *number)
-{
-    LoopObject *loop = LoopObject_CAST(op);
-    if (UNLIKELY(gate_is_shut(loop->gate))) {
-        return gate_call(loop->gate, Loop_accept_rest, op, number);
-    }
-    long fd = PyLong_AsLong(number);
-    if (fd == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    /* Another thread must neither touch libuv nor call the factory. */
-    bool may_accept = !loop->closed && io_may_touch(loop) && fd >= 0 && fd <= INT_MAX;
-    const PollerEntry *entry = may_accept ? poller_get_entry(loop, (int)fd) : NULL;
-    if (entry == NULL || entry->reader.owner == NULL || !Py_IS_TYPE(entry->reader.owner, loop->state->ListenerType)) {
-        Py_RETURN_NONE;
-    }
-    ListenerObject *self = (ListenerObject *)Py_NewRef(entry->reader.owner);
-    long accepted = 0;
-    if (self->may_be_more && loop->io->turn - self->turn <= TURNS_UNPOLLED && is_native(loop, self)) {
-        self->may_be_more = false;
-        /* A factory may close another server. */
-        PyObject *outer = loop->io->late_server;
-        loop->io->late_server = self->server;
-        /* As far as the one that they came with. */
-        accepted = accept_up_to(loop, self, self->backlog, self->waiting == 0);
-        if (loop->io != NULL) {
-            loop->io->late_server = outer;
-        }
-    }
-    Py_DECREF(self);
-    return accepted < 0 ? NULL : Py_NewRef(Py_None);
+    return go_on < 0 ? report_unless_fatal(loop, self) : 0;
 }
 
 /* ---- starting ---- */
@@ -488,11 +395,7 @@ Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
                   ? -1
                   : watch(loop, self);
     Py_DECREF(self);
-    if (err < 0) {
-        return NULL;
-    }
-    loop->io->has_served = true;
-    Py_RETURN_NONE;
+    return err < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- the type ---- */
@@ -524,11 +427,24 @@ Listener_clear(PyObject *op)
     return 0;
 }
 
+/* The loop was closed before it has made these connections. */
+static void
+drop_accepted(ListenerObject *self)
+{
+    while (self->first != NULL) {
+        Accepted *accepted = self->first;
+        self->first = accepted->next;
+        close(accepted->fd);
+        PyMem_Free(accepted);
+    }
+}
+
 static void
 Listener_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    drop_accepted(ListenerObject_CAST(op));
     (void)Listener_clear(op);
     type->tp_free(op);
     Py_DECREF(type);

@@ -8,6 +8,5 @@
 extern PyType_Spec Listener_spec;
 
 PyObject *Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs);
-PyObject *Loop_accept_rest(PyObject *op, PyObject *number);
 
 #endif

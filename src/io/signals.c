@@ -61,7 +61,25 @@ handle_signal(LoopObject *loop, unsigned char number)
     }
 }
 
-/* Signals have come. Python's own handlers run first, then those of the loop. */
+/* ready_run: handles what has come. */
+static int
+run_signals(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(arg))
+{
+    unsigned char numbers[BATCH];
+    ssize_t count;
+    do {
+        count = loop->io == NULL ? 0 : read(loop->io->signals.read_end, numbers, sizeof(numbers));
+        for (ssize_t i = 0; i < count; i++) {
+            if (numbers[i] != 0) {
+                handle_signal(loop, numbers[i]);
+            }
+        }
+    } while (count == BATCH || (count < 0 && errno == EINTR));
+    return 0;
+}
+
+/* Signals have come. Python's own handlers run right now; those of the loop are queued by a record, as the standard loop
+   has a reader do it. */
 static void
 on_signals(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
 {
@@ -73,16 +91,10 @@ on_signals(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
     if (PyErr_CheckSignals() < 0) {
         loop_raise_later(loop);
     }
-    unsigned char numbers[BATCH];
-    ssize_t count;
-    do {
-        count = read(loop->io->signals.read_end, numbers, sizeof(numbers));
-        for (ssize_t i = 0; i < count; i++) {
-            if (numbers[i] != 0) {
-                handle_signal(loop, numbers[i]);
-            }
-        }
-    } while (count == BATCH || (count < 0 && errno == EINTR));
+    if (loop_push(loop, run_signals, Py_None, NULL) < 0) {
+        PyErr_Clear();
+        (void)run_signals(loop, NULL, NULL);
+    }
 }
 
 /* Has libuv watch the pair. A negative libuv code on failure. */

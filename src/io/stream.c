@@ -89,6 +89,8 @@ unlink_changed(UvStream *stream)
     }
     if (stream->next_changed != NULL) {
         stream->next_changed->previous_changed = stream->previous_changed;
+    } else {
+        stream->loop->io->changed_last = stream->previous_changed;
     }
     stream->loop->watchers_changed = stream->loop->io->changed != NULL;
 }
@@ -99,18 +101,21 @@ stream_mark_changed(UvStream *stream)
     if (uv_is_closing(&stream->uv.handle) || (stream->changed && !stream->checked)) {
         return;
     }
-    /* Those that a poll has checked are the last ones of the list. */
+    /* Those that a poll has checked are the first ones of the list. The system reports in the order in which it was
+       told, which is that in which reading has started. */
     unlink_changed(stream);
     struct IoPart *io = stream->loop->io;
     stream->loop->watchers_changed = true;
     stream->changed = true;
     stream->checked = false;
-    stream->previous_changed = NULL;
-    stream->next_changed = io->changed;
-    if (io->changed != NULL) {
-        io->changed->previous_changed = stream;
+    stream->next_changed = NULL;
+    stream->previous_changed = io->changed_last;
+    if (io->changed_last != NULL) {
+        io->changed_last->next_changed = stream;
+    } else {
+        io->changed = stream;
     }
-    io->changed = stream;
+    io->changed_last = stream;
 }
 
 /* Can libuv tell the system about it? Takes it out of libuv's hands if not. Runs no Python code. */
@@ -143,8 +148,12 @@ streams_check_changed(LoopObject *loop)
 static void
 check_changed_in_poll(LoopObject *loop)
 {
-    UvStream *next;
-    for (UvStream *stream = loop->io->changed; stream != NULL && !stream->checked; stream = next) {
+    UvStream *first = NULL, *next;
+    for (UvStream *stream = loop->io->changed_last; stream != NULL && !stream->checked;
+         stream = stream->previous_changed) {
+        first = stream;
+    }
+    for (UvStream *stream = first; stream != NULL; stream = next) {
         next = stream->next_changed;
         stream->checked = true;
         check_stream(stream);

@@ -146,6 +146,7 @@ transport_set_protocol(SocketTransport *self, PyObject *protocol)
     self->buffered = buffered;
     self->secured = PyObject_TypeCheck(protocol, self->state->TLSConnectionType);
     self->sinks = self->loop != NULL && sink_attach(self->loop, protocol);
+    self->bulk = self->was_bulk = 0;
     Py_XSETREF(self->protocol, Py_NewRef(protocol));
     return 0;
 }

@@ -82,7 +82,8 @@ struct SocketTransport {
     bool buffered;     /* the protocol is a BufferedProtocol */
     bool secured;      /* the protocol is a TLSConnection, see io/tls.h */
     bool sinks;        /* it is a standard stream's, and its reader may be fed directly */
-    bool bulk;         /* the last read filled the buffer */
+    uint8_t bulk;      /* steps of room that the next read gets for itself, 0 for the loop's buffer */
+    uint8_t was_bulk;  /* what the last read of a Protocol would have needed */
     bool protocol_paused;
     IoTraits traits;
 };

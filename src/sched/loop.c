@@ -574,7 +574,7 @@ poll_events(LoopObject *loop)
         loop_leave_task(loop);
         loop->state->wake_late(loop);
     }
-    bool busy = loop->ready.count > 0 || loop->stopping;
+    bool busy = loop->ready.count > 0 || loop->stopping || loop->has_found;
     uint64_t now = compat_monotonic_ns();
     if (busy && may_skip_poll(loop, now)) {
         loop->turns_since_poll++;
@@ -636,6 +636,9 @@ turn(LoopObject *loop)
 {
     counter_add(&loop->metrics.turns, 1);
     int err = poll_events(loop);
+    if (UNLIKELY(loop->has_found) && err == 0) {
+        loop->state->io_hooks->collect(loop);
+    }
     if (err == 0) {
         err = collect_timers(loop);
     }

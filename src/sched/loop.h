@@ -20,6 +20,8 @@
 struct LoopHooks {
     /* Called by Loop.__new__; -1 with an exception. */
     int (*open)(LoopObject *loop);
+    /* After the poll of a turn, when `has_found`: queues what counts as found by it, though no system call told. */
+    void (*collect)(LoopObject *loop);
     /* The end of a turn, and of a run: sends what was written in it. Reports its own errors. */
     void (*flush)(LoopObject *loop);
     /* Loop.close(): closes every uv handle of the layer; may run Python code. */
@@ -68,6 +70,7 @@ struct LoopObject {
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
     bool poll_defers;      /* ... without blocking: there is work, which comes before what the poll finds */
+    bool has_found;        /* LoopHooks.collect() has something for the next poll, which must not block */
     bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
     _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */

@@ -1,8 +1,10 @@
 """What an import says where fastloop cannot run: the reason, and what to do."""
 
+import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +41,23 @@ def test_not_built(programs):
 )
 def test_a_library_that_does_not_load(error, said):
     assert said in _unsupported.explain(ImportError(error))
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+def test_an_older_libuv(programs):
+    """A library that has all the functions, and says that it is of a version that nothing was tried with."""
+    source = programs.write("old.c", """\
+        unsigned uv_version(void) { return 1 << 16 | 43 << 8; }
+        const char *uv_version_string(void) { return "1.43.0"; }
+        """)  # fmt: skip
+    library = source.with_suffix(".so")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    programs.write("program.py", "import fastloop")
+    # Behind that of a sanitizer, which must come first.
+    preload = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
+    last = programs.stock("program.py", env={"LD_PRELOAD": preload}).err.splitlines()[-1]
+    reason = "libuv 1.44 or later is needed, this is 1.43.0"
+    assert last.startswith(f"ImportError: the library libuv is too old for fastloop ({reason}): install one")
 
 
 def test_unsupported_systems(monkeypatch):

@@ -1,5 +1,7 @@
 """Every way in which a program gets a loop gives it a fastloop, without a warning."""
 
+import re
+
 import pytest
 
 WAYS = """\
@@ -39,7 +41,9 @@ def test_every_way_to_a_loop(programs, options):
     programs.write("ways.py", WAYS)
     stock = programs.stock("ways.py")
     result = programs.fast("ways.py", options=options)
-    assert (result.status, result.err) == (0, "" if "dev" not in options else result.err)
+    # Debug mode tells of slow callbacks, and on a busy machine anything may be slow.
+    told = re.sub(r"^Executing <.* took \d+\.\d+ seconds\n", "", result.err, flags=re.MULTILINE)
+    assert (result.status, told) == (0, "" if "dev" not in options else told)
     assert "Warning" not in result.err
     lines = result.out.splitlines()
     assert set(lines) == {"fastloop.loop Loop"}

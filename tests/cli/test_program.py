@@ -194,10 +194,11 @@ ENDINGS = {
         thread.join()
         """,
     "threads-and-atexit": """\
-        import atexit, sys, threading, time
+        import atexit, sys, threading
         atexit.register(print, "at exit")
-        threading.Thread(target=lambda: (time.sleep(0.2), print("thread", threading.main_thread().name))).start()
-        sys.excepthook = lambda kind, error, traceback: print("hook", kind.__name__, error)
+        told = threading.Event()
+        threading.Thread(target=lambda: (told.wait(), print("thread", threading.main_thread().name))).start()
+        sys.excepthook = lambda kind, error, traceback: (print("hook", kind.__name__, error), told.set())
         print("main ends")
         raise RuntimeError("gone")
         """,

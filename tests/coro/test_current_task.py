@@ -499,7 +499,7 @@ def test_when_an_update_of_the_dict_fails(observed):
         await asyncio.wait([observed.task(step(number), f"step {number}") for number in range(4)])
 
     growth = dict.fromkeys([Equal(), *range(20)])
-    deadline = observed.loop.call_later(5, observed.loop.stop)
+    deadline = observed.loop.call_later(50, observed.loop.stop)
     observed.loop.run_until_complete(main())
     deadline.cancel()
     assert sorted(observed.seen) == [(number, f"step {number}") for number in range(4) for _ in range(20)]

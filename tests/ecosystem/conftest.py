@@ -72,17 +72,24 @@ def same(request, loop_name, loop, stock_answers, guard):
         key = (request.node.path, request.node.originalname, str(sorted(params.items())))
         if loop_name != "stock" and key not in stock_answers:
             stock_answers[key] = run_on_stock(program, guard)
-        answer = loop.run_until_complete(program())
+        answer = loop.run_until_complete(ended(program))
         assert answer == stock_answers.setdefault(key, answer)
         return answer
 
     return compare
 
 
+async def ended(program):
+    """The answer of a program, a moment after: libraries do not wait for all that they close."""
+    answer = await program()
+    await asyncio.sleep(0.05)
+    return answer
+
+
 def run_on_stock(program, guard):
     loop = helpers.new_loop("stock")
     try:
-        answer = loop.run_until_complete(program())
+        answer = loop.run_until_complete(ended(program))
         guard.problems += helpers.settle(loop)
         return answer
     finally:

@@ -48,7 +48,7 @@ def test_queries(same):
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(NameServer, ("127.0.0.1", 0), family=socket.AF_INET)
         port = transport.get_extra_info("sockname")[1]
-        async with aiodns.DNSResolver(nameservers=[f"127.0.0.1:{port}"], timeout=0.2, tries=1) as resolver:
+        async with aiodns.DNSResolver(nameservers=[f"127.0.0.1:{port}"], timeout=2, tries=1) as resolver:
             names = [f"n{number}.test" for number in range(100)] + ["a.other", "silent.test"]
             answers = await asyncio.gather(*[ask(resolver, name) for name in names])
         transport.close()

@@ -43,12 +43,13 @@ class Service(grpc.GenericRpcHandler):
         raise ValueError("on purpose")
 
     async def sleeps(self, request, context):
+        begun.append(request.decode())
         try:
             await asyncio.sleep(3600)
         finally:
             ended.append(request.decode())
 
-ended = []
+begun, ended = [], []
 
 async def numbers(count):
     for number in range(count):
@@ -86,9 +87,10 @@ async def main():
         answers.append(await asyncio.gather(*[method("unary_unary")(b"n%d" % i * 1000) for i in range(200)]))
         for name in ("fails", "raises", "missing"):
             answers.append(await error_of(method("unary_unary", name)(b"x")))
-        answers.append(await error_of(method("unary_unary", "sleeps")(b"deadline", timeout=0.1)))
+        answers.append(await error_of(method("unary_unary", "sleeps")(b"deadline", timeout=2)))
         cancelled = method("unary_unary", "sleeps")(b"cancel")
-        asyncio.get_running_loop().call_later(0.1, cancelled.cancel)
+        await until(lambda: "cancel" in begun)
+        cancelled.cancel()
         answers.append(await error_of(cancelled))
         await until(lambda: len(ended) == 2)
         answers.append(sorted(ended))

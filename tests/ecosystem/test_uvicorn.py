@@ -189,7 +189,8 @@ def test_command_line(python, loop_name, tmp_path):
     ) as server:
         python.children.append(server)
         assert helpers.wait_until_empty(lambda: not socket_path.exists(), 30) is False
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket_path))) as client:
+        # The path is there a moment before the server listens.
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket_path), retries=5)) as client:
             answer = client.get("http://localhost/")
         server.send_signal(signal.SIGTERM)
         output, errors = server.communicate(timeout=20)

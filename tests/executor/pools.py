@@ -41,6 +41,16 @@ def occupy(loop, executor=None):
     return release, future
 
 
+def idle_workers(executor):
+    """The executor's own count of workers that wait for a job, which is taken and given back."""
+    count = 0
+    while executor._idle_semaphore.acquire(timeout=0):
+        count += 1
+    for _ in range(count):
+        executor._idle_semaphore.release()
+    return count
+
+
 def workers(executor):
     """The names of an executor's workers, sorted."""
     return sorted(thread.name for thread in executor._threads)

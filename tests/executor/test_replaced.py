@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .pools import occupy, pool_type
+from helpers import until
+
+from .pools import idle_workers, occupy, pool_type
 
 
 def replace(monkeypatch, owner, name, seen):
@@ -36,7 +38,7 @@ def test_a_replaced_method_is_called(loop, run, monkeypatch, owner, name, count,
         for i in range(3):
             await loop.run_in_executor(None, abs, i)
             # The worker has to be idle again.
-            await asyncio.sleep(0.02)
+            await until(lambda: idle_workers(loop._default_executor))
 
     if warm:
         run(main())

@@ -13,9 +13,9 @@ import weakref
 
 import pytest
 
-from helpers import normalised, outcome, turns, until
+from helpers import PATIENCE, normalised, outcome, turns, until
 
-from .pools import occupy, outcome_of, pool_type, stock_loop, workers
+from .pools import idle_workers, occupy, outcome_of, pool_type, stock_loop, workers
 
 # ---------------------------------------------------------------- calling
 
@@ -221,7 +221,7 @@ def test_an_idle_worker_is_used_again(loop, run):
         for _ in range(5):
             await loop.run_in_executor(None, abs, 1)
             # Idle is who waits, and the worker needs a moment after its result has arrived.
-            await asyncio.sleep(0.05)
+            await until(lambda: idle_workers(loop._default_executor))
 
     run(main())
     assert workers(loop._default_executor) == ["asyncio_0"]
@@ -320,7 +320,7 @@ def test_nothing_of_a_finished_job_is_kept(loop, run):
         return references
 
     references = run(main())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while any(reference() is not None for reference in references):
         assert time.monotonic() < deadline, "an idle worker holds on to its last job"
         gc.collect()
@@ -536,12 +536,15 @@ def test_shutdown_default_executor_without_one(loop, run):
 def test_shutdown_default_executor_gives_up_in_time(loop, run):
     async def main(on):
         release, future = occupy(on)
-        timer = threading.Timer(0.3, release.set)
+        # For the versions that do wait.
+        timer = threading.Timer(2, release.set)
         timer.start()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             await on.shutdown_default_executor(0.01)
         given_up = not release.is_set()
+        timer.cancel()
+        release.set()
         await future
         timer.join()
         return given_up, [(warning.category, str(warning.message)) for warning in caught]
@@ -604,7 +607,7 @@ def test_an_unclosed_loop_with_idle_workers_is_collected_and_its_workers_end(loo
         warnings.simplefilter("ignore", ResourceWarning)
         del loop
         gc.collect()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while reference() is not None or any(thread.is_alive() for thread in threads):
             assert time.monotonic() < deadline
             gc.collect()

@@ -16,7 +16,7 @@ import fastloop
 from fastloop import ThreadPool, switches
 from helpers import new_loop, outcome, until
 
-from .pools import occupy, workers
+from .pools import idle_workers, occupy, workers
 
 BOTH = pytest.mark.parametrize("executor_type", [ThreadPoolExecutor, ThreadPool])
 
@@ -189,16 +189,6 @@ def test_a_worker_is_started_only_when_none_is_idle(loop, run):
 
     with ThreadPool(10) as pool:
         run(main(pool))
-
-
-def idle_workers(pool):
-    """The executor's own count, which is taken and given back."""
-    count = 0
-    while pool._idle_semaphore.acquire(timeout=0):
-        count += 1
-    for _ in range(count):
-        pool._idle_semaphore.release()
-    return count
 
 
 # ---------------------------------------------------------------- shutdown

@@ -65,7 +65,7 @@ async def main():
     failed = shim.fault_count(FAULT[0].encode())
     shim.fault_set(FAULT[0].encode(), 0, 0)
     after = await asyncio.wait_for(asyncio.gather(*[use(address, n) for n in range(20)]), 30)
-    for _ in range(200):
+    for _ in range(2000):
         gc.collect()
         if len(os.listdir("/proc/self/fd")) <= before:
             break

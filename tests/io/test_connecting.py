@@ -13,7 +13,7 @@ import warnings
 
 import pytest
 
-from helpers import Recorder, free_port, new_loop, outcome, socket_pair, turns, until
+from helpers import Recorder, free_port, new_loop, outcome, socket_pair, turns, until, without_clients
 
 
 @pytest.fixture
@@ -253,9 +253,7 @@ def test_ipv6_and_its_scope(loop, run):
         address = server.sockets[0].getsockname()
         _, peername = await connect_and_close(loop, "::1", address[1])
         assert peername == address
-        await asyncio.sleep(0.01)
-        server.close()
-        await server.wait_closed()
+        await without_clients(server)
 
     run(main())
 
@@ -313,11 +311,15 @@ ADDRESSES = [
 def test_getaddrinfo_answers_as_socket_getaddrinfo(loop, run, flags):
     async def main():
         for host, port in ADDRESSES:
-            expected = outcome(socket.getaddrinfo, host, port, **flags)
-            try:
-                found = "returned", await loop.getaddrinfo(host, port, **flags)
-            except Exception as exc:
-                found = "raised", type(exc), str(exc)
+            # A name server may be slow once.
+            for _ in range(3):
+                expected = outcome(socket.getaddrinfo, host, port, **flags)
+                try:
+                    found = "returned", await loop.getaddrinfo(host, port, **flags)
+                except Exception as exc:
+                    found = "raised", type(exc), str(exc)
+                if found == expected:
+                    break
             assert found == expected, (host, port)
 
     run(main())
@@ -467,8 +469,7 @@ def test_the_peer_is_who_answered(loop, run, host):
         assert name == transport.get_extra_info("socket").getpeername() and name[0] != "0.0.0.0"
         transport.close()
         await until(lambda: protocol.lost)
-        server.close()
-        await asyncio.sleep(0.01)
+        await without_clients(server)
 
     run(main())
 

@@ -2,10 +2,15 @@
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import random
 import ssl
+import stat
+import struct
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -802,6 +807,13 @@ async def serving(loop, context):
         await until(lambda: all(echo.lost for echo in made if echo.transport))
 
 
+def taken(stream):
+    """Whether a child has read all that was written to its standard input, which is a pipe or a socket."""
+    fd = stream.get_extra_info("pipe").fileno()
+    request = termios.TIOCOUTQ if stat.S_ISSOCK(os.fstat(fd).st_mode) else termios.FIONREAD
+    return struct.unpack("i", fcntl.ioctl(fd, request, bytes(4))) == (0,)
+
+
 @pytest.mark.parametrize("version, command", [("1.3", b"K\n"), ("1.3", b"k\n"), ("1.2", b"\n")])
 def test_s_client_as_the_peer(loop, run, authority, version, command):
     """K and k are KeyUpdates, with and without an answer."""
@@ -811,7 +823,8 @@ def test_s_client_as_the_peer(loop, run, authority, version, command):
             client.stdin.write(b"before\n")
             await until(lambda: made and made[0].data == b"before\n")
             client.stdin.write(command)
-            await asyncio.sleep(0.05)
+            # It is a command only where a read begins with it.
+            await until(lambda: taken(client.stdin))
             client.stdin.write(b"after\n")
             await until(lambda: made[0].data.endswith(b"after\n"))
             made[0].transport.write(b"X" * 50_000 + b"\nend of it\n")

@@ -482,9 +482,5 @@ def test_arguments_of_what_serves(loop, run):
             server.setblocking(False)
             with pytest.raises(TypeError, match="context must be a contextvars.Context, not 5"):
                 loop._start_serving(asyncio.Protocol, server, context=5)
-        for number in (-1, 10**6, 2**40):
-            assert not loop._accept_rest(number)
-        with pytest.raises(TypeError):
-            loop._accept_rest("text")
 
     run(main())

@@ -299,9 +299,10 @@ def test_the_callbacks_of_a_subprocess_protocol(loop, run):
 
 def test_a_cancelled_wait_can_be_repeated(run):
     async def main():
-        process = await asyncio.create_subprocess_exec("sleep", "0.05")
+        process = await asyncio.create_subprocess_exec("cat", stdin=subprocess.PIPE)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(process.wait(), 0.005)
+        process.stdin.close()
         assert await process.wait() == 0
         await turns(2)
 

@@ -6,7 +6,17 @@ import gc
 
 import pytest
 
-from helpers import BufferedRecorder, Connector, Descriptor, Recorder, new_loop, settle, turns, until
+from helpers import (
+    BufferedRecorder,
+    Connector,
+    Descriptor,
+    Recorder,
+    new_loop,
+    settle,
+    turns,
+    until,
+    without_clients,
+)
 
 PLAIN = [name for name in Connector.ENDPOINTS if not name.startswith("tls")]
 plain = pytest.mark.parametrize("connect", PLAIN, indirect=True)
@@ -218,7 +228,7 @@ def test_a_failing_factory_costs_a_server_that_connection_only(loop, run, guard,
             writer.close()
             await writer.wait_closed()
         assert answers == [b"", b"served"] * 3
-        server.close()
+        await without_clients(server)
         await asyncio.sleep(0.01)
 
     def report(_, context):
@@ -251,8 +261,7 @@ def test_a_failing_factory_of_a_client_is_raised(loop, run, tmp_path, kind, guar
         with pytest.raises(Broken, match="own"):
             await connecting
         await asyncio.sleep(0.01)
-        server.close()
-        await server.wait_closed()
+        await without_clients(server)
 
     run(main())
     gc.collect()

@@ -14,7 +14,7 @@ import weakref
 
 import pytest
 
-from helpers import Recorder, free_port, turns, until
+from helpers import Recorder, free_port, turns, until, without_clients
 
 WAITS_FOR_CLIENTS = sys.version_info >= (3, 12)
 
@@ -391,8 +391,7 @@ def test_several_hosts_make_several_sockets(loop, run):
         for host in ("127.0.0.1", "127.0.0.2"):
             socket.create_connection((host, port)).close()
         await turns(5)
-        server.close()
-        await server.wait_closed()
+        await without_clients(server)
 
     run(main())
 
@@ -541,7 +540,10 @@ def test_only_stream_sockets_are_accepted(loop, run):
 def test_a_hundred_bad_clients_beside_good_ones(loop, run):
     """Resets, garbage, half-closed and silent clients: the good ones are all answered."""
 
+    serving = set()
+
     async def serve(reader, writer):
+        serving.add(writer)
         try:
             async for line in reader:
                 writer.write(line.upper())
@@ -552,6 +554,7 @@ def test_a_hundred_bad_clients_beside_good_ones(loop, run):
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+            serving.remove(writer)
 
     async def bad(address, kind):
         sock = socket.create_connection(address)
@@ -584,9 +587,9 @@ def test_a_hundred_bad_clients_beside_good_ones(loop, run):
         address = server.sockets[0].getsockname()
         kinds = ["reset", "garbage", "half", "slow", "silent"]
         await asyncio.gather(*[bad(address, kinds[i % 5]) for i in range(100)], *[good(address, i) for i in range(50)])
-        server.close()
-        await server.wait_closed()
-        await asyncio.sleep(0.02)
+        await without_clients(server)
+        await until(lambda: not serving)
+        await turns(3)
 
     run(main())
 
@@ -753,7 +756,7 @@ def test_a_crowd_after_single_connections_does_not_take_a_turn_each(loop, run):
                 # Of quick turns fastloop polls in some only.
                 time.sleep(0.0002)
                 await asyncio.sleep(0)
-        assert turns < 20
+        assert turns < 40
         for client in clients:
             client.close()
         await until(lambda: all(protocol.lost for protocol in made))

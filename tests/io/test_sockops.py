@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from helpers import Descriptor, free_port, normalised, small_buffers, socket_pair, turns, until
+from helpers import Descriptor, arrived, free_port, normalised, small_buffers, socket_pair, turns, until
 
 pytestmark = pytest.mark.usefixtures("disabled")
 MIB = 1024 * 1024
@@ -341,7 +341,7 @@ def test_the_calls_are_coroutines_that_try_at_once(loop, run, pair):
     async def main():
         first, second = pair
         second.send(b"hello")
-        await asyncio.sleep(0.001)
+        assert arrived(first)
         seen = []
         loop.call_soon(seen.append, "a turn went by")
         assert await loop.sock_recv(first, 10) == b"hello"
@@ -461,7 +461,7 @@ def test_nothing_happens_before_it_is_awaited(loop, run, pair):
     async def main():
         first, second = pair
         second.send(b"hello")
-        await asyncio.sleep(0.001)
+        assert arrived(first)
         call = loop.sock_recv(first, 2)
         assert first.recv(3) == b"hel"
         assert await call == b"lo"

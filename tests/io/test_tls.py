@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from helpers import Connector, Peer, Recorder, socket_pair, turns, until
+from helpers import Connector, Peer, Recorder, socket_pair, turns, until, without_clients
 
 MIB = 1024 * 1024
 
@@ -35,10 +35,10 @@ def served(loop, run, authority):
     )
     state.address = state.server.sockets[0].getsockname()
     yield state
-    state.server.close()
     for protocol in state.made:
         if protocol.transport:
             protocol.transport.abort()
+    run(without_clients(state.server))
     run(turns(5))
 
 

@@ -160,7 +160,7 @@ def test_uvicorn_under_wrk_answers_everything(uvicorn_server, python, long_mode)
     assert module.startswith("fastloop") if python.name == "fastloop" else module.startswith("asyncio")
     seconds = 10 if long_mode else 2
     report = subprocess.run(
-        ["wrk", "-t1", "-c100", f"-d{seconds}s", f"http://127.0.0.1:{port}/wrk"],
+        ["wrk", "-t1", "-c100", f"-d{seconds}s", "--timeout", "30s", f"http://127.0.0.1:{port}/wrk"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -197,7 +197,7 @@ def run_for_long(python, source):
     return output
 
 
-@pytest.mark.timeout(60 + COUNT)
+@pytest.mark.timeout(100 + COUNT)
 @pytest.mark.fastloop_only("it compares the two loops")
 @pytest.mark.left_out(sys.version_info < (3, 13), reason="the interpreters of 3.12 crash with the stock loop too")
 @pytest.mark.parametrize("kind", ["isolated", "legacy"])

@@ -43,7 +43,7 @@ def turn():
 def settle(awaitable):
     # The outcome of something that memory may have ended.
     try:
-        return loop.run_until_complete(asyncio.wait_for(awaitable, 5))
+        return loop.run_until_complete(asyncio.wait_for(awaitable, 30))
     except MemoryError:
         pass
 
@@ -187,7 +187,7 @@ class Connect:
         for _ in range(3):
             turn()
     def finish(self):
-        settle(asyncio.wait([self.task], timeout=5))
+        settle(asyncio.wait([self.task], timeout=30))
         if self.task.exception() is None:
             self.task.result()[0].abort()
             settle(asyncio.sleep(0))
@@ -206,7 +206,7 @@ class StreamRead:
     def finish(self):
         self.far.close()
         self.writer.transport.abort()
-        settle(asyncio.wait([self.task], timeout=5))
+        settle(asyncio.wait([self.task], timeout=30))
         if self.task.exception() is None:
             assert self.task.result() in (b"line\\n", b"")
         settle(asyncio.sleep(0))

@@ -461,7 +461,7 @@ class Connections(RuleBasedStateMachine):
         self.worlds = ()
 
 
-@pytest.mark.timeout(60 + EXAMPLES // 4, method="signal")
+@pytest.mark.timeout(100 + EXAMPLES // 4, method="signal")
 @pytest.mark.fastloop_only(reason="compares with the stock loop")
 def test_one_history(loop_name, guard):
     run_state_machine_as_test(

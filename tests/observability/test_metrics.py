@@ -352,8 +352,11 @@ def test_without_timing_there_are_no_times(loop, run):
 
 def test_time(loop, run):
     loop.set_metrics(True)
-    start = time.monotonic()
-    run(asyncio.sleep(0.05))
+    start, sleeps = time.monotonic(), 0
+    # On a busy machine a part of each sleep may be over before the loop waits.
+    while loop.metrics()["poll_seconds"] < 0.049:
+        run(asyncio.sleep(0.05))
+        sleeps += 1
     loop.call_soon(time.sleep, 0.05)
     run(asyncio.sleep(0))
     total = time.monotonic() - start
@@ -365,7 +368,7 @@ def test_time(loop, run):
     assert values["turn"]["count"] == values["turns"]
     assert values["turn"]["max"] >= 0.05
     assert math.isclose(values["turn"]["sum"], values["run_seconds"])
-    assert values["lag"]["count"] == 1
+    assert values["lag"]["count"] == sleeps
 
 
 def test_lag(loop, run):
@@ -418,9 +421,13 @@ def test_the_wait_under_way_counts(loop):
     seen = []
 
     def watch():
-        for _ in range(3):
+        deadline = time.monotonic() + helpers.PATIENCE
+        while len(seen) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-            seen.append(loop.metrics()["poll_seconds"])
+            value = loop.metrics()["poll_seconds"]
+            # The loop may not wait yet.
+            if value > (seen[-1] if seen else 0):
+                seen.append(value)
         loop.call_soon_threadsafe(loop.stop)
 
     thread = threading.Thread(target=watch)
@@ -625,7 +632,7 @@ def test_hook_that_keeps_handles_in_cycles(loop, schedule):
 
     class Owner:
         def callback(self):
-            pass
+            loop.stop()
 
     def hook(call):
         if call.handle is not None and isinstance(owner := getattr(call.handle._callback, "__self__", None), Owner):
@@ -640,9 +647,12 @@ def test_hook_that_keeps_handles_in_cycles(loop, schedule):
     loop.set_slow_callback_hook(hook, 0)
     # Handles that are made in a run.
     loop.call_soon(lambda: references.append(main()))
-    loop.call_later(0.01, loop.stop)
-    loop.run_forever()
-    assert references[0]() is not None
+    gc.disable()
+    try:
+        loop.run_forever()
+        assert references[0]() is not None
+    finally:
+        gc.enable()
     gc.collect()
     assert references[0]() is None
 

@@ -149,10 +149,12 @@ def test_an_idle_thread_is_used_again(loop, run):
         threads = set()
         for _ in range(50):
             threads.add(await loop.run_in_executor(None, threading.get_ident))
-            await asyncio.sleep(0.0005)
+            # A worker waits a moment after its result has arrived; acquire() and release() of the executor's own count.
+            await until(lambda: loop._default_executor._idle_semaphore.acquire(timeout=0))
+            loop._default_executor._idle_semaphore.release()
         return threads
 
-    assert len(run(main())) <= 3
+    assert len(run(main())) == 1
 
 
 def test_jobs_of_one_thread_run_in_order(loop, run):

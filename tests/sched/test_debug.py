@@ -155,8 +155,13 @@ def test_a_slow_step_is_logged_with_its_task(loop, run, guard):
     assert any("Executing <Task " in text and "slow_step" in text for text in guard.log.take())
 
 
+def test_the_limit_is_a_tenth_of_a_second(loop):
+    other = type(loop)()
+    assert other.slow_callback_duration == 0.1
+    other.close()
+
+
 def test_nothing_is_logged_below_the_limit_or_without_debug(loop, guard):
-    assert loop.slow_callback_duration == 0.1
     for debug, limit in ((True, 1000), (False, 0)):
         loop.set_debug(debug)
         loop.slow_callback_duration = limit

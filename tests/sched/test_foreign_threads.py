@@ -47,7 +47,7 @@ async def ended(threads):
         thread.join()
 
 
-@pytest.mark.timeout(60 * SCALE)
+@pytest.mark.timeout(100 * SCALE)
 def test_timers_of_other_threads_fire_once_or_were_cancelled(loop, run):
     timers = 1500 * SCALE
     fired = [[0] * timers for _ in range(THREADS)]
@@ -85,7 +85,7 @@ def test_timers_of_other_threads_fire_once_or_were_cancelled(loop, run):
             assert times <= 1 if cancelled[index][number] else times == 1, (index, number)
 
 
-@pytest.mark.timeout(60 * SCALE)
+@pytest.mark.timeout(100 * SCALE)
 def test_what_threads_schedule_on_an_idle_loop_runs_when_it_runs(loop, run):
     for _ in range(5 * SCALE):
         ran = [[] for _ in range(THREADS)]
@@ -105,7 +105,7 @@ def test_what_threads_schedule_on_an_idle_loop_runs_when_it_runs(loop, run):
         assert all(part.count(number) == 2 for part in ran for number in range(200))
 
 
-@pytest.mark.timeout(60 * SCALE)
+@pytest.mark.timeout(100 * SCALE)
 def test_handles_cancelled_by_other_threads_run_at_most_once(loop, run):
     count = 3000 * SCALE
     ran = [0] * count
@@ -142,7 +142,7 @@ def test_handles_cancelled_by_other_threads_run_at_most_once(loop, run):
         assert ran[number] == 1 or (ran[number] == 0 and handles[number].cancelled())
 
 
-@pytest.mark.timeout(60 * SCALE)
+@pytest.mark.timeout(100 * SCALE)
 def test_futures_completed_by_other_threads_wake_who_awaits_them(loop, run):
     rounds = 400 * SCALE
 
@@ -163,7 +163,7 @@ def test_futures_completed_by_other_threads_wake_who_awaits_them(loop, run):
     run(loop.shutdown_default_executor())
 
 
-@pytest.mark.timeout(60 * SCALE)
+@pytest.mark.timeout(100 * SCALE)
 def test_futures_and_tasks_made_in_other_threads(loop, run):
     done = []
 

@@ -243,6 +243,7 @@ def test_a_callback_may_remove_itself(loop, run, pair):
     seen = []
     second.send(b"abc")
     loop.add_reader(first, lambda: (seen.append(first.recv(1)), seen.append(loop.remove_reader(first))))
+    run(until(lambda: seen))
     run(asyncio.sleep(0.01))
     assert seen == [b"a", True]
 
@@ -261,6 +262,7 @@ def test_of_two_ready_readers_the_first_may_remove_the_second(loop, run):
     loop.add_reader(b, read, b, a)
     a_peer.send(b"x")
     b_peer.send(b"x")
+    run(until(lambda: seen))
     run(asyncio.sleep(0.01))
     assert seen == [1]
     for sock in (a, a_peer, b, b_peer):

@@ -9,7 +9,7 @@ import pytest
 #: Makes everything here longer; `make stress` sets it.
 SCALE = int(os.environ.get("FASTLOOP_STRESS", "1"))
 
-pytestmark = pytest.mark.timeout(60 * SCALE)
+pytestmark = pytest.mark.timeout(100 * SCALE)
 
 
 def play(loop, *players):

@@ -119,6 +119,11 @@ class Soak:
         self.servers = [tcp, tls]
         self.tcp, self.tls = (server.sockets[0].getsockname() for server in self.servers)
         self.datagrams, self.udp = udp, udp.get_extra_info("sockname")
+        # All the threads of the default executor: when else another one begins is chance.
+        await loop.run_in_executor(None, int)
+        most = loop._default_executor._max_workers
+        together = threading.Barrier(most)
+        await asyncio.gather(*(loop.run_in_executor(None, together.wait, PATIENCE) for _ in range(most)))
 
     def report(self, loop, context):
         exc = context.get("exception")
