@@ -178,11 +178,16 @@ attach(SocketTransport *self, PyObject *server)
 
 /* ready_run: reading starts after connection_made(). */
 static int
-run_start_reading(LoopObject *Py_UNUSED(loop), PyObject *owner, PyObject *Py_UNUSED(arg))
+run_start_reading(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     SocketTransport *self = SocketTransport_CAST(owner);
     self->starting = false;
-    return transport_wants_reading(self) ? transport_start_reading(self) : 0;
+    if (!transport_wants_reading(self)) {
+        return 0;
+    }
+    /* The peer may have sent something before. */
+    loop_poll_soon(loop);
+    return transport_start_reading(self);
 }
 
 /* ready_run: the waiter of create_connection() learns that connection_made() was called. */

@@ -456,3 +456,40 @@ def test_a_signal_handler_runs_a_turn_after_the_signal_was_found(loop, run):
         assert order == [0, 1, 2, "signal", 3]
 
     run(main())
+
+
+def test_a_connection_gets_its_protocol_in_the_turn_after_it_was_accepted(loop, run, tmp_path):
+    async def main():
+        path = str(tmp_path / "socket")
+        order = []
+
+        def connect():
+            order.append("factory")
+            return Recorder(connection_made=lambda _: order.append("made"))
+
+        def count(turn):
+            order.append(turn)
+            if turn < 4:
+                loop.call_soon(count, turn + 1)
+
+        def on_ready():
+            loop.remove_reader(ours)
+            count(0)
+
+        server = await loop.create_unix_server(connect, path)
+        ours, theirs = socket_pair("unix")
+        loop.add_reader(ours, on_ready)
+        # Both become readable between two polls, in this order.
+        theirs.send(b"x")
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(path)
+        while not {"made", 4} <= set(order):
+            await asyncio.sleep(0)
+        assert order == [0, 1, "factory", 2, "made", 3, 4]
+        for sock in (client, ours, theirs):
+            sock.close()
+        await asyncio.sleep(0.001)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
