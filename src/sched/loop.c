@@ -140,8 +140,9 @@ check_in_debug(LoopObject *loop, PyObject *callback, const char *method, bool th
 
 /* ---- call_soon and its kin ---- */
 
-/* Tells the collector of a new handle, unless it need not know. A loop that runs is alive, and so is what waits in its ready queue: the collector need not know of
-   a handle that does not outlive that (see handle_run() and track_queued()), which hardly any does. */
+/* Tells the collector of a new handle, unless it need not know. A loop that runs is alive, and so is what waits in its
+   ready queue: the collector need not know of a handle that does not outlive that (see handle_run() and track_queued()),
+   which hardly any does. */
 static inline void
 track_new_handle(LoopObject *loop, HandleObject *handle)
 {
@@ -678,6 +679,15 @@ turn(LoopObject *loop)
     return 0;
 }
 
+/* A fork takes no thread along that is just sending a wake-up; nobody must wait for it. */
+static void
+forget_senders_of_parent(LoopObject *loop)
+{
+    if (UNLIKELY(loop->pid != getpid())) {
+        loop->inbox.senders = 0;
+    }
+}
+
 /* After a fork the child must not touch what it shares with its parent (the epoll set). */
 static int
 rearm_after_fork(LoopObject *loop)
@@ -686,8 +696,7 @@ rearm_after_fork(LoopObject *loop)
     if (LIKELY(loop->pid == pid)) {
         return 0;
     }
-    /* They are the parent's. */
-    loop->inbox.senders = 0;
+    forget_senders_of_parent(loop);
     HeldLowFds held = {.count = 0};
     int err = park_leave_parents_set(loop->uv);
     if (err == 0) {
@@ -901,6 +910,7 @@ close_uv(LoopObject *loop, void (*end)(State *state, uv_loop_t *uv))
     }
     uv_loop_t *uv = loop->uv;
     sleep_close(loop);
+    forget_senders_of_parent(loop);
     inbox_close(&loop->inbox);
     abandon_parts(loop);
     loop->uv = NULL;
