@@ -601,10 +601,13 @@ class Authority:
 
 # ---------------------------------------------------------------- child processes
 
+#: How many times longer than usual a child may take; see tools/checks/patience.py.
+PATIENCE = float(os.environ.get("FASTLOOP_PATIENCE", "1"))
+
 PRELUDE = """\
 import asyncio, faulthandler, os, signal, sys, threading, time, warnings
 if {watchdog}:
-    faulthandler.dump_traceback_later(45, exit=True)
+    faulthandler.dump_traceback_later({seconds}, exit=True)
 else:
     # A thread that was joined is there for the system a moment longer.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -643,7 +646,7 @@ class ChildPython:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
     def command(self, source, options=()):
-        prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog)
+        prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog, seconds=45 * PATIENCE)
         if "-E" in options:
             # It takes PYTHONPATH away.
             prelude = f"import sys; sys.path[:0] = {self.environment['PYTHONPATH'].split(os.pathsep)}\n{prelude}"
@@ -670,7 +673,7 @@ class ChildPython:
         `stderr` is a regular expression that the whole standard error must match; None checks nothing.
         """
         child = self.start(source, options)
-        output, errors = child.communicate(timeout=60)
+        output, errors = child.communicate(timeout=60 * PATIENCE)
         assert child.returncode == status, f"exit status {child.returncode}\n{output}\n{errors}"
         if stderr is not None:
             assert re.fullmatch(stderr, errors.strip(), re.DOTALL), errors
