@@ -73,17 +73,23 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(get_coro)                  \
     X(get_context)               \
     X(get_stack)                 \
-    X(print_stack)
-/* Attributes that give away a reference, and of tasks only. */
+    X(print_stack)               \
+    X(cancelling)                \
+    X(uncancel)
+/* Attributes, and of tasks only. _asyncio_future_blocking, which is asked for often, is none of them. */
 #define UNLOCKED_ATTRIBUTES(X) \
+    X(_state)                  \
     X(_callbacks)              \
     X(_result)                 \
     X(_exception)              \
+    X(_log_traceback)          \
     X(_source_traceback)       \
     X(_cancel_message)
 #define UNLOCKED_TASK_ATTRIBUTES(X) \
     X(_coro)                        \
-    X(_fut_waiter)
+    X(_fut_waiter)                  \
+    X(_must_cancel)                 \
+    X(_log_destroy_pending)
 #define UNLOCKED_NAMES(X)    \
     UNLOCKED_METHODS(X)      \
     UNLOCKED_ATTRIBUTES(X)   \
