@@ -601,8 +601,11 @@ class Authority:
 
 # ---------------------------------------------------------------- child processes
 
-#: How many times longer than usual a child may take; see tools/checks/patience.py.
-PATIENCE = float(os.environ.get("FASTLOOP_PATIENCE", "1"))
+
+def patience():
+    """How many times longer than usual a child may take; see tools/checks/patience.py."""
+    return float(os.environ.get("FASTLOOP_PATIENCE", "1"))
+
 
 PRELUDE = """\
 import asyncio, faulthandler, os, signal, sys, threading, time, warnings
@@ -646,7 +649,7 @@ class ChildPython:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
     def command(self, source, options=()):
-        prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog, seconds=45 * PATIENCE)
+        prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog, seconds=45 * patience())
         if "-E" in options:
             # It takes PYTHONPATH away.
             prelude = f"import sys; sys.path[:0] = {self.environment['PYTHONPATH'].split(os.pathsep)}\n{prelude}"
@@ -673,7 +676,7 @@ class ChildPython:
         `stderr` is a regular expression that the whole standard error must match; None checks nothing.
         """
         child = self.start(source, options)
-        output, errors = child.communicate(timeout=60 * PATIENCE)
+        output, errors = child.communicate(timeout=60 * patience())
         assert child.returncode == status, f"exit status {child.returncode}\n{output}\n{errors}"
         if stderr is not None:
             assert re.fullmatch(stderr, errors.strip(), re.DOTALL), errors

@@ -640,6 +640,21 @@ static PyGetSetDef Future_getset[] = {
         {NULL},
 };
 
+/* It asks for the callbacks twice, and expects the same answer. */
+static PyObject *
+Future_repr(PyObject *op)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    PyObject *text;
+    FL_BEGIN_INNER_CRITICAL_SECTION(op);
+    text = state->coro->base_future->tp_repr(op);
+    FL_END_INNER_CRITICAL_SECTION();
+    return text;
+}
+
 static int
 Future_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -736,7 +751,7 @@ static PyType_Slot Future_slots[] = {
     {Py_tp_traverse, Future_traverse}, {Py_tp_clear, Future_clear},
 #endif
 #if HAVE_UNLOCKED_FUTURES
-    {Py_tp_init, Future_init},         {Py_tp_getset, Future_getset},
+    {Py_tp_init, Future_init},         {Py_tp_getset, Future_getset},   {Py_tp_repr, Future_repr},
 #endif
     {Py_tp_methods, Future_methods},   {Py_tp_iter, Future_await},      {Py_am_await, Future_await}, {0, NULL},
 };
