@@ -148,7 +148,8 @@ tsan: ## run the stress of threads under ThreadSanitizer (PYTHON built with --di
 	FASTLOOP_SANITIZE=thread $(PY) setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
 	$(call checked,$(TSAN_SECONDS),$(TSAN_ENVIRONMENT)) --loop fastloop; \
 	status=$$?; ! cat ../report.* 2>/dev/null && exit $$status
-TSAN_ENVIRONMENT = TSAN_OPTIONS=suppressions=$(CURDIR)/tools/tsan.supp:history_size=4:exitcode=0:log_path=$(CURDIR)/$(CHECKED)/report
+# Children would compile the standard library, each anew: an interpreter for this is installed without its bytecode.
+TSAN_ENVIRONMENT = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/$(CHECKED)/cache TSAN_OPTIONS=suppressions=$(CURDIR)/tools/tsan.supp:history_size=4:exitcode=0:log_path=$(CURDIR)/$(CHECKED)/report
 
 # What fits ten minutes: each way through the C code, few of the tests that only wait or start processes. All of them:
 #     make valgrind TESTS=tests VALGRIND_SECONDS=36000

@@ -625,12 +625,18 @@ class Authority:
 
 # ---------------------------------------------------------------- child processes
 
+
+def patience():
+    """How many times longer than usual a child may take; see tools/checks/patience.py."""
+    return float(os.environ.get("FASTLOOP_PATIENCE", "1"))
+
+
 PRELUDE = """\
 import asyncio, faulthandler, logging, os, signal, sys, threading, time, warnings
 # In debug mode a slow callback is told, and on a busy machine anything may be slow.
 logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 if {watchdog}:
-    faulthandler.dump_traceback_later(80, exit=True)
+    faulthandler.dump_traceback_later({seconds}, exit=True)
 else:
     # A thread that was joined is there for the system a moment longer.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -671,7 +677,7 @@ class ChildPython:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
     def command(self, source, options=()):
-        prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog)
+        prelude = PRELUDE.format(name=self.name, watchdog=self.watchdog, seconds=80 * patience())
         if "-E" in options:
             # It takes PYTHONPATH away.
             prelude = f"import sys; sys.path[:0] = {self.environment['PYTHONPATH'].split(os.pathsep)}\n{prelude}"
@@ -698,7 +704,7 @@ class ChildPython:
         `stderr` is a regular expression that the whole standard error must match; None checks nothing.
         """
         child = self.start(source, options)
-        output, errors = child.communicate(timeout=self.seconds)
+        output, errors = child.communicate(timeout=self.seconds * patience())
         assert child.returncode == status, f"exit status {child.returncode}\n{output}\n{errors}"
         if stderr is not None:
             assert re.fullmatch(stderr, errors.strip(), re.DOTALL), errors

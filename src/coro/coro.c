@@ -410,7 +410,11 @@ find_unlocked(CoroState *coro, UnlockedMethod *method, const char *name)
     for (int i = 0; method->name != NULL && i < 2; i++) {
         method->methods[i] = PyObject_GetAttr((PyObject *)bases[i], method->name);
         if (method->methods[i] == NULL) {
-            return -1;
+            /* Only tasks have each of them. */
+            if (i == 1 || !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+                return -1;
+            }
+            PyErr_Clear();
         }
     }
     return method->name == NULL ? -1 : 0;

@@ -70,21 +70,45 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(Wakeup)
 
 #if HAVE_UNLOCKED_FUTURES
-/* Methods of asyncio's own types that change, or look at, what another thread may be completing. */
+/* Methods of asyncio's own types that change, or look at, what another thread may be completing or running. */
 #define UNLOCKED_METHODS(X) \
     X(add_done_callback)    \
     X(remove_done_callback) \
-    X(cancelled)            \
-    X(done)                 \
     X(exception)            \
-    X(result)
-/* ... and one that is theirs for tasks only. */
-#define UNLOCKED_NAMES(X) UNLOCKED_METHODS(X) X(cancel)
+    X(result)               \
+    X(_make_cancelled_error)
+/* Those of tasks only. */
+#define UNLOCKED_TASK_METHODS(X) \
+    X(get_coro)                  \
+    X(get_context)               \
+    X(get_stack)                 \
+    X(print_stack)               \
+    X(cancelling)                \
+    X(uncancel)
+/* Attributes, and of tasks only. _asyncio_future_blocking, which is asked for often, is none of them. */
+#define UNLOCKED_ATTRIBUTES(X) \
+    X(_state)                  \
+    X(_callbacks)              \
+    X(_result)                 \
+    X(_exception)              \
+    X(_log_traceback)          \
+    X(_source_traceback)       \
+    X(_cancel_message)
+#define UNLOCKED_TASK_ATTRIBUTES(X) \
+    X(_coro)                        \
+    X(_fut_waiter)                  \
+    X(_must_cancel)                 \
+    X(_log_destroy_pending)
+#define UNLOCKED_NAMES(X)    \
+    UNLOCKED_METHODS(X)      \
+    UNLOCKED_ATTRIBUTES(X)   \
+    UNLOCKED_TASK_METHODS(X) \
+    UNLOCKED_TASK_ATTRIBUTES(X) X(cancel)
 #else
 #define UNLOCKED_NAMES(X)
 #endif
 
-/* The name of one, and what asyncio's Future and Task have by it. */
+/* The name of one, and what asyncio's Future (NULL for what is a task's only) and Task have by it. */
 typedef struct {
     PyObject *name;
     PyObject *methods[2];
@@ -139,6 +163,7 @@ typedef struct CoroState {
 #define X(name) UnlockedMethod unlocked_##name;
     UNLOCKED_NAMES(X)
 #undef X
+    CompatMutex names_lock; /* of the names of all tasks, once others can see them */
 } CoroState;
 
 /* Of one loop. Used by the thread of the loop only. */

@@ -242,7 +242,7 @@ int
 future_finish(State *state, BaseFuture *fut, PyObject *result)
 {
     Py_XSETREF(fut->result, Py_NewRef(result));
-    fut->state = FUTURE_FINISHED;
+    future_set_state(fut, FUTURE_FINISHED);
     return future_notify(state, fut);
 }
 
@@ -251,7 +251,7 @@ future_fail(State *state, BaseFuture *fut, PyObject *exc)
 {
     Py_XSETREF(fut->exception, Py_NewRef(exc));
     Py_XSETREF(fut->exception_tb, PyException_GetTraceback(exc));
-    fut->state = FUTURE_FINISHED;
+    future_set_state(fut, FUTURE_FINISHED);
     if (future_notify(state, fut) < 0) {
         return -1;
     }
@@ -266,7 +266,7 @@ future_cancel(State *state, BaseFuture *fut, PyObject *msg)
     if (UNLIKELY(fut->state != FUTURE_PENDING)) {
         return 0;
     }
-    fut->state = FUTURE_CANCELLED;
+    future_set_state(fut, FUTURE_CANCELLED);
     Py_XSETREF(fut->cancel_msg, Py_XNewRef(msg));
     return future_notify(state, fut);
 }
@@ -551,16 +551,13 @@ Future_set_exception(PyObject *op, PyObject *exception)
 
 #if HAVE_UNLOCKED_FUTURES
 
-/* Calls the base's method, which `name` is the name of, with the object locked. The base types cannot be changed, and
-   `methods` are what they have. */
-static PyObject *
-call_base_locked(PyObject *op, PyObject *name, PyObject *const methods[2], PyObject *const *args, Py_ssize_t nargs,
-                 PyObject *kwnames)
+PyObject *
+future_call_locked(PyObject *op, const UnlockedMethod *method, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
 {
     enum { ROOM = 4 };
     CoroState *coro = state_of_object(op)->coro;
     bool is_task = PyObject_TypeCheck(op, coro->base_task);
-    PyObject *method = methods[is_task];
     Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
     PyObject *stack[ROOM] = {op};
     bool fits = count < ROOM;
@@ -568,23 +565,109 @@ call_base_locked(PyObject *op, PyObject *name, PyObject *const methods[2], PyObj
         stack[i + 1] = args[i];
     }
     PyObject *result;
-    FL_BEGIN_CRITICAL_SECTION(op);
-    result = fits ? PyObject_Vectorcall(method, stack, (size_t)nargs + 1, kwnames)
-                  : call_base(is_task ? coro->base_task : coro->base_future, name, op, args, nargs, kwnames);
-    FL_END_CRITICAL_SECTION();
+    FL_BEGIN_INNER_CRITICAL_SECTION(op);
+    result = fits ? PyObject_Vectorcall(method->methods[is_task], stack, (size_t)nargs + 1, kwnames)
+                  : call_base(is_task ? coro->base_task : coro->base_future, method->name, op, args, nargs, kwnames);
+    FL_END_INNER_CRITICAL_SECTION();
     return result;
 }
 
-#define X(method)                                                                                              \
-    static PyObject *Future_##method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
-    {                                                                                                          \
-        State *state = state_of_object(op);                                                                    \
-        return state == NULL ? NULL                                                                            \
-                             : call_base_locked(op, state->coro->unlocked_##method.name,                       \
-                                                state->coro->unlocked_##method.methods, args, nargs, kwnames); \
+/* The base's descriptor of the attribute, borrowed; NULL with an exception. */
+static PyObject *
+base_attribute(PyObject *op, void *closure)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    UnlockedMethod *attribute = (UnlockedMethod *)((char *)state->coro + (size_t)closure);
+    return attribute->methods[PyObject_TypeCheck(op, state->coro->base_task)];
+}
+
+PyObject *
+future_get_locked(PyObject *op, void *closure)
+{
+    PyObject *descriptor = base_attribute(op, closure);
+    if (descriptor == NULL) {
+        return NULL;
+    }
+    PyObject *value;
+    FL_BEGIN_INNER_CRITICAL_SECTION(op);
+    value = Py_TYPE(descriptor)->tp_descr_get(descriptor, op, (PyObject *)Py_TYPE(op));
+    FL_END_INNER_CRITICAL_SECTION();
+    return value;
+}
+
+int
+future_set_locked(PyObject *op, PyObject *value, void *closure)
+{
+    PyObject *descriptor = base_attribute(op, closure);
+    if (descriptor == NULL) {
+        return -1;
+    }
+    int err;
+    FL_BEGIN_INNER_CRITICAL_SECTION(op);
+    err = Py_TYPE(descriptor)->tp_descr_set(descriptor, op, value);
+    FL_END_INNER_CRITICAL_SECTION();
+    return err;
+}
+
+#define X(method)                                                                                                    \
+    static PyObject *locked_##method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)       \
+    {                                                                                                                \
+        State *state = state_of_object(op);                                                                          \
+        return state == NULL ? NULL : future_call_locked(op, &state->coro->unlocked_##method, args, nargs, kwnames); \
     }
 UNLOCKED_METHODS(X)
 #undef X
+
+static PyObject *
+Future_done(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(future_state_of(BaseFuture_CAST(op)) != FUTURE_PENDING);
+}
+
+static PyObject *
+Future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(future_state_of(BaseFuture_CAST(op)) == FUTURE_CANCELLED);
+}
+
+static PyGetSetDef Future_getset[] = {
+#define X(name) {#name, future_get_locked, future_set_locked, NULL, (void *)offsetof(CoroState, unlocked_##name)},
+    UNLOCKED_ATTRIBUTES(X)
+#undef X
+        {NULL},
+};
+
+/* It asks for the callbacks twice, and expects the same answer. */
+static PyObject *
+Future_repr(PyObject *op)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    PyObject *text;
+    FL_BEGIN_INNER_CRITICAL_SECTION(op);
+    text = state->coro->base_future->tp_repr(op);
+    FL_END_INNER_CRITICAL_SECTION();
+    return text;
+}
+
+static int
+Future_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return -1;
+    }
+    int err;
+    FL_BEGIN_CRITICAL_SECTION(op);
+    err = state->coro->base_future->tp_init(op, args, kwargs);
+    FL_END_CRITICAL_SECTION();
+    return err;
+}
 
 #endif
 
@@ -601,8 +684,7 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     }
 #if HAVE_UNLOCKED_FUTURES
     if (PyObject_TypeCheck(op, state->coro->base_task)) {
-        UnlockedMethod *cancel = &state->coro->unlocked_cancel;
-        return call_base_locked(op, cancel->name, cancel->methods, args, nargs, kwnames);
+        return future_call_locked(op, &state->coro->unlocked_cancel, args, nargs, kwnames);
     }
 #endif
     BaseFuture *fut = BaseFuture_CAST(op);
@@ -622,11 +704,13 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 
 static PyMethodDef Future_methods[] = {
 #if HAVE_UNLOCKED_FUTURES
-#define X(name) {#name, (PyCFunction)(void (*)(void))Future_##name, METH_FASTCALL | METH_KEYWORDS, NULL},
+#define X(name) {#name, (PyCFunction)(void (*)(void))locked_##name, METH_FASTCALL | METH_KEYWORDS, NULL},
     UNLOCKED_METHODS(X)
 #undef X
+        {"done", Future_done, METH_NOARGS, NULL},
+    {"cancelled", Future_cancelled, METH_NOARGS, NULL},
 #endif
-        {"set_result", Future_set_result, METH_O, Future_set_result_doc},
+    {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},
     {"cancel", (PyCFunction)(void (*)(void))Future_cancel, METH_FASTCALL | METH_KEYWORDS, Future_cancel_doc},
     {NULL},
@@ -665,6 +749,9 @@ static PyType_Slot Future_slots[] = {
     {Py_tp_doc, (void *)Future_doc},   {Py_tp_dealloc, Future_dealloc},
 #if !HAVE_HEAP_BASE_TYPES
     {Py_tp_traverse, Future_traverse}, {Py_tp_clear, Future_clear},
+#endif
+#if HAVE_UNLOCKED_FUTURES
+    {Py_tp_init, Future_init},         {Py_tp_getset, Future_getset},   {Py_tp_repr, Future_repr},
 #endif
     {Py_tp_methods, Future_methods},   {Py_tp_iter, Future_await},      {Py_am_await, Future_await}, {0, NULL},
 };

@@ -46,6 +46,27 @@ future_state(PyObject *op)
     return module != NULL ? state_of_module(module) : state_of_object(op);
 }
 
+/* The state of a future that another thread may be completing. Changed with the future locked. */
+static inline FutureState
+future_state_of(BaseFuture *fut)
+{
+#if HAVE_FREE_THREADING
+    return __atomic_load_n(&fut->state, __ATOMIC_ACQUIRE);
+#else
+    return fut->state;
+#endif
+}
+
+static inline void
+future_set_state(BaseFuture *fut, FutureState state)
+{
+#if HAVE_FREE_THREADING
+    __atomic_store_n(&fut->state, state, __ATOMIC_RELEASE);
+#else
+    fut->state = state;
+#endif
+}
+
 /* Is `op` a future whose struct may be used: exactly one of ours, or exactly a standard one? */
 static inline bool
 future_is_plain(CoroState *coro, PyObject *op)
@@ -117,6 +138,15 @@ void future_wake_late(LoopObject *loop);
 int future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context);
 /* The CancelledError that a cancelled future raises; the one that cancelled it is handed over once. */
 PyObject *future_make_cancelled_error(CoroState *coro, BaseFuture *fut);
+
+#if HAVE_UNLOCKED_FUTURES
+/* Calls the base's method with the object locked. The base types cannot be changed: `method` has what is theirs. */
+PyObject *future_call_locked(PyObject *op, const UnlockedMethod *method, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames);
+/* Getter and setter of an attribute, likewise; `closure` is the offset of its UnlockedMethod in CoroState. */
+PyObject *future_get_locked(PyObject *op, void *closure);
+int future_set_locked(PyObject *op, PyObject *value, void *closure);
+#endif
 
 /* Drops everything a future holds except its loop. */
 void future_clear_fields(BaseFuture *fut);

@@ -674,15 +674,24 @@ run_eagerly(State *state, BaseTask *task)
     Py_DECREF(context);
     if (task->fut.state != FUTURE_PENDING) {
         /* Not NULL: get_coro() of the first 3.12 takes it for granted. */
-        Py_XSETREF(task->coro, Py_NewRef(Py_None));
+        PyObject *coroutine;
+        FL_BEGIN_CRITICAL_SECTION(task);
+        coroutine = task->coro;
+        task->coro = Py_NewRef(Py_None);
+        FL_END_CRITICAL_SECTION();
+        Py_XDECREF(coroutine);
     }
     return err;
 }
 
-/* 1 if the task's loop runs, 0 if not, -1 with an exception. */
+/* 1 if the task's loop runs, 0 if not, -1 with an exception. Without a GIL, not if it runs in another thread: it has
+   tasks of its own to step. */
 static int
 loop_runs(State *state, PyObject *loop)
 {
+    if (coro_is_loop(state, loop) && !loop_is_held_here(LoopObject_CAST(loop))) {
+        return 0;
+    }
     PyObject *answer = PyObject_CallMethodNoArgs(loop, state->coro->str_is_running);
     int runs = answer == NULL ? -1 : Py_IsTrue(answer);
     Py_XDECREF(answer);
@@ -1021,6 +1030,101 @@ Task_clear(PyObject *op)
 }
 #endif
 
+#if HAVE_UNLOCKED_FUTURES
+
+#define X(method)                                                                                                    \
+    static PyObject *locked_##method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)       \
+    {                                                                                                                \
+        State *state = state_of_object(op);                                                                          \
+        return state == NULL ? NULL : future_call_locked(op, &state->coro->unlocked_##method, args, nargs, kwnames); \
+    }
+UNLOCKED_TASK_METHODS(X)
+#undef X
+
+/* The name, or None (new), as the base keeps it: an automatic one is an int until somebody asks. */
+static PyObject *
+read_name(CoroState *coro, BaseTask *task)
+{
+    compat_mutex_lock(&coro->names_lock);
+    PyObject *name = Py_NewRef(task->name == NULL ? Py_None : task->name);
+    compat_mutex_unlock(&coro->names_lock);
+    return name;
+}
+
+/* Gives the task another name, if `expected` is NULL or the one that it has. Steals `name`. */
+static void
+replace_name(CoroState *coro, BaseTask *task, PyObject *expected, PyObject *name)
+{
+    compat_mutex_lock(&coro->names_lock);
+    if (expected == NULL || task->name == expected) {
+        PyObject *old = task->name;
+        task->name = name;
+        name = old;
+    }
+    compat_mutex_unlock(&coro->names_lock);
+    Py_XDECREF(name);
+}
+
+static PyObject *
+Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    PyObject *name = read_name(state->coro, BaseTask_CAST(op));
+    if (!PyLong_CheckExact(name)) {
+        return name;
+    }
+    PyObject *text = PyUnicode_FromFormat("Task-%S", name);
+    if (text != NULL) {
+        replace_name(state->coro, BaseTask_CAST(op), name, Py_NewRef(text));
+    }
+    Py_DECREF(name);
+    return text;
+}
+
+static PyObject *
+Task_set_name(PyObject *op, PyObject *value)
+{
+    State *state = state_of_object(op);
+    PyObject *name = state == NULL ? NULL : PyUnicode_CheckExact(value) ? Py_NewRef(value) : PyObject_Str(value);
+    if (name == NULL) {
+        return NULL;
+    }
+    replace_name(state->coro, BaseTask_CAST(op), NULL, name);
+    Py_RETURN_NONE;
+}
+
+/* It looks at the frames of the coroutine, which must not run meanwhile. */
+static PyObject *
+Task_repr(PyObject *op)
+{
+    PyObject *text;
+    FL_BEGIN_INNER_CRITICAL_SECTION(op);
+    text = base_of(op)->tp_repr(op);
+    FL_END_INNER_CRITICAL_SECTION();
+    return text;
+}
+
+static PyMethodDef Task_methods[] = {
+#define X(name) {#name, (PyCFunction)(void (*)(void))locked_##name, METH_FASTCALL | METH_KEYWORDS, NULL},
+    UNLOCKED_TASK_METHODS(X)
+#undef X
+        {"get_name", Task_get_name, METH_NOARGS, NULL},
+    {"set_name", Task_set_name, METH_O, NULL},
+    {NULL},
+};
+
+static PyGetSetDef Task_getset[] = {
+#define X(name) {#name, future_get_locked, future_set_locked, NULL, (void *)offsetof(CoroState, unlocked_##name)},
+    UNLOCKED_TASK_ATTRIBUTES(X)
+#undef X
+        {NULL},
+};
+
+#endif
+
 PyDoc_STRVAR(Task_doc, "Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--\n\n"
                        "asyncio.Task, made by fastloop's loops.\n\n"
                        "Works on any loop. Raises TypeError when coro is no coroutine. See asyncio.Task.");
@@ -1030,6 +1134,9 @@ static PyType_Slot Task_slots[] = {
     {Py_tp_dealloc, Task_dealloc},   {Py_tp_finalize, Task_finalize},
 #if !HAVE_HEAP_BASE_TYPES
     {Py_tp_traverse, Task_traverse}, {Py_tp_clear, Task_clear},
+#endif
+#if HAVE_UNLOCKED_FUTURES
+    {Py_tp_methods, Task_methods},   {Py_tp_getset, Task_getset},     {Py_tp_repr, Task_repr},
 #endif
     {Py_tp_iter, Future_await},      {Py_am_await, Future_await},     {0, NULL},
 };

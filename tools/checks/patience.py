@@ -1,10 +1,16 @@
-"""A pytest plugin for checks that slow everything down: --patience N gives each test N times its time."""
+"""A pytest plugin for checks that slow everything down: --patience N gives each test and child N times its time."""
+
+import os
 
 import pytest
 
 
 def pytest_addoption(parser):
     parser.addoption("--patience", type=float, default=1, metavar="N", help="multiply the time limit of each test by N")
+
+
+def pytest_configure(config):
+    os.environ["FASTLOOP_PATIENCE"] = str(config.getoption("--patience"))
 
 
 # After conftest.py, which gives every test a limit.
