@@ -310,8 +310,11 @@ CHAIN_NAMES = {
 def chain_codes() -> "tuple[object, ...] | None":
     """The code of asyncio's functions that src/coro/chain.c stands in for, and the numbers of the cells that they use;
     None when something has been replaced or is not as it is known from any version."""
-    private: Any = futures
-    outer = (tasks.run_coroutine_threadsafe, private._chain_future, private._set_concurrent_future_state)
+    outer: Any = (
+        tasks.run_coroutine_threadsafe,
+        getattr(futures, "_chain_future", None),
+        getattr(futures, "_set_concurrent_future_state", None),
+    )
     if not all(isinstance(function, types.FunctionType) for function in outer):
         return None
     codes = {
@@ -329,6 +332,8 @@ def chain_codes() -> "tuple[object, ...] | None":
     except (KeyError, ValueError):
         return None
     if callback.co_freevars != ("coro", "future", "loop") or cells[1][:3] != bytes(range(3)):
+        return None
+    if not {"cancelled", "is_closed", "events", "_get_running_loop", "call_soon_threadsafe"}.issuperset(call.co_names):
         return None
     chain, copy, set_state = codes["_chain_future"], codes["_set_concurrent_future_state"], codes["_set_state"]
     return callback, chain, copy, set_state, check, cells[0], call, cells[1], ("loop",)

@@ -257,7 +257,8 @@ run_call_set_state(LoopObject *loop, PyObject *function, PyObject *source)
 static int
 chain_run(LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (loop->debug || !loop->coro->use_native) {
+    /* Somebody may call _run() of a handle whose loop is closed. */
+    if (loop->debug || loop->coro == NULL || !loop->coro->use_native) {
         return 0;
     }
     if (PyFunction_GET_CODE(function) == loop->state->known_codes[0]) {

@@ -61,7 +61,8 @@ ask_for_buffer(SocketTransport *self)
     return buffer;
 }
 
-/* Fills io->read_view from the BufferedProtocol; false when that failed, which was dealt with. */
+/* Fills io->read_view from the BufferedProtocol; false when that failed, which was dealt with, but for SystemExit and
+   KeyboardInterrupt, which are set then. */
 static bool
 take_user_buffer(SocketTransport *self, LoopObject *loop)
 {
@@ -76,9 +77,7 @@ take_user_buffer(SocketTransport *self, LoopObject *loop)
         }
     }
     if (buffer == NULL) {
-        if (transport_fail(self, message) < 0) {
-            loop_raise_later(loop);
-        }
+        (void)transport_fail(self, message);
         return false;
     }
     Py_DECREF(buffer);
@@ -124,7 +123,8 @@ has_read_in_turn(SocketTransport *self)
     return self->read_turn == self->loop->io->turn;
 }
 
-/* The memory for the next read, which must follow; an empty one without memory, or when get_buffer() failed. */
+/* The memory for the next read, which must follow; an empty one without memory, or when get_buffer() failed: then
+   SystemExit or KeyboardInterrupt may be set. */
 static uv_buf_t
 take_buffer(SocketTransport *self, LoopObject *loop)
 {
@@ -177,6 +177,9 @@ on_alloc(uv_handle_t *handle, size_t Py_UNUSED(suggested), uv_buf_t *buffer)
     if (!loop->io->read_put_off) {
         Py_INCREF(self);
         *buffer = take_buffer(self, loop);
+        if (UNLIKELY(buffer->len == 0) && PyErr_Occurred()) {
+            loop_raise_later(loop);
+        }
         /* The read callback follows in any case, and the stream is kept by whoever keeps the transport. */
         Py_DECREF(self);
     }
@@ -376,6 +379,10 @@ deliver_error(SocketTransport *self, int code)
 static int
 deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *own, bool asked)
 {
+    if (UNLIKELY(self->loop == NULL)) {
+        /* A __release_buffer__() has called _call_connection_lost(). */
+        return 0;
+    }
     if (size > 0) {
         self->read_turn = self->loop->io->turn;
         metrics_received(&self->loop->metrics, (size_t)size);
@@ -441,7 +448,8 @@ finish_read(SocketTransport *self, LoopObject *loop, ssize_t size, const char *d
     Py_buffer view = io->read_view;
     io->read_bytes = NULL;
     io->read_view = (Py_buffer){NULL};
-    bool asked = self->in_alloc;
+    /* A get_buffer() that ran the loop may have had another read end in between. */
+    bool asked = self->in_alloc || view.obj != NULL;
     self->in_alloc = false;
     if (!self->reading) {
         /* get_buffer() paused, closed or failed; what was read meanwhile is delivered as the standard loop does. */
@@ -518,8 +526,19 @@ run_read(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
         return 0;
     }
     self->read_due = false;
+    /* A callback that ran since the poll may have closed the descriptor of the user's socket, and its number be another's. */
+    if (self->sock_state == SOCK_SHARED && UNLIKELY(!stream_owns_descriptor(self->stream))) {
+        transport_lose_descriptor(self);
+        return 0;
+    }
     uv_buf_t buffer = take_buffer(self, loop);
-    return finish_read(self, loop, receive(self->fd, buffer), buffer.base);
+    PyObject *leaving = UNLIKELY(buffer.len == 0) ? compat_take_exception() : NULL;
+    int err = finish_read(self, loop, receive(self->fd, buffer), buffer.base);
+    if (leaving != NULL) {
+        compat_restore_exception(leaving);
+        err = -1;
+    }
+    return err;
 }
 
 /* ---- starting and stopping ---- */

@@ -283,6 +283,7 @@ accept_next(LoopObject *loop, ListenerObject *self)
     if (fd < 0) {
         return accept_failed(loop, self, fd);
     }
+    transport_check_number(loop, fd);
     size = Py_MIN(size, (socklen_t)sizeof(peer));
     int err = is_native(loop, self) ? connect_soon(loop, self, fd, &peer, size)
                                     : connect_one(loop, self, fd, (struct sockaddr *)&peer, size, connect_by_task);

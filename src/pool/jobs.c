@@ -283,18 +283,54 @@ run_timed(JobQueueObject *queue, Job *job)
     job->loop->job_ns = average;
 }
 
-/* Tells the loop that there is an outcome for it. A worker with nothing more to do lets the loop run first, and is idle for
-   what that submits. With more to do the loop has to wait, and gets many outcomes at once. */
-static void
-wake_loop(JobQueueObject *queue, LoopObject *loop, bool idle)
+/* Does somebody else hold it, or does freeing it run no code? */
+static inline bool
+dies_silently(PyObject *op)
 {
-    if (!idle) {
-        inbox_wake_if_waiting(&loop->inbox);
-        return;
+    return Py_REFCNT(op) > 1 || PyLong_CheckExact(op) || PyFloat_CheckExact(op) || PyUnicode_CheckExact(op) ||
+           PyBytes_CheckExact(op);
+}
+
+/* Does nothing run when the references of a job are dropped? Without a GIL nobody knows. */
+static bool
+ends_silently(const Job *job)
+{
+    if (HAVE_FREE_THREADING || !dies_silently(job->func) || !dies_silently(job->future)) {
+        return false;
     }
-    state_note_attached(queue->state, -1);
-    loop_wake_threadsafe(loop);
-    state_note_attached(queue->state, 1);
+    Py_ssize_t count = job->args == NULL || Py_REFCNT(job->args) > 1 ? 0 : PyTuple_GET_SIZE(job->args);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!dies_silently(PyTuple_GET_ITEM(job->args, i))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Tells the loop that there is an outcome for it, and ends the job. A worker with nothing more to do (`idle`) lets the loop
+   run first, and is idle for what that submits; with more to do the loop has to wait, and gets many outcomes at once. Nobody
+   may count on a worker that has yet to run what its job leaves behind, which may need the loop. Says whether the worker is
+   counted as idle now. */
+static bool
+end_job(JobQueueObject *queue, Job *job, bool idle)
+{
+    LoopObject *loop = (LoopObject *)Py_NewRef(job->loop);
+    bool gives_way = idle && ends_silently(job);
+    bool counted = gives_way || queue->counts_each;
+    if (!gives_way && !HAVE_FREE_THREADING) {
+        inbox_wake_if_waiting(&loop->inbox);
+    }
+    job_finish(job);
+    if (counted) {
+        add_idle(queue, 1);
+    }
+    if (gives_way) {
+        state_note_attached(queue->state, -1);
+        loop_wake_threadsafe(loop);
+        state_note_attached(queue->state, 1);
+    }
+    Py_DECREF(loop);
+    return counted;
 }
 
 /* Runs jobs until there is an item, which is returned, or nothing and `block` is false: NULL without an exception. */
@@ -312,13 +348,7 @@ run_jobs_until_item(JobQueueObject *queue, bool block)
             may_spin = job.loop->may_spin;
             run_timed(queue, &job);
             /* The worker function does the same: after each job, or between get_nowait() and get(). */
-            bool idle = block && queue->empty;
-            counted = idle || queue->counts_each;
-            if (counted) {
-                add_idle(queue, 1);
-            }
-            wake_loop(queue, job.loop, idle);
-            job_finish(&job);
+            counted = end_job(queue, &job, block && queue->empty);
             if (++ran % JOBS_PER_RELEASE == 0) {
                 let_others_in();
             }

@@ -214,6 +214,9 @@ loop_enter(LoopObject *loop)
         }
         loop->inbox.waiting = NOT_WAITING;
         state_note_attached(loop->state, 1);
+        /* What other threads have queued meanwhile comes before what the poll finds. */
+        inbox_drain(&loop->inbox, &loop->ready);
+        loop->poll_defers |= loop->ready.count > 0;
     }
     loop_leave_task(loop);
 }

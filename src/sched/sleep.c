@@ -277,7 +277,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         return -1;
     }
     /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
-    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed) {
+    if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed || loop->has_found) {
         loop_poll_now(loop);
         return 1;
     }

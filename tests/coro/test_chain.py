@@ -317,3 +317,15 @@ def test_it_is_done_natively(loop_factory, monkeypatch, disabled):
     loop.close()
     assert ("_chain_future" in called, "_call_set_state" in called) == (disabled == "tasks",) * 2
     assert {"add_done_callback", "set_result"} <= called
+
+
+def test_a_handle_that_is_run_after_the_end_of_its_loop(loop_factory):
+    loop = loop_factory()
+    loop.set_exception_handler(lambda loop, context: None)
+    coroutine = answer()
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    handle = loop._ready[-1]
+    loop.close()
+    handle._run()
+    assert isinstance(future.exception(0), RuntimeError)
+    coroutine.close()

@@ -227,6 +227,25 @@ def test_an_idle_worker_is_used_again(loop, run):
     assert workers(loop._default_executor) == ["asyncio_0"]
 
 
+def test_nobody_counts_on_a_worker_that_frees_what_its_job_has_left(loop, run):
+    """What is freed may wait for the next job."""
+    done = threading.Event()
+    freed = []
+
+    class Left:
+        def __del__(self):
+            freed.append(done.wait(30))
+
+    async def main():
+        await loop.run_in_executor(None, abs, 1)
+        await loop.run_in_executor(None, type, Left())
+        await loop.run_in_executor(None, done.set)
+        await until(lambda: freed)
+        assert freed == [True]
+
+    run(main())
+
+
 def test_jobs_start_in_order(loop, loop_name, run):
     seen = []
     with pool_type(loop_name)(1) as pool:

@@ -176,7 +176,7 @@ def test_accept_that_fails_for_another_reason_is_reported_and_goes_on(faulty, er
     answer = under_load(faulty, "accept", error, 20)
     assert (answer["good"], answer["errors"]) == (60, [])
     (report,) = answer["reports"]
-    assert report.startswith("Exception in callback") and "_accept_connection()" in report
+    assert report.startswith("Exception in callback") and "_accept_connection(" in report
 
 
 CLOSED_MEANWHILE = """

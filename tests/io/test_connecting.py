@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import warnings
 
 import pytest
@@ -256,6 +257,30 @@ def test_ipv6_and_its_scope(loop, run):
         await without_clients(server)
 
     run(main())
+
+
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="3.11 has no eager tasks")
+def test_a_connection_that_a_replaced_clock_begins(loop, listening):
+    """The poll that follows at once must not wait for something else."""
+    tasks = []
+
+    async def connect():
+        transport, _ = await loop.create_connection(asyncio.Protocol, *listening.address)
+        transport.abort()
+        loop.call_soon(loop.stop)
+
+    def clock():
+        if not tasks:
+            tasks.append(asyncio.Task(connect(), loop=loop, eager_start=True))
+        return time.monotonic()
+
+    timer = loop.call_later(1000, loop.stop)
+    loop.time = clock
+    loop.run_forever()
+    del loop.time
+    timer.cancel()
+    assert tasks[0].done()
+    loop.run_until_complete(turns(5))
 
 
 def test_many_connections_at_once(loop, run, listening):

@@ -6,11 +6,12 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 
 import pytest
 
-from helpers import Recorder, socket_pair, turns
+from helpers import Recorder, socket_pair, turns, until
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -491,5 +492,89 @@ def test_a_connection_gets_its_protocol_in_the_turn_after_it_was_accepted(loop, 
         await asyncio.sleep(0.001)
         server.close()
         await server.wait_closed()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- what happens between the poll and the read
+
+
+@KINDS
+def test_what_a_thread_has_queued_comes_before_the_data_that_it_sent(loop, run, kind):
+    async def main():
+        order = []
+        transport, _, theirs = await pair(loop, kind, lambda: Recorder(data_received=lambda _: order.append("data")))
+
+        def work():
+            loop.call_soon_threadsafe(order.append, "queued")
+            theirs.send(b"x")
+
+        for _ in range(30):
+            order.clear()
+            thread = threading.Thread(target=work)
+            thread.start()
+            await until(lambda: len(order) == 2)
+            thread.join()
+            assert order == ["queued", "data"]
+        await end(transport, theirs)
+
+    run(main())
+
+
+def test_an_exit_from_get_buffer_leaves_what_is_ready_for_the_next_run(loop, run):
+    order = []
+
+    class Leaving(Slices):
+        def get_buffer(self, sizehint):
+            if "left" not in self.events:
+                self.events.append("left")
+                raise SystemExit("get_buffer")
+            return super().get_buffer(sizehint)
+
+    async def main():
+        transport, _, theirs = await pair(loop, "unix", lambda: Leaving(loop))
+        theirs.send(b"x")
+        wait_for(transport, select.POLLIN)
+        # A timer that is due stands behind the read.
+        loop.call_later(0, order.append, "timer")
+        time.sleep(0.01)
+        loop.call_soon(order.append, "queued")
+        await asyncio.sleep(0.001)
+        return transport, theirs
+
+    task = loop.create_task(main())
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(task)
+    assert order == ["queued"]
+    run(end(*loop.run_until_complete(task)))
+    assert order == ["queued", "timer"]
+
+
+@pytest.mark.fastloop_only("the standard loop reads from whatever has the number")
+def test_a_descriptor_that_was_replaced_before_the_read(loop, run):
+    """What has the number now keeps its bytes."""
+
+    async def main():
+        transport, protocol, theirs = await pair(loop, "unix", Recorder)
+        others = []
+
+        def replace():
+            fd = transport.get_extra_info("socket").fileno()
+            others.extend(socket.socketpair())
+            others[1].send(b"for the other")
+            os.dup2(others[0].fileno(), fd)
+            return fd
+
+        theirs.send(b"x")
+        wait_for(transport, select.POLLIN)
+        fds = []
+        loop.call_soon(lambda: fds.append(replace()))
+        await until(lambda: protocol.lost)
+        assert protocol.data == b""
+        assert others[0].recv(100) == b"for the other"
+        os.close(fds[0])
+        for sock in (*others, theirs):
+            sock.close()
+        await turns(3)
 
     run(main())

@@ -113,8 +113,7 @@ def test_streams(monkeypatch, loop_factory, tmp_path, kind, switch):
             await reader.readexactly(100)
         handles = loop.metrics()["handles"]
         await closed(writer)
-        server.close()
-        await server.wait_closed()
+        await helpers.without_clients(server)
         return handles
 
     handles = loop.run_until_complete(talk())
@@ -180,8 +179,7 @@ def test_tls_counts_what_is_on_the_wire(monkeypatch, loop_factory, authority, sw
             await reader.readexactly(1000)
         after = loop.metrics()
         await closed(writer)
-        server.close()
-        await server.wait_closed()
+        await helpers.without_clients(server)
         return before, after
 
     before, after = loop.run_until_complete(talk())
@@ -479,8 +477,7 @@ def test_from_other_threads_while_it_runs(loop, run):
                 await reader.readexactly(100)
                 await asyncio.to_thread(int)
             await closed(writer)
-        server.close()
-        await server.wait_closed()
+        await helpers.without_clients(server)
         await loop.shutdown_default_executor()
 
     threads = [threading.Thread(target=watch) for _ in range(2)]
