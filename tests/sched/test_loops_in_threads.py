@@ -147,9 +147,10 @@ def look_at_task(task, dice):
     )()
 
 
+@pytest.mark.left_out(GIL, reason="with a GIL three threads that never wait leave the loop hardly any of it")
 @pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only("without a GIL, 3.13's own asyncio crashes")
-@pytest.mark.timeout(60 * SCALE)
+@pytest.mark.timeout(100 * SCALE)
 def test_tasks_are_looked_at_by_other_threads_while_they_run(loop, run):
     async def leaf(count):
         for _ in range(count):
@@ -175,6 +176,7 @@ def test_tasks_are_looked_at_by_other_threads_while_they_run(loop, run):
                     # linecache, by which a stack is printed, is not made for threads.
                     with contextlib.suppress(KeyError):
                         look_at_task(task, dice)
+                time.sleep(0.0001)
 
         threads = loop.run_in_executor(None, each_in_a_thread, 3, look)
         for first in range(0, 200 * SCALE, 20):
