@@ -26,7 +26,7 @@ enum {
     /* What is smaller is copied. */
     BULK_MINIMUM = 32 * 1024,
 };
-_Static_assert((int)READ_SIZE == (int)BYTESPOOL_ROOMS * (int)BYTESPOOL_ROOM_STEP, "the largest room takes all");
+_Static_assert(READ_SIZE == BYTESPOOL_ROOMS * BYTESPOOL_ROOM_STEP, "the largest room takes all");
 
 /* ---- the allocation callback ---- */
 
