@@ -304,6 +304,7 @@ def test_the_way_of_asyncio(loop, run, monkeypatch, kind):
 def test_it_is_done_natively(loop_factory, monkeypatch, disabled):
     monkeypatch.setenv("FASTLOOP_DISABLE", disabled)
     loop = loop_factory()
+    loop.set_debug(False)
     called = set()
 
     async def main():
