@@ -1,4 +1,5 @@
-/* Has a function of the standard library been replaced? Tracers do that to see calls go by. */
+/* Python functions: has one of the standard library been replaced, as tracers do to see calls go by? What does a method
+   say? */
 
 #ifndef FASTLOOP_BASE_FUNCTIONS_H
 #define FASTLOOP_BASE_FUNCTIONS_H
@@ -26,6 +27,16 @@ function_is_original(PyObject *function, PyObject *globals)
 {
     return function != NULL && PyFunction_Check(function) && PyFunction_GetGlobals(function) == globals &&
            PyFunction_GetClosure(function) == NULL && function_is_compiled(function);
+}
+
+/* The truth of op.name(): 1 or 0, or -1 with an exception. */
+static inline int
+method_truth(PyObject *op, PyObject *name)
+{
+    PyObject *answer = PyObject_CallMethodNoArgs(op, name);
+    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return truth;
 }
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "coro/chain.h"
 
+#include "base/functions.h"
 #include "coro/future.h"
 
 /* The items of chain_codes(). */
@@ -44,16 +45,6 @@ is_original(CoroState *coro, PyObject *name, PyObject *function, int code)
 {
     return coro_look_up_unpatched(coro->futures_dict, name, (PyTypeObject *)function) &&
            PyFunction_GET_CODE(function) == item(coro, code);
-}
-
-/* The truth of op.name(), -1 with an exception. */
-static int
-ask(PyObject *op, PyObject *name)
-{
-    PyObject *answer = PyObject_CallMethodNoArgs(op, name);
-    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
-    return truth;
 }
 
 /* op.name(arg); -1 with an exception. */
@@ -162,7 +153,7 @@ pass_on(State *state, PyObject *future)
     }
     PyObject *exc = compat_take_exception();
     PyObject *before = loop_begin_handling(exc);
-    int err = ask(future, state->coro->str_set_running_or_notify_cancel);
+    int err = method_truth(future, state->coro->str_set_running_or_notify_cancel);
     if (err > 0) {
         err = tell(future, state->coro->str_set_exception, exc);
     }
@@ -209,11 +200,11 @@ run_submit(LoopObject *loop, PyObject *function)
 static int
 copy_state(CoroState *coro, PyObject *future, PyObject *source, PyObject *convert)
 {
-    int cancelled = ask(source, coro->str_cancelled);
+    int cancelled = method_truth(source, coro->str_cancelled);
     if (cancelled > 0) {
-        cancelled = ask(future, coro->str_cancel);
+        cancelled = method_truth(future, coro->str_cancel);
     }
-    int wanted = cancelled < 0 ? -1 : ask(future, coro->str_set_running_or_notify_cancel);
+    int wanted = cancelled < 0 ? -1 : method_truth(future, coro->str_set_running_or_notify_cancel);
     if (wanted <= 0) {
         return wanted;
     }

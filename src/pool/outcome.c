@@ -5,15 +5,7 @@
 
 #include "pool/outcome.h"
 
-/* Is the future cancelled (`cancelled`) or done (`done`)? 1 or 0, or -1 with an exception. */
-static int
-ask_future(PyObject *future, PyObject *method)
-{
-    PyObject *answer = PyObject_CallMethodNoArgs(future, method);
-    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
-    return truth;
-}
+#include "base/functions.h"
 
 /* An outcome that the future refused: StopIteration on older Pythons, or somebody else has completed the future. */
 static int
@@ -33,7 +25,7 @@ deliver_result(LoopObject *loop, PyObject *future, PyObject *result)
     State *state = loop->state;
     int done = state->complete_future == NULL ? 0 : state->complete_future(state, future, result);
     if (done == 0) {
-        done = ask_future(future, state->str_cancelled);
+        done = method_truth(future, state->str_cancelled);
     }
     if (done == 0) {
         PyObject *none = PyObject_CallMethodOneArg(future, state->str_set_result, result);
@@ -48,7 +40,7 @@ static int
 deliver_exception(LoopObject *loop, PyObject *future, PyObject *exception)
 {
     State *state = loop->state;
-    int done = ask_future(future, state->str_cancelled);
+    int done = method_truth(future, state->str_cancelled);
     if (done == 0) {
         /* concurrent.futures.CancelledError and its kin become asyncio's. */
         PyObject *converted = PyObject_CallOneArg(state->convert_future_exc, exception);
@@ -77,7 +69,7 @@ send_outcome(Job *job, ready_run deliver, PyObject *value)
 void
 job_run(Job *job)
 {
-    int cancelled = ask_future(job->future, job->loop->state->str_cancelled);
+    int cancelled = method_truth(job->future, job->loop->state->str_cancelled);
     if (cancelled > 0) {
         return;
     }

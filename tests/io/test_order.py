@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from helpers import Recorder, socket_pair, turns, until
+from helpers import Recorder, socket_pair, turns, until, without_clients
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -419,9 +419,7 @@ def test_the_story_of_a_connection_with_both_ends_here(loop, run, kind, tmp_path
         # When the ends of a TCP connection learn of it is the kernel's affair.
         assert kind == "tcp" or order == BOTH_UNIX
         transport.abort()
-        await turns(5)
-        server.close()
-        await server.wait_closed()
+        await without_clients(server)
 
     run(main())
 
@@ -436,9 +434,7 @@ def test_clients_that_connect_together_are_accepted_together(loop, run, tmp_path
         assert [event for event in order if event.startswith("S")][:6] == ["S factory"] * 3 + ["S made"] * 3
         for transport, _ in connections:
             transport.abort()
-        await turns(5)
-        server.close()
-        await server.wait_closed()
+        await without_clients(server)
 
     run(main())
 
@@ -489,9 +485,7 @@ def test_a_connection_gets_its_protocol_in_the_turn_after_it_was_accepted(loop, 
         assert order == [0, 1, "factory", 2, "made", 3, 4]
         for sock in (client, ours, theirs):
             sock.close()
-        await asyncio.sleep(0.001)
-        server.close()
-        await server.wait_closed()
+        await without_clients(server)
 
     run(main())
 
