@@ -151,7 +151,7 @@ put_off_read(SocketTransport *self, LoopObject *loop)
     if (has_read_in_turn(self) || self->read_due) {
         return true;
     }
-    if (!loop->poll_defers) {
+    if (!io_poll_queues(loop)) {
         return false;
     }
     if (loop_push(loop, run_read, (PyObject *)self, NULL) < 0) {

@@ -229,7 +229,7 @@ transport_written(SocketTransport *self, int status)
 {
     LoopObject *loop = (LoopObject *)Py_NewRef(self->loop);
     Py_INCREF(self);
-    if (!loop->poll_defers || !put_off_written(self, loop, status)) {
+    if (!io_poll_queues(loop) || !put_off_written(self, loop, status)) {
         if (finish_write(self, loop, status) < 0) {
             loop_raise_later(loop);
         }

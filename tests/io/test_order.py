@@ -196,6 +196,39 @@ def test_data_comes_behind_what_is_queued(loop, run, kind):
 
 
 @KINDS
+@pytest.mark.parametrize("first", ["reader", "data"])
+def test_what_a_wait_finds_of_readers_and_transports_comes_in_the_order_of_the_system(loop, run, kind, first):
+    async def main():
+        order = []
+
+        def log(name):
+            order.append(name)
+            loop.call_soon(order.append, "after " + name)
+            if len(order) == 2:
+                loop.call_soon(loop.call_soon, found.set_result, None)
+
+        transport, _, theirs = await pair(loop, kind, lambda: Recorder(data_received=lambda _: log("data")))
+        watched, other = socket_pair("unix")
+        loop.add_reader(watched, lambda: (watched.recv(1), log("reader")))
+        senders = {"reader": other, "data": theirs}
+        await turns(3)
+
+        second = "data" if first == "reader" else "reader"
+        senders[first].send(b"x")
+        senders[second].send(b"x")
+        wait_for(transport, select.POLLIN)
+        found = loop.create_future()
+        await found  # nothing is ready to run now, so the loop waits
+        assert order == [first, second, "after " + first, "after " + second]
+        loop.remove_reader(watched)
+        watched.close()
+        other.close()
+        await end(transport, theirs)
+
+    run(main())
+
+
+@KINDS
 def test_a_timer_that_is_due_runs_before_what_the_data_has_started(loop, run, kind):
     """It ends the wait of a task that data has come for, if both are there at once."""
 
