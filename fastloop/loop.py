@@ -89,6 +89,10 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         try:
             self._run_turns()
         finally:
+            # A signal handler may raise where a function of Python begins: first what must not be left out.
+            self._stopping = False
+            self._thread_id = None
+            events._set_running_loop(None)
             self._run_forever_cleanup()
 
     def run_until_complete(self, future):
@@ -138,9 +142,9 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
 
     def _run_forever_cleanup(self):
         self._stopping = False
-        self._stop_signal_wakeup()
         self._thread_id = None
         events._set_running_loop(None)
+        self._stop_signal_wakeup()
         self._set_coroutine_origin_tracking(False)
         if self._old_agen_hooks is not None:
             sys.set_asyncgen_hooks(*self._old_agen_hooks)

@@ -110,12 +110,20 @@ def warmed_up(request):
     helpers.keep_for_the_session()
 
 
+def watchdog_seconds(item):
+    """The WATCHDOG must not end a test that pytest-timeout still gives its time, as `make interpreters` does."""
+    limit = item.get_closest_marker("timeout")
+    return max(WATCHDOG, limit.args[0] + TIMEOUT if limit.args else 0)
+
+
 @pytest.fixture(autouse=True)
 def guard(request):
     """Fail the test when it leaves something behind; see helpers.Guard for what may be declared."""
-    if time.monotonic() - request.config.stash.get(wound_up, -WATCHDOG) > WATCHDOG / 6:
-        faulthandler.dump_traceback_later(WATCHDOG, exit=True, file=sys.__stderr__)
-        request.config.stash[wound_up] = time.monotonic()
+    patience = watchdog_seconds(request.node)
+    if time.monotonic() - request.config.stash.get(wound_up, -WATCHDOG) > WATCHDOG / 6 or patience > WATCHDOG:
+        faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__)
+        # The next test must not go on with the time of one that is allowed long.
+        request.config.stash[wound_up] = time.monotonic() if patience == WATCHDOG else -WATCHDOG
     allowed = {kind for mark in request.node.iter_markers("expects") for kind in mark.args}
     with helpers.Guard(allowed) as watch:
         yield watch

@@ -45,7 +45,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     options = parser.parse_args(arguments)
     if options.path is None:
-        parser.error("where is the socket? The program is started with FASTLOOP_METRICS=PATH, and so is this")
+        parser.error("give PATH, the socket of a program that was started with FASTLOOP_METRICS=PATH")
     if not options.interval > 0:
         parser.error("--interval must be more than 0")
     if os.path.isdir(options.path):

@@ -260,6 +260,26 @@ def test_an_exception_of_a_python_handler_comes_out_of_the_run(loop):
 # ---------------------------------------------------------------- what is restored
 
 
+@pytest.mark.fastloop_only("the standard loop passes for running ever after")
+def test_a_python_handler_that_raises_as_a_run_ends_does_not_leave_it_running(loop, run):
+    """A handler runs where a function of Python begins, such as that which ends a run."""
+
+    def raise_there(frame, event, argument):
+        if frame.f_code.co_name == "_run_forever_cleanup":
+            raise InterruptedError
+
+    before = sys.gettrace()
+    sys.settrace(raise_there)
+    try:
+        loop.call_soon(loop.stop)
+        with pytest.raises(InterruptedError):
+            loop.run_forever()
+    finally:
+        sys.settrace(before)
+    assert not loop.is_running()
+    assert run(asyncio.sleep(0.001, "answer")) == "answer"
+
+
 def test_removing_a_handler_restores_the_default(loop):
     loop.add_signal_handler(signal.SIGUSR1, print)
     assert signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN)
