@@ -1,12 +1,19 @@
 """Calls of transports and socket operations that programs rarely make: the standard loop's answers."""
 
 import asyncio
+import collections
+import fcntl
 import logging
 import socket
 import sys
+import termios
+import threading
 import warnings
+import weakref
 
 import pytest
+
+from helpers import until
 
 
 @pytest.fixture
@@ -484,3 +491,276 @@ def test_arguments_of_what_serves(loop, run):
                 loop._start_serving(asyncio.Protocol, server, context=5)
 
     run(main())
+
+
+@pytest.mark.parametrize("method", ["send", "throw", "close"])
+def test_an_operation_that_resumes_itself(loop, run, method):
+    """Out of a method of its socket, which runs inside of it."""
+    raised = []
+
+    class Reentrant(socket.socket):
+        def recv(self, size):
+            try:
+                getattr(operation, method)(*{"send": [None], "throw": [KeyError()], "close": []}[method])
+            except ValueError as error:
+                raised.append(str(error))
+            return super().recv(size)
+
+    left, right = socket.socketpair()
+    with right, Reentrant(fileno=left.detach()) as mine:
+        mine.setblocking(False)
+        right.send(b"data")
+
+        async def main():
+            assert await operation == b"data"
+
+        operation = loop.sock_recv(mine, 10)
+        run(main())
+    assert raised == ["coroutine already executing"]
+
+
+def test_a_future_that_cannot_be_awaited(loop, run):
+    class Thing:
+        def add_done_callback(self, callback, **options):
+            pass
+
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+
+        async def main():
+            loop.create_future = Thing
+            with pytest.raises(TypeError, match="Thing"):
+                await loop.sock_recv(left, 10)
+            del loop.create_future
+            loop.remove_reader(left)
+            right.send(b"data")
+            assert await loop.sock_recv(left, 10) == b"data"
+
+        run(main())
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_pause_writing_may_end_the_run(loop, run, connected, error):
+    transport, protocol, peer = connected
+    calls = []
+
+    def leave():
+        calls.append("pause")
+        raise error
+
+    protocol.pause_writing = leave
+    protocol.resume_writing = lambda: calls.append("resume")
+    transport._high_water = transport._low_water = -1
+    with pytest.raises(error):
+        transport._maybe_pause_protocol()
+    transport._low_water = 0
+    transport._maybe_resume_protocol()
+    assert calls == ["pause", "resume"] and not transport.is_closing()
+    small = transport.get_extra_info("socket")
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    transport.set_write_buffer_limits(high=0)
+
+    async def main():
+        transport.write(bytes(4_000_000))
+
+    # From write(), or as the turn ends.
+    with pytest.raises(error):
+        run(main())
+        run(asyncio.sleep(0))
+    assert calls == ["pause", "resume", "pause"]
+    del protocol.pause_writing
+    del protocol.resume_writing
+
+
+@pytest.mark.fastloop_only("the stock loop goes on watching for room, with nothing to write")
+def test_resume_writing_may_end_the_run(loop, run, connected):
+    transport, protocol, peer = connected
+    calls = []
+    peer.setblocking(False)
+
+    def leave():
+        calls.append("resume")
+        raise KeyboardInterrupt
+
+    protocol.pause_writing = lambda: calls.append("pause")
+    protocol.resume_writing = leave
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    async def main():
+        transport.write(bytes(1_000_000))
+        count = 0
+        while count < 1_000_000:
+            try:
+                count += len(peer.recv(100_000))
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        while True:
+            await asyncio.sleep(0.001)
+
+    task = loop.create_task(main())
+    with pytest.raises(KeyboardInterrupt):
+        run(task)
+    assert calls == ["pause", "resume"] and transport.get_write_buffer_size() == 0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        run(task)
+
+
+def test_extra_information_of_another_mapping(loop, run):
+    left, right = socket.socketpair()
+    with right:
+        left.setblocking(False)
+        extra = collections.UserDict(mine=7)
+        transport = loop._make_socket_transport(left, asyncio.Protocol(), extra=extra)
+        assert transport.get_extra_info("mine") == 7
+        assert transport.get_extra_info("socket").fileno() == left.fileno()
+        run(asyncio.sleep(0))
+        transport.abort()
+        run(asyncio.sleep(0))
+
+
+def test_a_transport_over_another_family(loop, run):
+    """Addresses that only the socket module can show, and show they do when the socket is closed."""
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+    except (AttributeError, OSError):
+        pytest.skip("no AF_NETLINK here")
+    sock.setblocking(False)
+    sock.bind((0, 0))
+    name = sock.getsockname()
+    transport = loop._make_socket_transport(sock, asyncio.Protocol())
+    assert transport.get_extra_info("sockname") == name
+    run(asyncio.sleep(0))
+    transport.abort()
+    run(asyncio.sleep(0))
+    assert transport.get_extra_info("sockname") == name
+
+
+@pytest.mark.fastloop_only("the stock loop refuses a transport that is half closed by then")
+@pytest.mark.parametrize("method", ["close", "abort"])
+def test_a_wrong_thread_is_told_in_debug_mode(loop, run, connected, method):
+    transport, protocol, _ = connected
+    raised = []
+
+    def call():
+        try:
+            getattr(transport, method)()
+        except RuntimeError as error:
+            raised.append(str(error))
+
+    loop.set_debug(True)
+
+    async def main():
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    run(main())
+    loop.set_debug(False)
+    assert len(raised) == 1 and raised[0].startswith("Non-thread-safe operation")
+
+
+def test_arguments_that_no_datagram_method_has(loop, run):
+    async def main():
+        transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+        with pytest.raises(TypeError):
+            transport.sendto(b"data", *range(9))
+        with pytest.raises(TypeError):
+            transport.sendto(b"data", **{f"name{number}": number for number in range(9)})
+        transport.close()
+        await asyncio.sleep(0)
+
+    run(main())
+
+
+@pytest.mark.fastloop_only("private to it")
+def test_arguments_of_private_methods(loop, connected):
+    transport, protocol, _ = connected
+    for call in (
+        lambda: transport._fatal_error(),
+        lambda: transport._fatal_error("text"),
+        lambda: loop._make_handle(int),
+        lambda: loop._make_handle(int, []),
+        lambda: loop._make_socket_transport(),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    for name in ("_high_water", "_low_water"):
+        with pytest.raises(AttributeError):
+            delattr(transport, name)
+    assert not transport.is_closing()
+
+
+def test_a_protocol_of_streams_without_a_reader(loop, run):
+    """What comes is for nobody."""
+    left, right = socket.socketpair()
+
+    async def main():
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
+        protocol._stream_reader_wr = None
+        transport, _ = await loop.create_connection(lambda: protocol, sock=left)
+        right.send(b"data")
+        await until(lambda: fcntl.ioctl(left, termios.FIONREAD, bytes(4)) == bytes(4))
+        assert not transport.is_closing()
+        transport.abort()
+        await protocol._closed
+
+    with right:
+        run(asyncio.wait_for(main(), 50))
+
+
+@pytest.mark.parametrize("kind", ["subclass", "function"])
+def test_a_reader_behind_another_reference(loop, run, kind):
+    class Reference(weakref.ref):
+        pass
+
+    left, right = socket.socketpair()
+
+    async def main():
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        protocol._stream_reader_wr = Reference(reader) if kind == "subclass" else lambda: reader
+        transport, _ = await loop.create_connection(lambda: protocol, sock=left)
+        right.send(b"data")
+        assert await reader.readexactly(4) == b"data"
+        transport.abort()
+        await asyncio.sleep(0)
+
+    with right:
+        run(asyncio.wait_for(main(), 50))
+
+
+def test_data_behind_an_end_that_somebody_made(loop, run):
+    left, right = socket.socketpair()
+    problems = []
+    loop.set_exception_handler(lambda loop, context: problems.append(type(context["exception"])))
+
+    async def main():
+        reader, writer = await asyncio.open_connection(sock=left)
+        reader.feed_eof()
+        right.send(b"data")
+        with pytest.raises(AssertionError, match="feed_data after feed_eof"):
+            await writer.wait_closed()
+        with pytest.raises(AssertionError, match="feed_data after feed_eof"):
+            await reader.read()
+
+    with right:
+        run(asyncio.wait_for(main(), 50))
+    assert problems == [AssertionError]
+
+
+def test_an_exception_of_a_reader_that_is_none(loop, run):
+    left, right = socket.socketpair()
+
+    async def main():
+        reader, writer = await asyncio.open_connection(sock=left)
+        reader._exception = "text"
+        with pytest.raises(TypeError, match="exceptions must derive from BaseException"):
+            await reader.read()
+        reader._exception = None
+        writer.close()
+        await writer.wait_closed()
+
+    with right:
+        run(main())
