@@ -764,3 +764,278 @@ def test_an_exception_of_a_reader_that_is_none(loop, run):
 
     with right:
         run(main())
+
+
+class Scripted(socket.socket):
+    """recv() raises what stands in `script` first, one after the other."""
+
+    script = ()
+
+    def recv(self, size):
+        if self.script:
+            raise self.script.pop(0)
+        return super().recv(size)
+
+
+@pytest.fixture
+def scripted():
+    left, right = socket.socketpair()
+    with right, Scripted(fileno=left.detach()) as mine:
+        mine.setblocking(False)
+        yield mine, right
+
+
+def test_an_interrupted_call_waits(loop, run, scripted):
+    mine, right = scripted
+    mine.script = [InterruptedError(), BlockingIOError()]
+    right.send(b"data")
+    assert run(asyncio.wait_for(loop.sock_recv(mine, 10), 50)) == b"data"
+    assert mine.script == []
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_call_that_waited_may_end_the_run(loop, run, scripted, error):
+    mine, right = scripted
+    mine.script = [BlockingIOError(), error()]
+    right.send(b"data")
+    task = loop.create_task(loop.sock_recv(mine, 10))
+    with pytest.raises(error):
+        run(task)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        run(task)
+    assert run(loop.sock_recv(mine, 10)) == b"data"
+
+
+def test_a_future_that_refuses_the_outcome(loop, run, scripted, contexts):
+    class Future(asyncio.Future):
+        def set_result(self, result):
+            raise LookupError(result)
+
+    mine, right = scripted
+
+    async def main():
+        loop.create_future = lambda: Future(loop=loop)
+        waiting = loop.create_task(loop.sock_recv(mine, 10))
+        await asyncio.sleep(0)
+        del loop.create_future
+        right.send(b"data")
+        await until(lambda: contexts)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    run(main())
+    assert repr(contexts.take_one()["exception"]) == "LookupError(b'data')"
+
+
+@pytest.mark.parametrize("error", [LookupError, SystemExit])
+def test_a_waiter_that_fails(loop, run, contexts, error):
+    class Waiter:
+        def cancelled(self):
+            raise error
+
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    with right:
+        transport = loop._make_socket_transport(left, asyncio.Protocol(), waiter=Waiter())
+        if error is SystemExit:
+            with pytest.raises(SystemExit):
+                run(asyncio.sleep(0.001))
+        else:
+            run(asyncio.sleep(0.001))
+            assert type(contexts.take_one()["exception"]) is LookupError
+        # The one that was interrupted.
+        run(asyncio.sleep(0.001))
+        transport.abort()
+        run(asyncio.sleep(0.001))
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """What it is asked for a buffer calls asked(); `data` has what came."""
+
+    def __init__(self):
+        self.buffer = bytearray(10)
+        self.data = b""
+        self.asked = lambda: None
+        self.lost = []
+
+    def get_buffer(self, size):
+        self.asked()
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.data += self.buffer[:count]
+
+    def connection_lost(self, error):
+        self.lost.append(error)
+
+
+@pytest.fixture
+def buffered(loop, run):
+    left, right = socket.socketpair()
+
+    async def main():
+        return await loop.create_connection(Buffered, sock=left)
+
+    with right:
+        transport, protocol = run(main())
+        yield transport, protocol, right
+        transport.abort()
+        run(asyncio.sleep(0.001))
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_get_buffer_may_end_the_run(loop, run, buffered, error):
+    transport, protocol, peer = buffered
+
+    def leave():
+        del protocol.asked
+        protocol.asked = lambda: None
+        raise error
+
+    async def received():
+        await until(lambda: protocol.data)
+
+    protocol.asked = leave
+    peer.send(b"data")
+    task = loop.create_task(received())
+    with pytest.raises(error):
+        run(task)
+    run(task)
+    assert protocol.data == b"data" and not transport.is_closing()
+
+
+def test_get_buffer_may_pause_and_resume(loop, run, buffered):
+    transport, protocol, peer = buffered
+
+    def pause():
+        transport.pause_reading()
+        transport.resume_reading()
+
+    async def main():
+        for number in range(1, 4):
+            peer.send(b"data")
+            await until(lambda: protocol.data == b"data" * number)
+
+    protocol.asked = pause
+    run(main())
+    assert not transport.is_closing()
+
+
+@pytest.mark.fastloop_only("private to it")
+def test_get_buffer_may_not_end_the_connection_at_once(loop, run, buffered, contexts):
+    transport, protocol, peer = buffered
+    protocol.asked = lambda: transport._call_connection_lost(None)
+    peer.send(b"data")
+
+    async def main():
+        await until(lambda: protocol.lost)
+
+    run(main())
+    assert [type(error) for error in protocol.lost] == [RuntimeError]
+    transport._call_connection_lost(None)
+    assert len(protocol.lost) == 1
+    assert type(contexts.take_one()["exception"]) is RuntimeError
+
+
+@pytest.mark.fastloop_only("the stock loop leaves the accepted socket to the collector")
+def test_a_factory_that_switches_debug_mode_on_and_fails(loop, run, contexts):
+    def factory():
+        loop.set_debug(True)
+        raise LookupError("no protocol")
+
+    async def main():
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            await until(lambda: contexts)
+        server.close()
+        await server.wait_closed()
+
+    loop.set_debug(False)
+    run(main())
+    loop.set_debug(False)
+    assert contexts.take_one()["message"] == "Error on transport creation for incoming connection"
+
+
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="lines are joined, by a join() that refuses")
+def test_a_line_with_gaps_ends_the_connection(loop, run, connected, contexts):
+    transport, protocol, _ = connected
+    transport.writelines([b"data", memoryview(b"abcd")[::2]])
+    run(asyncio.sleep(0.001))
+    assert [type(error) for error in protocol.lost] == [BufferError]
+    assert type(contexts.take_one()["exception"]) is BufferError
+
+
+def test_a_reader_whose_handle_is_cancelled(loop, run):
+    left, right = socket.socketpair()
+    calls = []
+    with left, right:
+        left.setblocking(False)
+        for add, remove in ((loop._add_reader, loop.remove_reader), (loop._add_writer, loop.remove_writer)):
+            handle = add(left, calls.append, 1)
+            handle.cancel()
+            right.send(b"data")
+            run(asyncio.sleep(0.001))
+            assert remove(left) is False
+    assert calls == []
+
+
+@pytest.mark.parametrize("peername", [[], b"", ""], ids=repr)
+def test_an_odd_name_of_the_peer(loop, run, peername):
+    """Only whether there is one counts."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(50)
+
+        async def main():
+            transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+            transport._extra["peername"] = peername
+            transport.sendto(b"data", receiver.getsockname())
+            transport.close()
+            await asyncio.sleep(0)
+
+        run(main())
+        assert receiver.recv(100) == b"data"
+
+
+def test_the_address_of_a_connected_endpoint(loop, run):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(50)
+
+        async def main():
+            transport, _ = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, remote_addr=receiver.getsockname()
+            )
+            transport.sendto(b"1", transport._address)
+            transport.sendto(b"2", receiver.getsockname())
+            with pytest.raises(ValueError, match="Invalid address"):
+                transport.sendto(b"3", ("127.0.0.1", 9))
+            transport.close()
+            await asyncio.sleep(0)
+
+        run(main())
+        assert [receiver.recv(100) for _ in range(2)] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "family,address,errors",
+    [
+        (socket.AF_INET, ("127.0.0.1", 2**100), OverflowError),
+        (socket.AF_INET, ("127.0.0.1", -1), OverflowError),
+        (socket.AF_INET, ("127.0.0.1\0x", 9), (TypeError, ValueError)),
+        (socket.AF_INET, ("\u00fc" * 70, 9), TypeError),
+        (socket.AF_INET, (b"127.0.0.1\0x", 9), (TypeError, ValueError)),
+        (socket.AF_INET, ("127.0.0.1", 9.0), TypeError),
+        (socket.AF_INET6, ("::1\0", 9, 0, 0), (TypeError, ValueError)),
+        (socket.AF_INET6, ("::1", 9, 2**21, 0), OverflowError),
+    ],
+    ids=ascii,
+)
+def test_addresses_that_cannot_be(loop, run, family, address, errors):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        with pytest.raises(errors):
+            run(loop.sock_sendto(sock, b"data", address))
