@@ -266,10 +266,10 @@ chain_exec(State *state)
     if (codes == NULL) {
         return -1;
     }
-    if (codes == Py_None) {
+    if (codes == Py_None) { /* GCOV_EXCL_START: another version of asyncio */
         Py_DECREF(codes);
         return 0;
-    }
+    } /* GCOV_EXCL_STOP */
     coro->chain_codes = codes;
     state->known_codes[0] = item(coro, SUBMIT);
     state->known_codes[1] = item(coro, CALL_SET_STATE);

@@ -218,7 +218,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
                  !read_task_arguments(coro, args, nargs, kwnames, &given))) {
         return create_task_by_base(loop, args, nargs, kwnames);
     }
-    if (given.eager_start != NULL) {
+    if (given.eager_start != NULL) { /* GCOV_EXCL_START: Python 3.14 and later */
         int truth = PyObject_IsTrue(given.eager_start);
         if (truth < 0) {
             return NULL;
@@ -228,7 +228,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
             return create_task_by_base(loop, args, nargs, kwnames);
         }
         eager = truth != 0;
-    }
+    } /* GCOV_EXCL_STOP */
     if (eager && given.eager_start == NULL && !coro->free_keywords) {
         return new_task_of_eager_factory(loop, &given);
     }

@@ -432,6 +432,7 @@ wait_while_running(HandleObject *handle)
     if (LIKELY(!handle->threadsafe) || handle->loop == NULL) {
         return;
     }
+    /* GCOV_EXCL_START: Python 3.14 and later */
     Inbox *inbox = &handle->loop->inbox;
     uv_mutex_lock(&inbox->lock);
     /* It runs in the thread that holds the loop. */
@@ -447,6 +448,7 @@ wait_while_running(HandleObject *handle)
     inbox->handle_waiters--;
     uv_mutex_unlock(&inbox->lock);
     PyEval_RestoreThread(thread_state);
+    /* GCOV_EXCL_STOP */
 }
 
 int

@@ -330,3 +330,121 @@ def test_a_handle_that_is_run_after_the_end_of_its_loop(loop_factory):
     handle._run()
     assert isinstance(future.exception(0), RuntimeError)
     coroutine.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_factory_that_ends_the_run(loop, run, error):
+    def factory(loop, coroutine, **options):
+        coroutine.close()
+        raise error
+
+    loop.set_task_factory(factory)
+    future = asyncio.run_coroutine_threadsafe(answer(), loop)
+    loop.call_soon(loop.stop)
+    with pytest.raises(error):
+        loop.run_forever()
+    loop.set_task_factory(None)
+    assert not future.done()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def test_a_factory_that_fails_behind_a_cancelled_future(loop, run, contexts):
+    def factory(loop, coroutine, **options):
+        coroutine.close()
+        raise LookupError("no task")
+
+    async def main():
+        loop.set_task_factory(factory)
+        future = submit(loop, answer())
+        assert future.cancel()
+        await until(lambda: contexts)
+        loop.set_task_factory(None)
+        assert future.cancelled()
+
+    run(main())
+    assert type(contexts.take_one()["exception"]) is LookupError
+
+
+def test_a_factory_that_gives_a_task_of_another_loop(loop, run, loop_factory):
+    other = loop_factory()
+
+    def factory(loop, coroutine, **options):
+        return other.create_task(coroutine)
+
+    async def main():
+        loop.set_task_factory(factory)
+        future = submit(loop, answer("elsewhere"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        loop.set_task_factory(None)
+        assert not future.done()
+        return future
+
+    future = run(main())
+    other.run_until_complete(asyncio.sleep(0))
+    other.close()
+    assert future.result(0) == "elsewhere"
+
+
+def test_a_function_that_is_missing(loop, run, monkeypatch, contexts):
+    async def main():
+        coroutine = answer()
+        future = submit(loop, coroutine)
+        monkeypatch.delattr(tasks, "ensure_future")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        monkeypatch.undo()
+        assert type(future.exception(0)) is NameError
+        coroutine.close()
+
+    run(main())
+    assert type(contexts.take_one()["exception"]) is NameError
+
+
+@pytest.mark.parametrize("name", ["_chain_future", "_set_concurrent_future_state"])
+def test_functions_with_other_code(loop, run, monkeypatch, name):
+    """As tracers wrap them: the function is the same one."""
+    function = getattr(futures, name)
+
+    def replacement(*args, **kwargs):
+        raise LookupError("replaced")
+
+    async def main():
+        coroutine = answer()
+        monkeypatch.setattr(function, "__code__", replacement.__code__)
+        future = submit(loop, coroutine)
+        await until(lambda: contexts)
+        monkeypatch.undo()
+        assert future.done() == (name == "_chain_future")
+        await asyncio.sleep(0)
+
+    contexts = []
+    loop.set_exception_handler(lambda loop, context: contexts.append(context["exception"]))
+    run(main())
+    assert [type(exception) for exception in contexts] == [LookupError]
+
+
+def test_callbacks_called_by_hand(loop, run, contexts):
+    """With arguments that they do not have, and too early."""
+
+    async def main():
+        waiting = loop.create_future()
+        future = submit(loop, wait(waiting))
+        submitted = loop._ready[-1]._callback
+        await asyncio.sleep(0)
+        (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+        (chained,) = [callback for callback, _ in task._callbacks if "_call_set_state" in repr(callback)]
+        loop.call_soon(submitted, 1)
+        loop.call_soon(chained)
+        loop.call_soon(chained, task)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [type(context["exception"]) for context in contexts.take()] == [TypeError, TypeError, AssertionError]
+        waiting.set_result(2)
+        assert await outcome(future) == 2
+
+    async def wait(future):
+        return await future
+
+    run(main())

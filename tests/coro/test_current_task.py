@@ -7,6 +7,7 @@ import _asyncio
 import asyncio
 import gc
 import os
+import re
 import signal
 import socket
 import sys
@@ -389,6 +390,36 @@ def test_changed_in_a_step(observed, what):
     loop.run_until_complete(task)
     assert problems == [RuntimeError]
     assert observed.seen == [("between", "other" if what == "other" else None)]
+
+
+@pytest.mark.left_out(not hasattr(_asyncio, "_current_tasks"), reason="no dict of current tasks (3.14)")
+def test_a_step_beside_another_current_task(observed):
+    """Somebody has entered a task and not left it: the steps that come meanwhile are refused, and their tasks wait."""
+    loop = observed.loop
+    problems = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    entered = loop.create_task(answer(1), name="entered")
+    tasks = [loop.create_task(answer(2), name=f"late {number}") for number in range(2)]
+    asyncio.tasks._enter_task(loop, entered)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    observed.look("entered")
+    asyncio.tasks._leave_task(loop, entered)
+    for task in (entered, *tasks):
+        context = problems.pop(0)
+        assert context["message"].startswith("Exception in callback ")
+        assert re.fullmatch(
+            f"Cannot enter into task <Task pending name='{task.get_name()}' .*> while another task "
+            "<Task pending name='entered' .*> is being executed\\.",
+            str(context["exception"]),
+        )
+        assert not task.done()
+        # Nothing will resume it.
+        task.get_coro().close()
+        task._log_destroy_pending = False
+    assert not problems
+    assert observed.seen == [("entered", "entered")]
+    assert loop.run_until_complete(answer(3)) == 3
 
 
 def test_foreign_task_types_between_ours(observed):

@@ -685,3 +685,22 @@ def test_arguments_of_cancel(kind):
             call()
     assert not future.cancelled()
     assert future.cancel(msg="why") and not future.cancel()
+
+
+def test_tasks_are_listed_while_one_is_freed(kind):
+    """Out of the callback of a weak reference, when the task is no more."""
+
+    class Mine(kind.Task):
+        def __del__(self):
+            # Not that of the base, which would report it.
+            pass
+
+    seen = []
+    coroutine = nothing()
+    reference = weakref.ref(Mine(coroutine, loop=kind.loop), lambda _: seen.append(asyncio.all_tasks(kind.loop)))
+    assert asyncio.all_tasks(kind.loop) == {reference()}
+    # Its first step is forgotten.
+    kind.loop.close()
+    coroutine.close()
+    assert reference() is None
+    assert seen == [set()]

@@ -1,12 +1,19 @@
 """Calls of transports and socket operations that programs rarely make: the standard loop's answers."""
 
 import asyncio
+import collections
+import fcntl
 import logging
 import socket
 import sys
+import termios
+import threading
 import warnings
+import weakref
 
 import pytest
+
+from helpers import until
 
 
 @pytest.fixture
@@ -484,3 +491,551 @@ def test_arguments_of_what_serves(loop, run):
                 loop._start_serving(asyncio.Protocol, server, context=5)
 
     run(main())
+
+
+@pytest.mark.parametrize("method", ["send", "throw", "close"])
+def test_an_operation_that_resumes_itself(loop, run, method):
+    """Out of a method of its socket, which runs inside of it."""
+    raised = []
+
+    class Reentrant(socket.socket):
+        def recv(self, size):
+            try:
+                getattr(operation, method)(*{"send": [None], "throw": [KeyError()], "close": []}[method])
+            except ValueError as error:
+                raised.append(str(error))
+            return super().recv(size)
+
+    left, right = socket.socketpair()
+    with right, Reentrant(fileno=left.detach()) as mine:
+        mine.setblocking(False)
+        right.send(b"data")
+
+        async def main():
+            assert await operation == b"data"
+
+        operation = loop.sock_recv(mine, 10)
+        run(main())
+    assert raised == ["coroutine already executing"]
+
+
+def test_a_future_that_cannot_be_awaited(loop, run):
+    class Thing:
+        def add_done_callback(self, callback, **options):
+            pass
+
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+
+        async def main():
+            loop.create_future = Thing
+            with pytest.raises(TypeError, match="Thing"):
+                await loop.sock_recv(left, 10)
+            del loop.create_future
+            loop.remove_reader(left)
+            right.send(b"data")
+            assert await loop.sock_recv(left, 10) == b"data"
+
+        run(main())
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_pause_writing_may_end_the_run(loop, run, connected, error):
+    transport, protocol, peer = connected
+    calls = []
+
+    def leave():
+        calls.append("pause")
+        raise error
+
+    protocol.pause_writing = leave
+    protocol.resume_writing = lambda: calls.append("resume")
+    transport._high_water = transport._low_water = -1
+    with pytest.raises(error):
+        transport._maybe_pause_protocol()
+    transport._low_water = 0
+    transport._maybe_resume_protocol()
+    assert calls == ["pause", "resume"] and not transport.is_closing()
+    small = transport.get_extra_info("socket")
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    transport.set_write_buffer_limits(high=0)
+
+    async def main():
+        transport.write(bytes(4_000_000))
+
+    # From write(), or as the turn ends.
+    with pytest.raises(error):
+        run(main())
+        run(asyncio.sleep(0))
+    assert calls == ["pause", "resume", "pause"]
+    del protocol.pause_writing
+    del protocol.resume_writing
+
+
+@pytest.mark.fastloop_only("the stock loop goes on watching for room, with nothing to write")
+def test_resume_writing_may_end_the_run(loop, run, connected):
+    transport, protocol, peer = connected
+    calls = []
+    peer.setblocking(False)
+
+    def leave():
+        calls.append("resume")
+        raise KeyboardInterrupt
+
+    protocol.pause_writing = lambda: calls.append("pause")
+    protocol.resume_writing = leave
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    async def main():
+        transport.write(bytes(1_000_000))
+        count = 0
+        while count < 1_000_000:
+            try:
+                count += len(peer.recv(100_000))
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        while True:
+            await asyncio.sleep(0.001)
+
+    task = loop.create_task(main())
+    with pytest.raises(KeyboardInterrupt):
+        run(task)
+    assert calls == ["pause", "resume"] and transport.get_write_buffer_size() == 0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        run(task)
+
+
+def test_extra_information_of_another_mapping(loop, run):
+    left, right = socket.socketpair()
+    with right:
+        left.setblocking(False)
+        extra = collections.UserDict(mine=7)
+        transport = loop._make_socket_transport(left, asyncio.Protocol(), extra=extra)
+        assert transport.get_extra_info("mine") == 7
+        assert transport.get_extra_info("socket").fileno() == left.fileno()
+        run(asyncio.sleep(0))
+        transport.abort()
+        run(asyncio.sleep(0))
+
+
+def test_a_transport_over_another_family(loop, run):
+    """Addresses that only the socket module can show, and show they do when the socket is closed."""
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+    except (AttributeError, OSError):
+        pytest.skip("no AF_NETLINK here")
+    sock.setblocking(False)
+    sock.bind((0, 0))
+    name = sock.getsockname()
+    transport = loop._make_socket_transport(sock, asyncio.Protocol())
+    assert transport.get_extra_info("sockname") == name
+    run(asyncio.sleep(0))
+    transport.abort()
+    run(asyncio.sleep(0))
+    assert transport.get_extra_info("sockname") == name
+
+
+@pytest.mark.fastloop_only("the stock loop refuses a transport that is half closed by then")
+@pytest.mark.parametrize("method", ["close", "abort"])
+def test_a_wrong_thread_is_told_in_debug_mode(loop, run, connected, method):
+    transport, protocol, _ = connected
+    raised = []
+
+    def call():
+        try:
+            getattr(transport, method)()
+        except RuntimeError as error:
+            raised.append(str(error))
+
+    loop.set_debug(True)
+
+    async def main():
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    run(main())
+    loop.set_debug(False)
+    assert len(raised) == 1 and raised[0].startswith("Non-thread-safe operation")
+
+
+def test_arguments_that_no_datagram_method_has(loop, run):
+    async def main():
+        transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+        with pytest.raises(TypeError):
+            transport.sendto(b"data", *range(9))
+        with pytest.raises(TypeError):
+            transport.sendto(b"data", **{f"name{number}": number for number in range(9)})
+        transport.close()
+        await asyncio.sleep(0)
+
+    run(main())
+
+
+@pytest.mark.fastloop_only("private to it")
+def test_arguments_of_private_methods(loop, connected):
+    transport, protocol, _ = connected
+    for call in (
+        lambda: transport._fatal_error(),
+        lambda: transport._fatal_error("text"),
+        lambda: loop._make_handle(int),
+        lambda: loop._make_handle(int, []),
+        lambda: loop._make_socket_transport(),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    for name in ("_high_water", "_low_water"):
+        with pytest.raises(AttributeError):
+            delattr(transport, name)
+    assert not transport.is_closing()
+
+
+def test_a_protocol_of_streams_without_a_reader(loop, run):
+    """What comes is for nobody."""
+    left, right = socket.socketpair()
+
+    async def main():
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
+        protocol._stream_reader_wr = None
+        transport, _ = await loop.create_connection(lambda: protocol, sock=left)
+        right.send(b"data")
+        await until(lambda: fcntl.ioctl(left, termios.FIONREAD, bytes(4)) == bytes(4))
+        assert not transport.is_closing()
+        transport.abort()
+        await protocol._closed
+
+    with right:
+        run(asyncio.wait_for(main(), 50))
+
+
+@pytest.mark.parametrize("kind", ["subclass", "function"])
+def test_a_reader_behind_another_reference(loop, run, kind):
+    class Reference(weakref.ref):
+        pass
+
+    left, right = socket.socketpair()
+
+    async def main():
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        protocol._stream_reader_wr = Reference(reader) if kind == "subclass" else lambda: reader
+        transport, _ = await loop.create_connection(lambda: protocol, sock=left)
+        right.send(b"data")
+        assert await reader.readexactly(4) == b"data"
+        transport.abort()
+        await asyncio.sleep(0)
+
+    with right:
+        run(asyncio.wait_for(main(), 50))
+
+
+def test_data_behind_an_end_that_somebody_made(loop, run):
+    left, right = socket.socketpair()
+    problems = []
+    loop.set_exception_handler(lambda loop, context: problems.append(type(context["exception"])))
+
+    async def main():
+        reader, writer = await asyncio.open_connection(sock=left)
+        reader.feed_eof()
+        right.send(b"data")
+        with pytest.raises(AssertionError, match="feed_data after feed_eof"):
+            await writer.wait_closed()
+        with pytest.raises(AssertionError, match="feed_data after feed_eof"):
+            await reader.read()
+
+    with right:
+        run(asyncio.wait_for(main(), 50))
+    assert problems == [AssertionError]
+
+
+def test_an_exception_of_a_reader_that_is_none(loop, run):
+    left, right = socket.socketpair()
+
+    async def main():
+        reader, writer = await asyncio.open_connection(sock=left)
+        reader._exception = "text"
+        with pytest.raises(TypeError, match="exceptions must derive from BaseException"):
+            await reader.read()
+        reader._exception = None
+        writer.close()
+        await writer.wait_closed()
+
+    with right:
+        run(main())
+
+
+class Scripted(socket.socket):
+    """recv() raises what stands in `script` first, one after the other."""
+
+    script = ()
+
+    def recv(self, size):
+        if self.script:
+            raise self.script.pop(0)
+        return super().recv(size)
+
+
+@pytest.fixture
+def scripted():
+    left, right = socket.socketpair()
+    with right, Scripted(fileno=left.detach()) as mine:
+        mine.setblocking(False)
+        yield mine, right
+
+
+def test_an_interrupted_call_waits(loop, run, scripted):
+    mine, right = scripted
+    mine.script = [InterruptedError(), BlockingIOError()]
+    right.send(b"data")
+    assert run(asyncio.wait_for(loop.sock_recv(mine, 10), 50)) == b"data"
+    assert mine.script == []
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_call_that_waited_may_end_the_run(loop, run, scripted, error):
+    mine, right = scripted
+    mine.script = [BlockingIOError(), error()]
+    right.send(b"data")
+    task = loop.create_task(loop.sock_recv(mine, 10))
+    with pytest.raises(error):
+        run(task)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        run(task)
+    assert run(loop.sock_recv(mine, 10)) == b"data"
+
+
+def test_a_future_that_refuses_the_outcome(loop, run, scripted, contexts):
+    class Future(asyncio.Future):
+        def set_result(self, result):
+            raise LookupError(result)
+
+    mine, right = scripted
+
+    async def main():
+        loop.create_future = lambda: Future(loop=loop)
+        waiting = loop.create_task(loop.sock_recv(mine, 10))
+        await asyncio.sleep(0)
+        del loop.create_future
+        right.send(b"data")
+        await until(lambda: contexts)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    run(main())
+    assert repr(contexts.take_one()["exception"]) == "LookupError(b'data')"
+
+
+@pytest.mark.parametrize("error", [LookupError, SystemExit])
+def test_a_waiter_that_fails(loop, run, contexts, error):
+    class Waiter:
+        def cancelled(self):
+            raise error
+
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    with right:
+        transport = loop._make_socket_transport(left, asyncio.Protocol(), waiter=Waiter())
+        if error is SystemExit:
+            with pytest.raises(SystemExit):
+                run(asyncio.sleep(0.001))
+        else:
+            run(asyncio.sleep(0.001))
+            assert type(contexts.take_one()["exception"]) is LookupError
+        # The one that was interrupted.
+        run(asyncio.sleep(0.001))
+        transport.abort()
+        run(asyncio.sleep(0.001))
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """What it is asked for a buffer calls asked(); `data` has what came."""
+
+    def __init__(self):
+        self.buffer = bytearray(10)
+        self.data = b""
+        self.asked = lambda: None
+        self.lost = []
+
+    def get_buffer(self, size):
+        self.asked()
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.data += self.buffer[:count]
+
+    def connection_lost(self, error):
+        self.lost.append(error)
+
+
+@pytest.fixture
+def buffered(loop, run):
+    left, right = socket.socketpair()
+
+    async def main():
+        return await loop.create_connection(Buffered, sock=left)
+
+    with right:
+        transport, protocol = run(main())
+        yield transport, protocol, right
+        transport.abort()
+        run(asyncio.sleep(0.001))
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_get_buffer_may_end_the_run(loop, run, buffered, error):
+    transport, protocol, peer = buffered
+
+    def leave():
+        del protocol.asked
+        protocol.asked = lambda: None
+        raise error
+
+    async def received():
+        await until(lambda: protocol.data)
+
+    protocol.asked = leave
+    peer.send(b"data")
+    task = loop.create_task(received())
+    with pytest.raises(error):
+        run(task)
+    run(task)
+    assert protocol.data == b"data" and not transport.is_closing()
+
+
+def test_get_buffer_may_pause_and_resume(loop, run, buffered):
+    transport, protocol, peer = buffered
+
+    def pause():
+        transport.pause_reading()
+        transport.resume_reading()
+
+    async def main():
+        for number in range(1, 4):
+            peer.send(b"data")
+            await until(lambda: protocol.data == b"data" * number)
+
+    protocol.asked = pause
+    run(main())
+    assert not transport.is_closing()
+
+
+@pytest.mark.fastloop_only("private to it")
+def test_get_buffer_may_not_end_the_connection_at_once(loop, run, buffered, contexts):
+    transport, protocol, peer = buffered
+    protocol.asked = lambda: transport._call_connection_lost(None)
+    peer.send(b"data")
+
+    async def main():
+        await until(lambda: protocol.lost)
+
+    run(main())
+    assert [type(error) for error in protocol.lost] == [RuntimeError]
+    transport._call_connection_lost(None)
+    assert len(protocol.lost) == 1
+    assert type(contexts.take_one()["exception"]) is RuntimeError
+
+
+@pytest.mark.fastloop_only("the stock loop leaves the accepted socket to the collector")
+def test_a_factory_that_switches_debug_mode_on_and_fails(loop, run, contexts):
+    def factory():
+        loop.set_debug(True)
+        raise LookupError("no protocol")
+
+    async def main():
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            await until(lambda: contexts)
+        server.close()
+        await server.wait_closed()
+
+    loop.set_debug(False)
+    run(main())
+    loop.set_debug(False)
+    assert contexts.take_one()["message"] == "Error on transport creation for incoming connection"
+
+
+@pytest.mark.left_out(sys.version_info < (3, 12), reason="lines are joined, by a join() that refuses")
+def test_a_line_with_gaps_ends_the_connection(loop, run, connected, contexts):
+    transport, protocol, _ = connected
+    transport.writelines([b"data", memoryview(b"abcd")[::2]])
+    run(asyncio.sleep(0.001))
+    assert [type(error) for error in protocol.lost] == [BufferError]
+    assert type(contexts.take_one()["exception"]) is BufferError
+
+
+def test_a_reader_whose_handle_is_cancelled(loop, run):
+    left, right = socket.socketpair()
+    calls = []
+    with left, right:
+        left.setblocking(False)
+        for add, remove in ((loop._add_reader, loop.remove_reader), (loop._add_writer, loop.remove_writer)):
+            handle = add(left, calls.append, 1)
+            handle.cancel()
+            right.send(b"data")
+            run(asyncio.sleep(0.001))
+            assert remove(left) is False
+    assert calls == []
+
+
+@pytest.mark.parametrize("peername", [[], b"", ""], ids=repr)
+def test_an_odd_name_of_the_peer(loop, run, peername):
+    """Only whether there is one counts."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(50)
+
+        async def main():
+            transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+            transport._extra["peername"] = peername
+            transport.sendto(b"data", receiver.getsockname())
+            transport.close()
+            await asyncio.sleep(0)
+
+        run(main())
+        assert receiver.recv(100) == b"data"
+
+
+def test_the_address_of_a_connected_endpoint(loop, run):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(50)
+
+        async def main():
+            transport, _ = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, remote_addr=receiver.getsockname()
+            )
+            transport.sendto(b"1", transport._address)
+            transport.sendto(b"2", receiver.getsockname())
+            with pytest.raises(ValueError, match="Invalid address"):
+                transport.sendto(b"3", ("127.0.0.1", 9))
+            transport.close()
+            await asyncio.sleep(0)
+
+        run(main())
+        assert [receiver.recv(100) for _ in range(2)] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "family,address,errors",
+    [
+        (socket.AF_INET, ("127.0.0.1", 2**100), OverflowError),
+        (socket.AF_INET, ("127.0.0.1", -1), OverflowError),
+        (socket.AF_INET, ("127.0.0.1\0x", 9), (TypeError, ValueError)),
+        (socket.AF_INET, ("\u00fc" * 70, 9), TypeError),
+        (socket.AF_INET, (b"127.0.0.1\0x", 9), (TypeError, ValueError)),
+        (socket.AF_INET, ("127.0.0.1", 9.0), TypeError),
+        (socket.AF_INET6, ("::1\0", 9, 0, 0), (TypeError, ValueError)),
+        (socket.AF_INET6, ("::1", 9, 2**21, 0), OverflowError),
+    ],
+    ids=ascii,
+)
+def test_addresses_that_cannot_be(loop, run, family, address, errors):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        with pytest.raises(errors):
+            run(loop.sock_sendto(sock, b"data", address))

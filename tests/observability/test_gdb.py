@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import helpers
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "gdb" / "fastloop.py"
 PROGRAM = """
@@ -36,7 +38,9 @@ pytestmark = [
 
 def run_gdb(*arguments):
     command = ["gdb", "-nx", "-batch", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL)
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=90 * helpers.patience(), stdin=subprocess.DEVNULL
+    )
     if "ptrace: Operation not permitted" in run.stderr or "Scripting in the" in run.stderr:
         pytest.skip("gdb may not look at processes here, or has no Python")
     return run.stdout + run.stderr
