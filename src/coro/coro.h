@@ -72,21 +72,21 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
 #if HAVE_UNLOCKED_FUTURES
 /* Methods of asyncio's own types that change, or look at, what another thread may be completing or running, with their
    parameters as asyncio shows them. */
-#define UNLOCKED_METHODS(X)                                                                                     \
-    X(add_done_callback, "($self, fn, /, *, context=<unrepresentable>)",                                        \
-      "Have fn(self) called by the loop once it is done.")                                                      \
-    X(remove_done_callback, "($self, fn, /)", "Take all callbacks away that are equal to fn; return how many.") \
-    X(exception, "($self, /)", "Return the exception that was set or None.")                                    \
-    X(result, "($self, /)", "Return the result or raise the exception.")                                        \
-    X(_make_cancelled_error, "($self, /)", "Return the CancelledError to raise.")
+#define UNLOCKED_METHODS(X)                                                                                    \
+    X(add_done_callback, "($self, fn, /, *, context=<unrepresentable>)",                                       \
+      "Have fn(self) called by the loop once it is done.")                                                     \
+    X(remove_done_callback, "($self, fn, /)", "Take all callbacks away that are equal to fn, and count them.") \
+    X(exception, "($self, /)", "The exception that was set, or None.")                                         \
+    X(result, "($self, /)", "The result; or raises the exception.")                                            \
+    X(_make_cancelled_error, "($self, /)", "The CancelledError to raise.")
 /* Those of tasks only. */
 #define UNLOCKED_TASK_METHODS(X)                                                            \
-    X(get_coro, "($self, /)", "Return the coroutine.")                                      \
-    X(get_context, "($self, /)", "Return the context in which the coroutine runs.")         \
-    X(get_stack, "($self, /, *, limit=None)", "Return the frames of the coroutine.")        \
+    X(get_coro, "($self, /)", "The coroutine.")                                             \
+    X(get_context, "($self, /)", "The context in which the coroutine runs.")                \
+    X(get_stack, "($self, /, *, limit=None)", "The frames of the coroutine.")               \
     X(print_stack, "($self, /, *, limit=None, file=None)", "Print where the coroutine is.") \
-    X(cancelling, "($self, /)", "Return how many requests to cancel there are.")            \
-    X(uncancel, "($self, /)", "Take one request to cancel back; return how many are left.")
+    X(cancelling, "($self, /)", "How many requests to cancel there are.")                   \
+    X(uncancel, "($self, /)", "Take one request to cancel back, and count those left.")
 /* Attributes, and of tasks only. _asyncio_future_blocking, which is asked for often, is none of them. */
 #define UNLOCKED_ATTRIBUTES(X) \
     X(_state)                  \
