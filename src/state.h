@@ -93,6 +93,7 @@
     X(_use_native_pool)          \
     X(_use_native_streams)       \
     X(__class__)                 \
+    X(__dict__)                  \
     X(_buffer)                   \
     X(_eof)                      \
     X(_exception)                \

@@ -424,7 +424,7 @@ find_unlocked(CoroState *coro, UnlockedMethod *method, const char *name)
 static int
 make_types(PyObject *module, CoroState *coro)
 {
-#define X(name)                                                   \
+#define X(name, ...)                                              \
     if (find_unlocked(coro, &coro->unlocked_##name, #name) < 0) { \
         return -1;                                                \
     }
@@ -528,7 +528,7 @@ coro_traverse(State *state, visitproc visit, void *arg)
     Py_VISIT(coro->chain_codes);
     Py_VISIT(coro->base_create_task);
     Py_VISIT(coro->future_result);
-#define X(method)                                 \
+#define X(method, ...)                            \
     Py_VISIT(coro->unlocked_##method.methods[0]); \
     Py_VISIT(coro->unlocked_##method.methods[1]);
     UNLOCKED_NAMES(X)
@@ -564,7 +564,7 @@ coro_clear(State *state)
     Py_CLEAR(coro->future_result);
     Py_CLEAR(coro->kw_context);
     Py_CLEAR(coro->empty_tuple);
-#define X(method)                                 \
+#define X(method, ...)                            \
     Py_CLEAR(coro->unlocked_##method.name);       \
     Py_CLEAR(coro->unlocked_##method.methods[0]); \
     Py_CLEAR(coro->unlocked_##method.methods[1]);

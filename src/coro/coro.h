@@ -70,21 +70,23 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(Wakeup)
 
 #if HAVE_UNLOCKED_FUTURES
-/* Methods of asyncio's own types that change, or look at, what another thread may be completing or running. */
-#define UNLOCKED_METHODS(X) \
-    X(add_done_callback)    \
-    X(remove_done_callback) \
-    X(exception)            \
-    X(result)               \
-    X(_make_cancelled_error)
+/* Methods of asyncio's own types that change, or look at, what another thread may be completing or running, with their
+   parameters as asyncio shows them. */
+#define UNLOCKED_METHODS(X)                                                                                    \
+    X(add_done_callback, "($self, fn, /, *, context=<unrepresentable>)",                                       \
+      "Have fn(self) called by the loop once it is done.")                                                     \
+    X(remove_done_callback, "($self, fn, /)", "Take all callbacks away that are equal to fn, and count them.") \
+    X(exception, "($self, /)", "The exception that was set, or None.")                                         \
+    X(result, "($self, /)", "The result; or raises the exception.")                                            \
+    X(_make_cancelled_error, "($self, /)", "The CancelledError to raise.")
 /* Those of tasks only. */
-#define UNLOCKED_TASK_METHODS(X) \
-    X(get_coro)                  \
-    X(get_context)               \
-    X(get_stack)                 \
-    X(print_stack)               \
-    X(cancelling)                \
-    X(uncancel)
+#define UNLOCKED_TASK_METHODS(X)                                                            \
+    X(get_coro, "($self, /)", "The coroutine.")                                             \
+    X(get_context, "($self, /)", "The context in which the coroutine runs.")                \
+    X(get_stack, "($self, /, *, limit=None)", "The frames of the coroutine.")               \
+    X(print_stack, "($self, /, *, limit=None, file=None)", "Print where the coroutine is.") \
+    X(cancelling, "($self, /)", "How many requests to cancel there are.")                   \
+    X(uncancel, "($self, /)", "Take one request to cancel back, and count those left.")
 /* Attributes, and of tasks only. _asyncio_future_blocking, which is asked for often, is none of them. */
 #define UNLOCKED_ATTRIBUTES(X) \
     X(_state)                  \
@@ -160,7 +162,7 @@ typedef struct CoroState {
     PyObject *future_result; /* a method of asyncio.Future */
     PyObject *kw_context;    /* ("context",) */
     PyObject *empty_tuple;
-#define X(name) UnlockedMethod unlocked_##name;
+#define X(name, ...) UnlockedMethod unlocked_##name;
     UNLOCKED_NAMES(X)
 #undef X
     CompatMutex names_lock; /* of the names of all tasks, once others can see them */

@@ -612,7 +612,7 @@ future_set_locked(PyObject *op, PyObject *value, void *closure)
     return err;
 }
 
-#define X(method)                                                                                                    \
+#define X(method, ...)                                                                                               \
     static PyObject *locked_##method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)       \
     {                                                                                                                \
         State *state = state_of_object(op);                                                                          \
@@ -704,11 +704,13 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 
 static PyMethodDef Future_methods[] = {
 #if HAVE_UNLOCKED_FUTURES
-#define X(name) {#name, (PyCFunction)(void (*)(void))locked_##name, METH_FASTCALL | METH_KEYWORDS, NULL},
+#define X(name, parameters, doc)                                                       \
+    {#name, (PyCFunction)(void (*)(void))locked_##name, METH_FASTCALL | METH_KEYWORDS, \
+     #name parameters "\n--\n\n" doc " See asyncio."},
     UNLOCKED_METHODS(X)
 #undef X
-        {"done", Future_done, METH_NOARGS, NULL},
-    {"cancelled", Future_cancelled, METH_NOARGS, NULL},
+        {"done", Future_done, METH_NOARGS, "done($self, /)\n--\n\nReturn whether it is. See asyncio."},
+    {"cancelled", Future_cancelled, METH_NOARGS, "cancelled($self, /)\n--\n\nReturn whether it was. See asyncio."},
 #endif
     {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},

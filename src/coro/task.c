@@ -1032,7 +1032,7 @@ Task_clear(PyObject *op)
 
 #if HAVE_UNLOCKED_FUTURES
 
-#define X(method)                                                                                                    \
+#define X(method, ...)                                                                                               \
     static PyObject *locked_##method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)       \
     {                                                                                                                \
         State *state = state_of_object(op);                                                                          \
@@ -1108,11 +1108,13 @@ Task_repr(PyObject *op)
 }
 
 static PyMethodDef Task_methods[] = {
-#define X(name) {#name, (PyCFunction)(void (*)(void))locked_##name, METH_FASTCALL | METH_KEYWORDS, NULL},
+#define X(name, parameters, doc)                                                       \
+    {#name, (PyCFunction)(void (*)(void))locked_##name, METH_FASTCALL | METH_KEYWORDS, \
+     #name parameters "\n--\n\n" doc " See asyncio."},
     UNLOCKED_TASK_METHODS(X)
 #undef X
-        {"get_name", Task_get_name, METH_NOARGS, NULL},
-    {"set_name", Task_set_name, METH_O, NULL},
+        {"get_name", Task_get_name, METH_NOARGS, "get_name($self, /)\n--\n\nReturn the name. See asyncio."},
+    {"set_name", Task_set_name, METH_O, "set_name($self, value, /)\n--\n\nGive it another name. See asyncio."},
     {NULL},
 };
 

@@ -97,13 +97,20 @@ transport_sock(SocketTransport *self)
         return Py_None;
     }
     PyObject *sock = sock_from_fd(self->state, self->family, self->type, self->proto, self->fd);
-    if (sock == NULL) {
+    if (sock == NULL && !PyErr_ExceptionMatches(PyExc_OSError)) {
         return NULL;
     }
     if (UNLIKELY(self->sock != NULL || self->stream == NULL)) {
-        /* While it was made, another thread was quicker, or the connection has gone. */
-        drop_sock(sock);
+        /* While it was made, another thread was quicker, or the connection has gone, and the descriptor with it. */
+        if (sock == NULL) {
+            PyErr_Clear();
+        } else {
+            drop_sock(sock);
+        }
         return self->sock != NULL ? self->sock : Py_None;
+    }
+    if (sock == NULL) {
+        return NULL;
     }
     int err = transport_share_sock(self, sock);
     Py_DECREF(sock);

@@ -226,6 +226,29 @@ is_wanted(LoopObject *loop)
     return wanted;
 }
 
+/* reader.__class__ = type, which is a subclass with no attribute of its own. Without a GIL that stops all threads, for each
+   connection. And who forks meanwhile has a child in which nothing can stop threads any more, garbage collection neither. So
+   it is done by hand there: as soon as the attributes have been moved into the dict, out of the object where its class
+   knows their places, one pointer is different. */
+static int
+become(State *state, PyObject *reader, PyTypeObject *type)
+{
+#if HAVE_FREE_THREADING
+    PyTypeObject *stock = Py_TYPE(reader);
+    assert(type->tp_base == stock && type->tp_basicsize == stock->tp_basicsize);
+    PyObject *dict = PyObject_GenericGetDict(reader, NULL);
+    int err = dict == NULL ? -1 : PyObject_SetAttr(reader, state->str___dict__, dict);
+    Py_XDECREF(dict);
+    if (err == 0) {
+        Py_SET_TYPE(reader, (PyTypeObject *)Py_NewRef((PyObject *)type));
+        Py_DECREF((PyObject *)stock);
+    }
+    return err;
+#else
+    return PyObject_SetAttr(reader, state->str___class__, (PyObject *)type);
+#endif
+}
+
 bool
 sink_attach(LoopObject *loop, PyObject *protocol)
 {
@@ -238,7 +261,7 @@ sink_attach(LoopObject *loop, PyObject *protocol)
     PyObject *reader = streams == NULL ? NULL : find_reader(state, streams, protocol);
     bool accepted = reader != NULL && Py_IS_TYPE(reader, streams->reader.type);
     if (reader != NULL && Py_IS_TYPE(reader, streams->stock.type) && known_check(streams, &streams->stock) > 0) {
-        accepted = PyObject_SetAttr(reader, state->str___class__, (PyObject *)streams->reader.type) == 0;
+        accepted = become(state, reader, streams->reader.type) == 0;
     }
     Py_XDECREF(reader);
     PyErr_Clear();

@@ -71,7 +71,10 @@ inbox_destroy(Inbox *inbox)
 int
 inbox_fork(Inbox *inbox)
 {
-    return wakeup_fork(inbox->wakeup);
+    inbox_lock(inbox);
+    int err = wakeup_fork(inbox->wakeup);
+    inbox_unlock(inbox);
+    return err;
 }
 
 /* Room for one more record; called with the lock held. */

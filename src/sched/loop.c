@@ -679,7 +679,9 @@ turn(LoopObject *loop)
     return 0;
 }
 
-/* A fork takes no thread along that is just sending a wake-up; nobody must wait for it. */
+/* A fork takes no thread along that is just sending a wake-up; nobody must wait for it. Threads of the child are not among
+   them: who finds the loop blocked is the one that sends, and in the child it has not been so before this. What blocked in
+   a thread of the parent counts as running for good. */
 static void
 forget_senders_of_parent(LoopObject *loop)
 {

@@ -470,6 +470,16 @@ def test_base_init_unbound(kind):
     assert kind.run(task) == 4
 
 
+def test_methods_show_their_parameters_and_a_docstring(kind):
+    """Also where ours stand before asyncio's."""
+    for ours, stock in ((kind.Future, asyncio.Future), (kind.Task, asyncio.Task)):
+        for name in dir(stock):
+            method = getattr(stock, name)
+            if inspect.ismethoddescriptor(method) and not name.startswith("__"):
+                assert getattr(ours, name).__text_signature__ == method.__text_signature__, name
+                assert getattr(ours, name).__doc__ or not method.__doc__, name
+
+
 def test_signature_errors(kind):
     with pytest.raises(TypeError):
         kind.Task()

@@ -21,6 +21,8 @@ from helpers import new_loop, turns
 
 LIMIT = 16
 
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
 pytestmark = pytest.mark.left_out(
     lambda loop_name, streams, **_: (loop_name, streams) == ("stock", "off"), reason="nothing to switch off"
 )
@@ -888,3 +890,32 @@ def test_a_resumed_transport_may_deliver_at_once(run):
             reader._transport = real
 
     run(main())
+
+
+@pytest.mark.left_out(GIL, reason="with a GIL, nothing is stopped for it")
+@pytest.mark.fastloop_only("about what fastloop does with a reader")
+def test_threads_are_not_stopped_for_a_reader(python):
+    """A child that is forked while some thread is about to stop all others never collects garbage: it hangs."""
+    assert (
+        python("""
+        import sys
+        assigned = []
+        def audit(event, args):
+            if event == "object.__setattr__" and isinstance(args[0], asyncio.StreamReader):
+                assigned.append(args[1])
+        sys.addaudithook(audit)
+        async def main():
+            server = await asyncio.start_server(lambda reader, writer: writer.write(b"x"), "127.0.0.1", 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            native = asyncio.get_running_loop()._use_native_streams
+            assert await reader.readexactly(1) == b"x" and (type(reader) is not asyncio.StreamReader) == native
+            attributes = vars(reader)
+            reader.more = 1
+            assert list(attributes)[0] == "_limit" and list(attributes)[-1] == "more"
+            writer.close()
+            server.close()
+        new_event_loop().run_until_complete(main())
+        print(assigned)
+        """)
+        == "[]\n"
+    )
