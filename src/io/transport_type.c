@@ -208,7 +208,7 @@ static PyObject *
 describe(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SocketTransport *self = SocketTransport_CAST(op);
-    const char *state = self->unclosed                      ? ""
+    const char *state = self->unclosed                     ? ""
                         : self->over && self->loop == NULL ? " closed"
                         : self->closing                    ? " closing"
                                                            : "";
@@ -217,8 +217,7 @@ describe(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     return PyUnicode_FromFormat("<SocketTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state, self->fd,
                                 self->reading ? "polling" : "idle",
-                                self->writing && !self->conn_lost ? "polling" : "idle",
-                                transport_buffer_size(self));
+                                self->writing && !self->conn_lost ? "polling" : "idle", transport_buffer_size(self));
 }
 
 static PyObject *

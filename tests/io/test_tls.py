@@ -670,6 +670,20 @@ def test_clients_that_shake_hands_are_closed(loop, run, authority, way, sent):
     run(main())
 
 
+@pytest.mark.parametrize("wrong", ["text", memoryview(b"gaps")[::2]], ids=["text", "gaps"])
+def test_nothing_is_sent_of_lines_of_which_one_is_no_bytes(loop, run, served, authority, guard, wrong):
+    async def main():
+        transport, protocol = await secure(loop, served.address, authority.client)
+        transport.write(b"first")
+        transport.writelines([b"before", wrong, b"behind"])
+        await until(lambda: protocol.lost and served.made[0].lost)
+        assert served.made[0].data == b"first"
+        assert isinstance(protocol.error, (TypeError, BufferError))
+
+    run(main())
+    assert "Fatal error on SSL protocol" in guard.log.take_one()
+
+
 def test_tls_over_a_unix_socket(loop, run, authority, tmp_path):
     async def main():
         server = await loop.create_unix_server(Echo, tmp_path / "s", ssl=authority.server)
