@@ -296,6 +296,31 @@ TLSConnection_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObj
     return result;
 }
 
+/* Makes every item of a list of ours exact bytes; -1 with an exception, or without, at the first that cannot be. */
+static int
+make_exact(PyObject *list)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        PyObject *line = PyList_GET_ITEM(list, i);
+        PyObject *bytes = is_bytes_like(line) ? transport_exact_bytes(line) : NULL;
+        if (bytes == NULL || PyList_SetItem(list, i, bytes) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+push_lines(TlsConnection *self, PyObject *list)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        if (push_plain(self, PyList_GET_ITEM(list, i)) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 PyObject *
 TLSConnection_write_appdata(PyObject *op, PyObject *iterable)
 {
@@ -307,20 +332,13 @@ TLSConnection_write_appdata(PyObject *op, PyObject *iterable)
     if (list == NULL) {
         return NULL;
     }
-    Py_ssize_t at = 0;
-    while (at < PyList_GET_SIZE(list) && is_bytes_like(PyList_GET_ITEM(list, at)) &&
-           push_plain(self, PyList_GET_ITEM(list, at)) == 0) {
-        at++;
-    }
     PyObject *result = NULL;
-    if (at == PyList_GET_SIZE(list)) {
-        result = send_soon(self) < 0 ? NULL : Py_NewRef(Py_None);
-    } else {
-        /* Python has an error for the one that is nothing to write, and knows what becomes of those behind it. */
+    if (make_exact(list) < 0) {
+        /* Python has an error for the item that is nothing to write, and knows what becomes of the others. */
         PyErr_Clear();
-        if (PyList_SetSlice(list, 0, at, NULL) == 0) {
-            result = write_by_python(self, list);
-        }
+        result = write_by_python(self, list);
+    } else if (push_lines(self, list) == 0) {
+        result = send_soon(self) < 0 ? NULL : Py_NewRef(Py_None);
     }
     Py_DECREF(list);
     return result;

@@ -284,6 +284,10 @@ transport_force_close(SocketTransport *self, PyObject *exc)
 int
 transport_close(SocketTransport *self)
 {
+    /* Whoever closes what is below TLS may do so in the turn of a write. */
+    if (!self->closing && self->secured && transport_encrypt(self) < 0) {
+        return -1;
+    }
     if (self->closing) {
         return 0;
     }

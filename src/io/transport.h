@@ -71,6 +71,7 @@ struct SocketTransport {
     bool losing; /* connection_lost() was or is being called */
     bool over;
     bool closing;
+    bool unclosed;     /* only the finaliser has closed it */
     bool eof;          /* write_eof() was called */
     bool shutdown_due; /* ... and takes effect when the output is gone */
     bool paused;       /* pause_reading() was called */

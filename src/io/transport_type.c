@@ -26,6 +26,7 @@ SocketTransport_close(PyObject *op, PyObject *Py_UNUSED(ignored))
         return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_close, op, NULL);
     }
     SocketTransport *self = SocketTransport_CAST(op);
+    self->unclosed = false;
     if (!self->closing && transport_defer_to_loop(self, "close", true)) {
         return deferred();
     }
@@ -85,7 +86,7 @@ SocketTransport_call_connection_lost(PyObject *op, PyObject *exc)
 static PyObject *
 SocketTransport_is_closing(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(SocketTransport_CAST(op)->closing);
+    return PyBool_FromLong(SocketTransport_CAST(op)->closing && !SocketTransport_CAST(op)->unclosed);
 }
 
 static PyObject *
@@ -207,13 +208,16 @@ static PyObject *
 describe(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SocketTransport *self = SocketTransport_CAST(op);
-    const char *state = self->over ? " closed" : self->closing ? " closing" : "";
+    const char *state = self->unclosed                     ? ""
+                        : self->over && self->loop == NULL ? " closed"
+                        : self->closing                    ? " closing"
+                                                           : "";
     if (self->loop == NULL || self->loop->closed) {
         return PyUnicode_FromFormat("<SocketTransport%s fd=%d>", state, self->fd);
     }
     return PyUnicode_FromFormat("<SocketTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state, self->fd,
-                                self->reading ? "polling" : "idle", self->writing ? "polling" : "idle",
-                                transport_buffer_size(self));
+                                self->reading ? "polling" : "idle",
+                                self->writing && !self->conn_lost ? "polling" : "idle", transport_buffer_size(self));
 }
 
 static PyObject *
@@ -376,6 +380,8 @@ close_unclosed(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->opened && PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
         PyErr_WriteUnraisable(op);
     }
+    /* As for the standard transport: the finaliser of a StreamWriter that is collected with us has something to tell. */
+    self->unclosed = !self->closing;
     self->over = self->closing = true;
     self->conn_lost++;
     if (self->stream != NULL) {

@@ -587,6 +587,9 @@ SocketTransport_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (transport_defer_to_loop(self, "write_eof", false)) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
+    if (self->secured && transport_encrypt(self) < 0) {
+        return NULL;
+    }
     self->eof = true;
     if (transport_flush(self) < 0) {
         return NULL;

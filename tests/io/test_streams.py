@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import random
 
 import pytest
 
-from helpers import Connector, turns, until
+from helpers import Connector, socket_pair, turns, until
 
 KINDS = ["tcp", "unix", "tls"]
 MIB = 1024 * 1024
@@ -292,6 +293,25 @@ def test_the_writer_after_close(streams, run):
                 await writer.drain()
 
     run(main())
+
+
+@pytest.mark.left_out(not hasattr(asyncio.StreamWriter, "__del__"), reason="newer than this Python")
+def test_a_writer_that_is_collected_with_its_transport_warns_too(loop, run):
+    async def main():
+        ours, theirs = socket_pair("unix")
+        reader, writer = await asyncio.open_connection(sock=ours)
+        theirs.close()
+        assert await reader.read() == b""
+        writer.transport.writer = writer
+
+    with pytest.warns(ResourceWarning) as found:
+        run(main())
+        gc.collect()
+    run(turns())
+    texts = [str(warning.message) for warning in found if "<socket" not in str(warning.message)]
+    assert len(texts) == 2
+    assert texts[0].startswith("unclosed transport <") and "closing" not in texts[0]
+    assert texts[1].startswith("unclosed <StreamWriter ") and "closing fd=" in texts[1]
 
 
 def test_drain_ends_with_an_error_when_the_connection_breaks(streams, run):

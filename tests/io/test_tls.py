@@ -591,6 +591,99 @@ def test_streams_upgrade_by_start_tls(loop, run, authority):
     run(main())
 
 
+def test_data_left_in_the_reader_at_start_tls(loop, run, authority):
+    async def serve(reader, writer):
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"go\nleft over ")
+        await writer.drain()
+        await writer.start_tls(authority.server)
+        writer.write(await reader.readline())
+        await reader.read()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"STARTTLS\n")
+        assert await reader.readline() == b"go\n"
+        await until(lambda: len(reader._buffer) == 10)
+        await writer.start_tls(authority.client, server_hostname="localhost")
+        assert reader._buffer.startswith(b"left over ")
+        writer.write(b"secret\n")
+        assert await reader.readline() == b"left over secret\n"
+        writer.close()
+        await writer.wait_closed()
+        await without_clients(server)
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [5, 20_000])
+@pytest.mark.parametrize("way", ["close", "close_clients", "abort_clients"])
+@pytest.mark.left_out(lambda way, **_: way != "close" and not hasattr(asyncio.Server, way), reason="new in Python 3.13")
+def test_written_in_the_turn_in_which_what_is_below_is_closed(loop, run, authority, way, size):
+    async def main():
+        made = []
+        server = await loop.create_server(
+            lambda: made.append(Recorder()) or made[-1], "127.0.0.1", 0, ssl=authority.server
+        )
+        transport, protocol = await secure(loop, server.sockets[0].getsockname(), authority.client)
+        await until(lambda: made and made[0].made)
+        made[0].transport.write(b"x" * size)
+        if way == "close":
+            made[0].transport._ssl_protocol._transport.close()
+        else:
+            getattr(server, way)()
+        await until(lambda: protocol.lost and made[0].lost)
+        assert protocol.data == b"x" * size
+        transport.close()
+        await without_clients(server)
+
+    run(main())
+
+
+@pytest.mark.left_out(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
+@pytest.mark.parametrize("way", ["close_clients", "abort_clients"])
+@pytest.mark.parametrize("sent", [0, 3, 1000])
+def test_clients_that_shake_hands_are_closed(loop, run, authority, way, sent):
+    async def main():
+        protocol = Recorder()
+        server = await loop.create_server(lambda: protocol, "127.0.0.1", 0, ssl=authority.server)
+        outgoing = ssl.MemoryBIO()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            authority.client.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+        client = Peer(socket.create_connection(server.sockets[0].getsockname()))
+        await until(lambda: len(server._clients) == 1)
+        await client.sendall(outgoing.read()[:sent])
+        if sent == 1000:
+            assert await client.recv(1)
+        getattr(server, way)()
+        await client.recv_all()
+        client.close()
+        await until(lambda: not server._clients)
+        assert server.is_serving() and protocol.events == []
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("wrong", ["text", memoryview(b"gaps")[::2]], ids=["text", "gaps"])
+def test_nothing_is_sent_of_lines_of_which_one_is_no_bytes(loop, run, served, authority, guard, wrong):
+    async def main():
+        transport, protocol = await secure(loop, served.address, authority.client)
+        transport.write(b"first")
+        transport.writelines([b"before", wrong, b"behind"])
+        await until(lambda: protocol.lost and served.made[0].lost)
+        assert served.made[0].data == b"first"
+        assert isinstance(protocol.error, (TypeError, BufferError))
+
+    run(main())
+    assert "Fatal error on SSL protocol" in guard.log.take_one()
+
+
 def test_tls_over_a_unix_socket(loop, run, authority, tmp_path):
     async def main():
         server = await loop.create_unix_server(Echo, tmp_path / "s", ssl=authority.server)

@@ -743,6 +743,23 @@ def test_repr_works_in_every_state(connect, run):
     run(main())
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_nothing_is_polled_for_after_abort(loop, run, kind):
+    async def main():
+        ours, theirs = socket_pair(kind)
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        transport.write(b"x" * 10_000_000)
+        assert "read=polling write=<polling, bufsize=" in repr(transport)
+        transport.close()
+        assert "closing" in repr(transport) and "read=idle write=<polling, bufsize=" in repr(transport)
+        transport.abort()
+        assert "closing" in repr(transport) and "read=idle write=<idle, bufsize=0>" in repr(transport)
+        await until(lambda: protocol.lost)
+        theirs.close()
+
+    run(main())
+
+
 def test_transports_take_attributes_and_replaced_methods(connect, run):
     async def main():
         transport, _, peer = await connect()
