@@ -301,8 +301,9 @@ static bool
 make_lines_exact(PyObject *list)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        PyObject *line = PyList_GET_ITEM(list, i);
+        PyObject *line = Py_NewRef(PyList_GET_ITEM(list, i));
         PyObject *bytes = is_bytes_like(line) ? transport_exact_bytes(line) : NULL;
+        Py_DECREF(line);
         if (bytes == NULL || PyList_SetItem(list, i, bytes) < 0) {
             PyErr_Clear();
             return false;
