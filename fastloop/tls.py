@@ -80,6 +80,11 @@ class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
             self._app_transport_created = True
         return self._app_transport
 
+    def _get_extra_info(self, name: str, default: "Any" = None) -> "Any":
+        if name == "ssl_object":
+            self._expose()
+        return super()._get_extra_info(name, default)  # type: ignore[misc]
+
 
 @functools.cache
 def problem() -> str | None:
@@ -120,6 +125,9 @@ _ORIGINALS = [
         ),
     )
 ]
+if ssl is not None:
+    _find_sslobject = _finder(ssl.SSLObject, "read", "write")
+    _ORIGINALS.append((_find_sslobject, _find_sslobject()))
 
 
 def _is_original() -> bool:

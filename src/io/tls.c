@@ -230,7 +230,7 @@ tls_send(TlsConnection *self)
 static int
 send_soon(TlsConnection *self)
 {
-    bool may_wait = self->plain.size_bytes < ENCRYPT_AT && !self->ssl_writing_paused &&
+    bool may_wait = !self->is_exposed && self->plain.size_bytes < ENCRYPT_AT && !self->ssl_writing_paused &&
                     self->levels[TLS_OUTGOING_HIGH] > ENCRYPT_AT;
     return transport_flushes_later(SocketTransport_CAST(self->transport), may_wait) ? 0 : tls_send(self);
 }
@@ -251,14 +251,11 @@ is_bytes_like(PyObject *data)
     return PyBytes_Check(data) || PyByteArray_Check(data) || PyMemoryView_Check(data);
 }
 
-/* Takes bytes-like data; -1 with an exception where it is none after all, as a memoryview with gaps. */
+/* Takes exact bytes; -1 with an exception. */
 static int
-push_plain(TlsConnection *self, PyObject *data)
+push_plain(TlsConnection *self, PyObject *bytes)
 {
-    PyObject *bytes = transport_exact_bytes(data);
-    int err = bytes == NULL ? -1 : PyBytes_GET_SIZE(bytes) == 0 ? 0 : chunks_push(&self->plain, bytes);
-    Py_XDECREF(bytes);
-    return err;
+    return PyBytes_GET_SIZE(bytes) == 0 ? 0 : chunks_push(&self->plain, bytes);
 }
 
 static PyObject *
@@ -284,63 +281,75 @@ TLSConnection_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObj
     if (truth <= 0) {
         return truth < 0 ? NULL : Py_NewRef(Py_None);
     }
-    if (LIKELY(tls_is_native(self) && !has_backlog(self))) {
-        if (LIKELY(push_plain(self, data) == 0)) {
-            return send_soon(self) < 0 ? NULL : Py_NewRef(Py_None);
-        }
+    /* First of all, since making them may run Python code. A memoryview with gaps has none. */
+    PyObject *bytes = transport_exact_bytes(data);
+    PyObject *result = NULL;
+    if (LIKELY(bytes != NULL && !has_backlog(self) && tls_is_native(self))) {
+        result = push_plain(self, bytes) < 0 || send_soon(self) < 0 ? NULL : Py_NewRef(Py_None);
+    } else {
         PyErr_Clear();
+        PyObject *list = PyTuple_Pack(1, data);
+        result = list == NULL ? NULL : write_by_python(self, list);
+        Py_XDECREF(list);
     }
-    PyObject *list = PyTuple_Pack(1, data);
-    PyObject *result = list == NULL ? NULL : write_by_python(self, list);
-    Py_XDECREF(list);
+    Py_XDECREF(bytes);
     return result;
 }
 
-/* Makes every item of a list of ours exact bytes; -1 with an exception, or without, at the first that cannot be. */
-static int
-make_exact(PyObject *list)
+/* Puts exact bytes in the place of each line; false when one is nothing to write. */
+static bool
+make_lines_exact(PyObject *list)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        PyObject *line = PyList_GET_ITEM(list, i);
+        PyObject *line = Py_NewRef(PyList_GET_ITEM(list, i));
         PyObject *bytes = is_bytes_like(line) ? transport_exact_bytes(line) : NULL;
+        Py_DECREF(line);
         if (bytes == NULL || PyList_SetItem(list, i, bytes) < 0) {
-            return -1;
+            PyErr_Clear();
+            return false;
         }
     }
-    return 0;
+    return true;
 }
 
-static int
-push_lines(TlsConnection *self, PyObject *list)
+static PyObject *
+write_lines(TlsConnection *self, PyObject *list)
 {
+    /* Python has an error for the one that is nothing to write, and knows what becomes of those around it. */
+    if (!make_lines_exact(list) || has_backlog(self) || !tls_is_native(self)) {
+        return write_by_python(self, list);
+    }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         if (push_plain(self, PyList_GET_ITEM(list, i)) < 0) {
-            return -1;
+            return NULL;
         }
     }
-    return 0;
+    return send_soon(self) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 PyObject *
 TLSConnection_write_appdata(PyObject *op, PyObject *iterable)
 {
     TlsConnection *self = TlsConnection_CAST(op);
-    if (!tls_is_native(self) || has_backlog(self)) {
+    if (has_backlog(self) || !tls_is_native(self)) {
         return write_by_python(self, iterable);
     }
-    PyObject *list = PySequence_List(iterable);
-    if (list == NULL) {
-        return NULL;
+    PyObject *list = PyList_New(0);
+    PyObject *result = list == NULL ? NULL : PyObject_CallMethod(list, "extend", "O", iterable);
+    if (result != NULL) {
+        Py_SETREF(result, write_lines(self, list));
+    } else if (list != NULL && PyList_GET_SIZE(list) > 0) {
+        /* The lines in front of the failure stay written. */
+        PyObject *failure = compat_take_exception();
+        result = write_lines(self, list);
+        if (result != NULL) {
+            Py_CLEAR(result);
+            compat_restore_exception(failure);
+        } else {
+            Py_DECREF(failure);
+        }
     }
-    PyObject *result = NULL;
-    if (make_exact(list) < 0) {
-        /* Python has an error for the item that is nothing to write, and knows what becomes of the others. */
-        PyErr_Clear();
-        result = write_by_python(self, list);
-    } else if (push_lines(self, list) == 0) {
-        result = send_soon(self) < 0 ? NULL : Py_NewRef(Py_None);
-    }
-    Py_DECREF(list);
+    Py_XDECREF(list);
     return result;
 }
 

@@ -36,7 +36,8 @@ typedef struct TlsConnection {
     char app_writing_paused;
     char ssl_reading_paused;
     char ssl_writing_paused;
-    bool sinks; /* the reader of a standard stream may be fed directly, see io/streamsink.h */
+    bool sinks;      /* the reader of a standard stream may be fed directly, see io/streamsink.h */
+    bool is_exposed; /* the program has the SSLObject, and may write with it in between */
 
     double levels[TLS_MARKS]; /* `marks` in bytes */
     PyObject *socket;         /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */

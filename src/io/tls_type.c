@@ -223,10 +223,23 @@ TLSConnection_is_native(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(tls_is_native(TlsConnection_CAST(op)));
 }
 
+static PyObject *
+TLSConnection_expose(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    TlsConnection *self = TlsConnection_CAST(op);
+    self->is_exposed = true;
+    if (self->plain.count > 0 && tls_is_native(self) && tls_send(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef TLSConnection_methods[] = {
     {"_bind", TLSConnection_bind, METH_VARARGS, TLSConnection_bind_doc},
     {"_is_native", TLSConnection_is_native, METH_NOARGS,
      "_is_native($self, /)\n--\n\nFor tests: the way of the next bytes."},
+    {"_expose", TLSConnection_expose, METH_NOARGS,
+     "_expose($self, /)\n--\n\nEncrypt what is written at once from now on: the program may use the SSL too."},
     {"_find_openssl", TLSConnection_find_openssl, METH_VARARGS | METH_CLASS, TLSConnection_find_openssl_doc},
     {"_write", (PyCFunction)(void (*)(void))TLSConnection_write, METH_FASTCALL | METH_KEYWORDS,
      "_write($self, data)\n--\n\nThe write() of the transport. See asyncio.WriteTransport.write()."},

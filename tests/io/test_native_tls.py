@@ -221,6 +221,22 @@ def test_methods_of_asyncio_that_were_replaced_are_called(link, run, monkeypatch
     run(main())
 
 
+@pytest.mark.parametrize("method", ["read", "write"])
+def test_methods_of_sslobject_that_were_replaced_are_called(link, run, monkeypatch, method):
+    seen = []
+    original = getattr(ssl.SSLObject, method)
+    monkeypatch.setattr(ssl.SSLObject, method, lambda self, *args: (seen.append(self), original(self, *args))[1])
+
+    async def main():
+        protocol, peer = await link(Echo)
+        await peer.send(peer.seal(b"hello"))
+        assert await peer.read() == b"hello"
+        assert protocol.transport.get_extra_info("ssl_object") in seen
+
+    run(main())
+    seen.clear()
+
+
 @pytest.mark.fastloop_only(reason="how a library is recognised")
 def test_another_library_is_not_mistaken_for_the_one_in_use():
     from fastloop import _core
@@ -416,6 +432,70 @@ def test_a_line_that_is_no_bytes(link, run, contexts, wrong, then):
         kinds = {type(context["exception"]) for context in contexts.take()}
         assert kinds == {BufferError if wrong == "gaps" else TypeError}
         assert (raised is not None) == (wrong in ("None", "number"))
+
+    run(main())
+
+
+def test_lines_beside_one_that_is_no_bytes_are_not_sent(link, run, contexts):
+    async def main():
+        protocol, peer = await link()
+        protocol.transport.write(b"first")
+        protocol.transport.writelines([b"before", WRONG_LINES["gaps"], b"behind"])
+        assert await peer.read() == b"first"
+        assert await peer.read() is None
+        await until(lambda: protocol.lost)
+        assert type(contexts.take_one()["exception"]) is BufferError
+
+    run(main())
+
+
+def test_lines_that_fail_on_the_way(link, run):
+    """The lines that came before stay written."""
+
+    def lines():
+        yield b"before"
+        raise LookupError
+
+    async def main():
+        protocol, peer = await link()
+        with pytest.raises(LookupError):
+            protocol.transport.writelines(lines())
+        protocol.transport.write(b"behind")
+        assert await peer.read_exactly(12) == b"beforebehind"
+
+    run(main())
+
+
+def test_lines_that_end_the_connection(link, run):
+    def lines(transport):
+        yield b"before"
+        transport.abort()
+        yield b"behind"
+
+    async def main():
+        protocol, peer = await link()
+        protocol.transport.writelines(lines(protocol.transport))
+        await until(lambda: protocol.lost)
+        assert await peer.read() is None
+
+    run(main())
+
+
+def test_the_program_writes_by_the_sslobject_too(link, run):
+    async def main():
+        protocol, peer = await link()
+        transport = protocol.transport
+        transport.write(b"1")
+        sslobject = transport.get_extra_info("ssl_object")
+        sslobject.write(b"2")
+        transport.write(b"3")
+        sslobject.write(b"4")
+        transport.writelines([b"5", b"6"])
+        assert await peer.read_exactly(6) == b"123456"
+        transport.write(b"7")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            sslobject.unwrap()
+        assert await peer.read() == b"7"
 
     run(main())
 
