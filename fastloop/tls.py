@@ -83,7 +83,7 @@ class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
     def _get_extra_info(self, name: str, default: "Any" = None) -> "Any":
         if name == "ssl_object":
             self._expose()
-        return super()._get_extra_info(name, default)  # type: ignore[misc]
+        return super()._get_extra_info(name, default)
 
 
 @functools.cache
