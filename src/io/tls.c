@@ -335,7 +335,7 @@ TLSConnection_write_appdata(PyObject *op, PyObject *iterable)
         return write_by_python(self, iterable);
     }
     PyObject *list = PyList_New(0);
-    PyObject *result = list == NULL ? NULL : PyObject_CallMethod(list, "extend", "O", iterable);
+    PyObject *result = list == NULL ? NULL : PyObject_CallMethod(list, "extend", "(O)", iterable);
     if (result != NULL) {
         Py_SETREF(result, write_lines(self, list));
     } else if (list != NULL && PyList_GET_SIZE(list) > 0) {
