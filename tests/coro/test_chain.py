@@ -432,8 +432,7 @@ def test_callbacks_called_by_hand(loop, run, contexts):
         waiting = loop.create_future()
         future = submit(loop, wait(waiting))
         submitted = loop._ready[-1]._callback
-        await asyncio.sleep(0)
-        (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+        (task,) = await until(lambda: asyncio.all_tasks() - {asyncio.current_task()})
         (chained,) = [callback for callback, _ in task._callbacks if "_call_set_state" in repr(callback)]
         loop.call_soon(submitted, 1)
         loop.call_soon(chained)
