@@ -78,6 +78,16 @@ def create_task_takes_any_keyword() -> bool:
     return bool(base_events.BaseEventLoop.create_task.__code__.co_flags & CO_VARKEYWORDS)
 
 
+def create_task_names_later() -> bool:
+    """Whether BaseEventLoop.create_task() names what a task factory has made, in place of the factory."""
+    return create_task_names_none() or "_set_task_name" in base_events.BaseEventLoop.create_task.__code__.co_names
+
+
+def create_task_names_none() -> bool:
+    """Whether it does so when no name is given, too: "None" is the name then (3.13)."""
+    return "set_name" in base_events.BaseEventLoop.create_task.__code__.co_names
+
+
 def all_tasks(loop: "asyncio.AbstractEventLoop") -> "set[asyncio.Task[Any]]":
     """Tell which tasks of the loop are not done."""
     return tasks.all_tasks(loop)
@@ -281,8 +291,13 @@ def layout_is_known(words_of: "Callable[[asyncio.Future[Any]], Mapping[str, int]
 # ---- asyncio.all_tasks(), up to 3.13 ----
 
 
-def show_tasks(lister: "Callable[[], Iterable[asyncio.Task[Any]]]") -> bool:
-    """Have asyncio's set of all tasks show those of lister() too; False where that set is none that we know."""
+def show_tasks(
+    lister: "Callable[[], Iterable[asyncio.Task[Any]]]", forget: "Callable[[asyncio.Task[Any]], None]"
+) -> bool:
+    """Have asyncio's set of all tasks show those of lister() too, of which forget() takes one away.
+
+    False where that set is none that we know.
+    """
     known = getattr(tasks, "_scheduled_tasks", None)
     if known is None:
         known = tasks._all_tasks  # type: ignore[attr-defined]
@@ -292,6 +307,7 @@ def show_tasks(lister: "Callable[[], Iterable[asyncio.Task[Any]]]") -> bool:
 
     known.__class__ = TaskSet
     known.__dict__.setdefault("_fastloop_listers", []).append(lister)
+    known.__dict__.setdefault("_fastloop_forgetters", []).append(forget)
     return True
 
 

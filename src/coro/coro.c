@@ -175,13 +175,14 @@ keeps_base_create_task(State *state)
     return same;
 }
 
-/* Before create_task() passed all keywords on, it named what the factory had made: after the first step. */
+/* Up to 3.13 create_task() names what the factory has made: after the first step. */
 static PyObject *
 new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 {
     PyObject *task = task_new(loop, given->coroutine, NULL, given->context, true);
-    if (task != NULL && given->name != NULL && given->name != Py_None) {
-        PyObject *result = PyObject_CallMethod(task, "set_name", "(O)", given->name);
+    PyObject *name = given->name == NULL ? Py_None : given->name;
+    if (task != NULL && (name != Py_None || loop->state->coro->names_none)) {
+        PyObject *result = PyObject_CallMethod(task, "set_name", "(O)", name);
         if (result == NULL) {
             Py_CLEAR(task);
         }
@@ -229,7 +230,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
         }
         eager = truth != 0;
     } /* GCOV_EXCL_STOP */
-    if (eager && given.eager_start == NULL && !coro->free_keywords) {
+    if (eager && given.eager_start == NULL && coro->names_later) {
         return new_task_of_eager_factory(loop, &given);
     }
     return task_new(loop, given.coroutine, given.name, given.context, eager);
@@ -466,6 +467,8 @@ coro_exec(PyObject *module, State *state)
     state->coro = coro;
     registry_init(coro);
     if (import_everything(coro) < 0 || ask_helper(coro, "create_task_takes_any_keyword", &coro->free_keywords) < 0 ||
+        ask_helper(coro, "create_task_names_later", &coro->names_later) < 0 ||
+        ask_helper(coro, "create_task_names_none", &coro->names_none) < 0 ||
         ask_helper(coro, "task_checks_context", &coro->checks_context) < 0) {
         return -1;
     }

@@ -124,6 +124,8 @@ typedef struct CoroState {
     _Atomic bool installed; /* our tasks are seen by asyncio.all_tasks() */
     bool checks_context;    /* Task.__init__() refuses a context that is none */
     bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
+    bool names_later;       /* it names what a task factory has made, ... */
+    bool names_none;        /* ... "None" if no name is given */
     bool dicts_known;       /* layout_dict_slot() may be used */
     bool names_known;       /* `names` is set */
 #if HAVE_RUNNING_TASK_SLOT

@@ -63,7 +63,24 @@ list_for_helper(PyObject *reference, PyObject *Py_UNUSED(ignored))
     return list;
 }
 
+/* asyncio._unregister_task(), of anything: takes a task of ours off the list. Kept as the other one is. */
+static PyObject *
+forget_for_helper(PyObject *reference, PyObject *op)
+{
+    PyObject *module = PyObject_CallNoArgs(reference);
+    if (module == NULL) {
+        return NULL;
+    }
+    CoroState *coro = module == Py_None ? NULL : state_of_module(module)->coro;
+    if (coro != NULL && PyObject_TypeCheck(op, coro->TaskType)) {
+        registry_remove(TaskObject_CAST(op));
+    }
+    Py_DECREF(module);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef list_methods[] = {{"native_tasks", list_for_helper, METH_NOARGS, NULL}, {NULL}};
+static PyMethodDef forget_methods[] = {{"forget_task", forget_for_helper, METH_O, NULL}, {NULL}};
 
 /* Has the standard WeakSet show our tasks. Done with the first task, so that importing fastloop changes nothing. */
 static int
@@ -72,10 +89,12 @@ install(CoroState *coro)
     PyObject *module = PyType_GetModule(coro->TaskType);
     PyObject *reference = module == NULL ? NULL : PyWeakref_NewRef(module, NULL);
     PyObject *lister = reference == NULL ? NULL : PyCFunction_New(list_methods, reference);
+    PyObject *forget = lister == NULL ? NULL : PyCFunction_New(forget_methods, reference);
     Py_XDECREF(reference);
-    PyObject *result = lister == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "O", lister);
+    PyObject *result = forget == NULL ? NULL : PyObject_CallMethod(coro->helpers, "show_tasks", "OO", lister, forget);
     coro->standard_registry = result == Py_False;
     Py_XDECREF(lister);
+    Py_XDECREF(forget);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import re
 import sys
 import threading
 import traceback
@@ -953,3 +954,50 @@ def test_awaits_in_garbage(loop):
     loop.run_until_complete(body())
     gc.collect()
     assert len(collected) == 50
+
+
+def test_unregistered_task_is_not_listed(loop):
+    async def body():
+        task = asyncio.create_task(asyncio.sleep(0))
+        asyncio._unregister_task(task)
+        listed = [task in asyncio.all_tasks()]
+        asyncio._unregister_task(task)
+        asyncio._register_task(task)
+        listed.append(task in asyncio.all_tasks())
+        await task
+        listed.append(task in asyncio.all_tasks())
+        return listed
+
+    assert loop.run_until_complete(body()) == [False, True, False]
+
+
+@pytest.mark.skipif(not HAS_EAGER, reason="needs eager tasks")
+def test_names_of_eager_tasks():
+    """What a name is during the first step and after it, and how many automatic ones are used up."""
+
+    def names(factory):
+        loop = factory()
+        first = []
+
+        async def body():
+            first.append(asyncio.current_task().get_name())
+
+        async def main():
+            loop.set_task_factory(asyncio.eager_task_factory)
+            tasks = [asyncio.create_task(body()), loop.create_task(body(), name=None)]
+            tasks.append(loop.create_task(body(), name="x"))
+            context = contextvars.copy_context()
+            tasks += [asyncio.create_task(body(), name=7, context=context), loop.create_task(body(), context=context)]
+            return [task.get_name() for task in tasks]
+
+        try:
+            start = int(loop.run_until_complete(automatic_name()).partition("-")[2])
+            found = first + loop.run_until_complete(main())
+        finally:
+            loop.close()
+        return [re.sub(r"^Task-(\d+)$", lambda match: f"Task+{int(match[1]) - start}", name) for name in found]
+
+    async def automatic_name():
+        return asyncio.current_task().get_name()
+
+    assert names(fastloop.new_event_loop) == names(asyncio.SelectorEventLoop)
