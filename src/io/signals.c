@@ -2,13 +2,16 @@
 
    Used in the main thread of the main interpreter only, where Python delivers signals. Ours is installed around each
    run, and stays between runs while handlers are registered, so that no signal is lost in between; what was there
-   before comes back, unless the program has put its own in place meanwhile. */
+   before comes back, unless the program has put its own in place meanwhile. While the loop handles no signals, what was
+   there before is told of each: its owner (a reactor that waits for SIGCHLD) may run on this very loop, and the standard
+   one leaves it installed then. */
 
 #include "io/signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/uverror.h"
@@ -61,6 +64,30 @@ handle_signal(LoopObject *loop, unsigned char number)
     }
 }
 
+/* Remembers what was there before, and which file that is. */
+static void
+set_previous(Signals *signals, int fd)
+{
+    struct stat status;
+    bool is_open = fd >= 0 && fstat(fd, &status) == 0;
+    signals->previous = fd;
+    signals->previous_dev = is_open ? status.st_dev : 0;
+    signals->previous_ino = is_open ? status.st_ino : 0;
+}
+
+/* Tells what was there before, as Python would have. Not under a number that names another file by now. */
+static void
+forward(Signals *signals, const unsigned char *numbers, ssize_t count)
+{
+    struct stat status;
+    if (signals->previous >= 0 && !signals->keep && fstat(signals->previous, &status) == 0 &&
+        status.st_dev == signals->previous_dev && status.st_ino == signals->previous_ino) {
+        /* It is non-blocking, as Python demands, and a full one has enough to wake up for. */
+        ssize_t written = write(signals->previous, numbers, (size_t)count);
+        (void)written;
+    }
+}
+
 /* ready_run: handles what has come. */
 static int
 run_signals(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(arg))
@@ -69,6 +96,9 @@ run_signals(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(ar
     ssize_t count;
     do {
         count = loop->io == NULL ? 0 : read(loop->io->signals.read_end, numbers, sizeof(numbers));
+        if (count > 0) {
+            forward(&loop->io->signals, numbers, count);
+        }
         for (ssize_t i = 0; i < count; i++) {
             if (numbers[i] != 0) {
                 handle_signal(loop, numbers[i]);
@@ -195,10 +225,24 @@ install(LoopObject *loop)
         return -1;
     }
     if (previous != signals->write_end) {
-        signals->previous = previous;
+        set_previous(signals, previous);
     }
     signals->installed = true;
     return 0;
+}
+
+/* Hands on what has come too late for this run; with handlers of the loop it waits for the next. */
+static void
+forward_rest(Signals *signals)
+{
+    unsigned char numbers[BATCH];
+    while (signals->previous >= 0 && !signals->keep) {
+        ssize_t count = read(signals->read_end, numbers, sizeof(numbers));
+        if (count <= 0) {
+            break;
+        }
+        forward(signals, numbers, count);
+    }
 }
 
 static void
@@ -224,6 +268,7 @@ uninstall(LoopObject *loop)
         /* Another thread than the main one closes the loop: nothing can be done about it. */
         PyErr_Clear();
     }
+    forward_rest(signals);
     signals->previous = -1;
     if (exc != NULL) {
         compat_restore_exception(exc);

@@ -15,6 +15,8 @@ typedef struct {
     int read_end;    /* -1 until the first use */
     int write_end;
     int previous; /* the wake-up descriptor that was there before ours */
+    dev_t previous_dev;
+    ino_t previous_ino;
     bool installed;
     bool keep; /* handlers are registered: stay installed between runs */
 } Signals;

@@ -314,6 +314,62 @@ def test_the_wakeup_descriptor_of_somebody_else_survives_a_run(loop, run):
     second.close()
 
 
+def test_the_wakeup_descriptor_of_somebody_else_is_told_of_signals(loop, run):
+    """As that of a reactor on this loop, which waits for SIGCHLD: it was set before the run."""
+    theirs, ours = socket.socketpair()
+    theirs.setblocking(False)
+    ours.setblocking(False)
+    before = signal.signal(signal.SIGUSR1, lambda *args: None)
+    signal.set_wakeup_fd(theirs.fileno())
+
+    async def told():
+        return await loop.sock_recv(ours, 1)
+
+    async def by_a_signal_of_the_run():
+        loop.call_soon(os.kill, ME, signal.SIGUSR1)
+        return await told()
+
+    async def to_the_last():
+        os.kill(ME, signal.SIGUSR1)
+
+    try:
+        assert run(by_a_signal_of_the_run()) == bytes([signal.SIGUSR1])
+        run(to_the_last())
+        assert run(told()) == bytes([signal.SIGUSR1])
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGUSR1, before)
+        theirs.close()
+        ours.close()
+
+
+def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run):
+    """Its number may be that of another file by now."""
+    theirs, ours = socket.socketpair()
+    theirs.setblocking(False)
+    other, reader = socket.socketpair()
+    reader.setblocking(False)
+    before = signal.signal(signal.SIGUSR1, lambda *args: None)
+    signal.set_wakeup_fd(theirs.fileno())
+
+    async def main():
+        os.dup2(other.fileno(), theirs.fileno())
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            signal.set_wakeup_fd(-1)  # Python writes to the number by itself
+        os.kill(ME, signal.SIGUSR1)
+        await turns(20)
+
+    try:
+        run(main())
+        with pytest.raises(BlockingIOError):
+            reader.recv(1)
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGUSR1, before)
+        for sock in (theirs, ours, other, reader):
+            sock.close()
+
+
 def test_a_run_leaves_no_wakeup_descriptor(loop, run):
     run(asyncio.sleep(0.001))
     assert current_wakeup_fd() == -1
