@@ -2,7 +2,8 @@
 
    Used in the main thread of the main interpreter only, where Python delivers signals. Ours is installed around each
    run, and stays between runs while handlers are registered, so that no signal is lost in between; what was there
-   before comes back, unless the program has put its own in place meanwhile. */
+   before comes back, unless the program has put its own in place meanwhile. Until the loop handles signals the program's
+   own goes on being told of each, as the standard loop would not touch it. */
 
 #include "io/signals.h"
 
@@ -61,6 +62,19 @@ handle_signal(LoopObject *loop, unsigned char number)
     }
 }
 
+/* read(), which passes on to the program's own descriptor what the loop has no use for. */
+static ssize_t
+take_numbers(const Signals *signals, unsigned char numbers[BATCH])
+{
+    ssize_t count = read(signals->read_end, numbers, BATCH);
+    if (count > 0 && !signals->keep && signals->previous >= 0) {
+        /* Where it is full or closed, Python's own signal handler would fail in the same way. */
+        ssize_t sent = write(signals->previous, numbers, (size_t)count);
+        (void)sent;
+    }
+    return count;
+}
+
 /* ready_run: handles what has come. */
 static int
 run_signals(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(arg))
@@ -68,7 +82,7 @@ run_signals(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(ar
     unsigned char numbers[BATCH];
     ssize_t count;
     do {
-        count = loop->io == NULL ? 0 : read(loop->io->signals.read_end, numbers, sizeof(numbers));
+        count = loop->io == NULL ? 0 : take_numbers(&loop->io->signals, numbers);
         for (ssize_t i = 0; i < count; i++) {
             if (numbers[i] != 0) {
                 handle_signal(loop, numbers[i]);
@@ -223,6 +237,11 @@ uninstall(LoopObject *loop)
     if (current == -2) {
         /* Another thread than the main one closes the loop: nothing can be done about it. */
         PyErr_Clear();
+    }
+    if (signals->previous >= 0) {
+        unsigned char numbers[BATCH];
+        while (take_numbers(signals, numbers) == BATCH) {
+        }
     }
     signals->previous = -1;
     if (exc != NULL) {
