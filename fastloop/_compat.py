@@ -50,8 +50,8 @@ _WATCHERS_OF_ASYNCIO = tuple(
 
 def has_own_child_watcher() -> bool:
     """Whether the program has set a child watcher that is none of those which asyncio takes by itself (up to 3.13)."""
-    watcher = HAS_POLICIES and getattr(get_event_loop_policy(), "_watcher", None)
-    return bool(watcher) and type(watcher) not in _WATCHERS_OF_ASYNCIO
+    watcher = getattr(get_event_loop_policy(), "_watcher", None) if HAS_POLICIES else None
+    return watcher is not None and type(watcher) not in _WATCHERS_OF_ASYNCIO
 
 
 #: The public one warns since 3.14.
