@@ -43,6 +43,17 @@ ThreadedChildWatcher = (
     unix_events.__dict__.get("_ThreadedChildWatcher") or unix_events.ThreadedChildWatcher  # type: ignore[attr-defined, unused-ignore]
 )
 
+_WATCHERS_OF_ASYNCIO = tuple(
+    vars(unix_events)[name] for name in ("ThreadedChildWatcher", "PidfdChildWatcher") if name in vars(unix_events)
+)
+
+
+def has_own_child_watcher() -> bool:
+    """Whether the program has set a child watcher that is none of those which asyncio takes by itself (up to 3.13)."""
+    watcher = getattr(get_event_loop_policy(), "_watcher", None) if HAS_POLICIES else None
+    return watcher is not None and type(watcher) not in _WATCHERS_OF_ASYNCIO
+
+
 #: The public one warns since 3.14.
 iscoroutinefunction = getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
 

@@ -374,8 +374,15 @@ class UnixMixin(_Listening):
         extra: "dict[str, Any] | None" = None,
         **kwargs: "Any",
     ) -> "BaseSubprocessTransport":
+        transport: BaseSubprocessTransport
+        if _compat.has_own_child_watcher():
+            # It has asked for each child, and may wait for all of them itself.
+            transport = await _Unix._make_subprocess_transport(
+                self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
+            )
+            return transport
         waiter = self.create_future()
-        transport: BaseSubprocessTransport = unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
+        transport = unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
             self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
         )
         self._watch_child(transport)

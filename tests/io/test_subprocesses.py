@@ -308,6 +308,37 @@ def test_a_child_reaped_by_somebody_else(run, guard):
     run(main())
 
 
+@pytest.mark.left_out(sys.version_info >= (3, 14), reason="child watchers: gone since 3.14")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_child_watcher_of_the_program_is_asked(run):
+    class Watcher(asyncio.ThreadedChildWatcher):
+        def add_child_handler(self, pid, callback, *args):
+            pids.append(pid)
+            super().add_child_handler(pid, callback, *args)
+
+        def is_active(self):
+            return active
+
+    async def main():
+        asyncio.set_child_watcher(Watcher())
+        try:
+            return await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+        finally:
+            asyncio.set_child_watcher(None)
+
+    async def main_that_waits():
+        process = await main()
+        assert await process.wait() == 3
+        assert pids == [process.pid]
+
+    pids = []
+    active = True
+    run(main_that_waits())
+    active = False
+    with pytest.raises(RuntimeError, match="not activated, subprocess support is not installed"):
+        run(main())
+
+
 def test_popen_beside_the_loop_keeps_its_children(run):
     async def main():
         other = subprocess.Popen(["sh", "-c", "exit 3"])

@@ -370,6 +370,39 @@ def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run):
             sock.close()
 
 
+def test_the_wakeup_descriptor_of_somebody_else_is_told_until_the_loop_handles_signals(loop, run):
+    number = bytes([signal.SIGUSR1])
+    first, second = socket.socketpair()
+    first.setblocking(False)
+    second.setblocking(False)
+    old = signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.set_wakeup_fd(second.fileno())
+
+    async def main(handles):
+        if handles:
+            # From now on the loop has the descriptor, and the signals.
+            loop.add_signal_handler(signal.SIGUSR2, print)
+        signal.raise_signal(signal.SIGUSR1)
+        if not handles:
+            assert await loop.sock_recv(first, 10) == number
+            # At the very end of the run, too.
+            signal.raise_signal(signal.SIGUSR1)
+
+    try:
+        run(main(False))
+        assert first.recv(10) == number
+        run(main(True))
+        run(turns(5))
+        with pytest.raises(BlockingIOError):
+            first.recv(10)
+        loop.remove_signal_handler(signal.SIGUSR2)
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGUSR1, old)
+    first.close()
+    second.close()
+
+
 def test_a_run_leaves_no_wakeup_descriptor(loop, run):
     run(asyncio.sleep(0.001))
     assert current_wakeup_fd() == -1
