@@ -47,10 +47,22 @@ _WATCHERS_OF_ASYNCIO = tuple(
     vars(unix_events)[name] for name in ("ThreadedChildWatcher", "PidfdChildWatcher") if name in vars(unix_events)
 )
 
+#: What a policy of asyncio itself has as get_child_watcher(), up to 3.13; None for one that has nothing of the kind.
+_GETTERS_OF_WATCHERS = (
+    (None, events.AbstractEventLoopPolicy.get_child_watcher, DefaultEventLoopPolicy.get_child_watcher)
+    if hasattr(events, "AbstractEventLoopPolicy")
+    else ()
+)
+
 
 def has_own_child_watcher() -> bool:
-    """Whether the program has set a child watcher that is none of those which asyncio takes by itself (up to 3.13)."""
-    watcher = getattr(get_event_loop_policy(), "_watcher", None) if HAS_POLICIES else None
+    """Whether the program has a child watcher that is none of those which asyncio takes by itself (up to 3.13)."""
+    if not _GETTERS_OF_WATCHERS:
+        return False
+    policy = get_event_loop_policy()
+    if getattr(type(policy), "get_child_watcher", None) not in _GETTERS_OF_WATCHERS:
+        return True
+    watcher = getattr(policy, "_watcher", None)
     return watcher is not None and type(watcher) not in _WATCHERS_OF_ASYNCIO
 
 

@@ -4,7 +4,6 @@ asyncio keeps this class, and with it this module, for as long as its own set li
 subinterpreter, so does what this module refers to: nothing else of fastloop.
 """
 
-import _asyncio
 import weakref
 
 TYPE_CHECKING = False
@@ -29,10 +28,8 @@ class TaskSet(_WeakSet):
         return super().__len__() + len(_native_tasks(self))
 
     def discard(self, item: "asyncio.Task[Any]") -> None:
-        # Every task of asyncio's own comes by when it ends.
-        if type(item) is not _asyncio.Task:
-            for forget in self.__dict__.get("_fastloop_forgetters", ()):
-                forget(item)
+        for forget in self.__dict__.get("_fastloop_forgetters", ()):
+            forget(item)
         super().discard(item)
 
     def __contains__(self, item: object) -> bool:

@@ -89,10 +89,12 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         try:
             self._run_turns()
         finally:
-            # A signal handler may raise where a function of Python begins: first what must not be left out.
+            # A signal handler may raise where a function of Python begins, and so in place of the clean-up: first what
+            # the next run does not mend.
             self._stopping = False
             self._thread_id = None
             events._set_running_loop(None)
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
             self._run_forever_cleanup()
 
     def run_until_complete(self, future):

@@ -122,6 +122,7 @@ class Guard:
         self.children = has_children()
         self.wakeup_fd = current_wakeup_fd()
         self.signals = signal_handlers()
+        self.asyncgen_hooks = sys.get_asyncgen_hooks()
         logging.getLogger("asyncio").addHandler(self.log)
         self.old_hook = sys.unraisablehook
         sys.unraisablehook = self.on_unraisable
@@ -151,6 +152,8 @@ class Guard:
             problems.append("signal.set_wakeup_fd() changed")
         if signal_handlers() != self.signals:
             problems.append("signal handlers changed")
+        if sys.get_asyncgen_hooks() != self.asyncgen_hooks:
+            problems.append("sys.set_asyncgen_hooks() changed")
         # Threads and children may need a moment to end.
         for kind, probe in (("threads", self.new_threads), ("fds", self.new_files), ("children", self.new_children)):
             if kind not in self.allowed and (left := wait_until_empty(probe)):

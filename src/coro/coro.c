@@ -219,7 +219,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
                  !read_task_arguments(coro, args, nargs, kwnames, &given))) {
         return create_task_by_base(loop, args, nargs, kwnames);
     }
-    if (given.eager_start != NULL) { /* GCOV_EXCL_START: Python 3.14 and later */
+    if (given.eager_start != NULL) { /* GCOV_EXCL_START: an asyncio that passes keywords on to its tasks */
         int truth = PyObject_IsTrue(given.eager_start);
         if (truth < 0) {
             return NULL;

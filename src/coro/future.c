@@ -709,8 +709,8 @@ static PyMethodDef Future_methods[] = {
      #name parameters "\n--\n\n" doc " See asyncio."},
     UNLOCKED_METHODS(X)
 #undef X
-        {"done", Future_done, METH_NOARGS, "done($self, /)\n--\n\nReturn whether it is. See asyncio."},
-    {"cancelled", Future_cancelled, METH_NOARGS, "cancelled($self, /)\n--\n\nReturn whether it was. See asyncio."},
+        {"done", Future_done, METH_NOARGS, "done($self, /)\n--\n\nReturn True if the future is done. See asyncio."},
+    {"cancelled", Future_cancelled, METH_NOARGS, "cancelled($self, /)\n--\n\nReturn True if the future was cancelled. See asyncio."},
 #endif
     {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},

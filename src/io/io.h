@@ -74,12 +74,12 @@ io_may_touch(LoopObject *loop)
     return loop->thread_id == 0 || loop->thread_id == compat_thread_ident();
 }
 
-/* Must what this poll finds of a transport stand in line? Behind what was ready before it, and where other descriptors
-   are watched too, whose callbacks are queued, in the order in which the poll found them all. */
+/* Must what this poll finds of a transport stand in line? Behind what was ready before it, and beside add_reader() and
+   add_writer(), whose callbacks are queued, in the order in which the poll found them all. */
 static inline bool
 io_poll_queues(LoopObject *loop)
 {
-    return loop->poll_defers || loop->io->poller.watched_count > 0;
+    return loop->poll_defers || loop->io->poller.callback_count > 0;
 }
 
 /* Where all that is received from plain sockets is put first; what is in it must be copied before anything else is

@@ -279,14 +279,23 @@ update(LoopObject *loop, int fd, unsigned after)
 
 /* ---- watching ---- */
 
-/* Puts a record in the place of the one that is there. */
-static void
-set_record(LoopObject *loop, PollerEntry *entry, unsigned event, ready_run run, PyObject *owner)
+/* Puts a record, or none, in the place of the one that is there; that one is the caller's then. */
+static ReadyEntry
+exchange_record(Poller *poller, PollerEntry *entry, unsigned event, ReadyEntry record)
 {
     ReadyEntry *place = record_of(entry, event);
     ReadyEntry old = *place;
-    *place = (ReadyEntry){.run = run, .owner = Py_NewRef(owner)};
-    drop_record(loop, old);
+    *place = record;
+    poller->callback_count += record.run == handle_run;
+    poller->callback_count -= old.run == handle_run;
+    return old;
+}
+
+static void
+set_record(LoopObject *loop, PollerEntry *entry, unsigned event, ready_run run, PyObject *owner)
+{
+    ReadyEntry record = {.run = run, .owner = Py_NewRef(owner)};
+    drop_record(loop, exchange_record(&loop->io->poller, entry, event, record));
 }
 
 int
@@ -329,9 +338,7 @@ poller_unwatch(LoopObject *loop, int fd, unsigned event)
     if (entry == NULL || record_of(entry, event)->run == NULL) {
         return 0;
     }
-    ReadyEntry *place = record_of(entry, event);
-    ReadyEntry old = *place;
-    *place = (ReadyEntry){NULL};
+    ReadyEntry old = exchange_record(&loop->io->poller, entry, event, (ReadyEntry){NULL});
     PyObject *fileobj = NULL;
     if (!is_edge(entry) && update(loop, fd, wanted(entry)) < 0) {
         /* The number belongs to a file that cannot be polled now: nothing is left to watch. */
@@ -600,6 +607,7 @@ void
 poller_clear(LoopObject *loop)
 {
     Poller *poller = &loop->io->poller;
+    poller->callback_count = 0;
     for (size_t fd = 0; fd < poller->size; fd++) {
         PollerEntry old = poller->entries[fd];
         PollerEntry *entry = &poller->entries[fd];

@@ -75,13 +75,20 @@ set_previous(Signals *signals, int fd)
     signals->previous_ino = is_open ? status.st_ino : 0;
 }
 
+/* Is the number of what was there before still that of the same file? */
+static bool
+is_previous_open(Signals *signals)
+{
+    struct stat status;
+    return signals->previous >= 0 && fstat(signals->previous, &status) == 0 &&
+           status.st_dev == signals->previous_dev && status.st_ino == signals->previous_ino;
+}
+
 /* Tells what was there before, as Python would have. Not under a number that names another file by now. */
 static void
 forward(Signals *signals, const unsigned char *numbers, ssize_t count)
 {
-    struct stat status;
-    if (signals->previous >= 0 && !signals->keep && fstat(signals->previous, &status) == 0 &&
-        status.st_dev == signals->previous_dev && status.st_ino == signals->previous_ino) {
+    if (!signals->keep && is_previous_open(signals)) {
         /* It is non-blocking, as Python demands, and a full one has enough to wake up for. */
         ssize_t written = write(signals->previous, numbers, (size_t)count);
         (void)written;
@@ -254,14 +261,14 @@ uninstall(LoopObject *loop)
     }
     signals->installed = false;
     PyObject *exc = compat_take_exception();
-    int current = set_wakeup_fd(loop, signals->previous);
+    int current = set_wakeup_fd(loop, is_previous_open(signals) ? signals->previous : -1);
     if (current == -2) {
-        /* What was there has been closed since. */
+        /* What was there blocks by now. */
         PyErr_Clear();
         current = set_wakeup_fd(loop, -1);
     }
-    if (current >= 0 && current != signals->write_end) {
-        /* The program has set its own meanwhile. */
+    if (current != -2 && current != signals->write_end) {
+        /* The program has set its own meanwhile, or taken ours away, and with it what was there. */
         current = set_wakeup_fd(loop, current);
     }
     if (current == -2) {
@@ -278,6 +285,8 @@ uninstall(LoopObject *loop)
 void
 signals_close(LoopObject *loop)
 {
+    /* Another loop may have found ours there, and put it back after we had taken it away. */
+    loop->io->signals.installed |= loop->io->signals.write_end >= 0;
     uninstall(loop);
     close_pair(&loop->io->signals);
 }
@@ -349,7 +358,8 @@ Loop_keep_wakeup_fd(PyObject *op, PyObject *flag)
     }
     if (loop->io != NULL) {
         loop->io->signals.keep = keep;
-        if (!keep && loop->thread_id == 0) {
+        /* A run in this thread needs it to its end; one in another thread is told of no signals without handlers. */
+        if (!keep && loop->thread_id != compat_thread_ident()) {
             uninstall(loop);
         }
     }

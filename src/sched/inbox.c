@@ -176,7 +176,7 @@ inbox_drain(Inbox *inbox, Ready *ready)
     }
     inbox->count -= taken;
     inbox_unlock(inbox);
-}
+} /* GCOV_EXCL_STOP */
 
 int
 inbox_list(Inbox *inbox, PyObject *list)
@@ -206,4 +206,4 @@ inbox_traverse(Inbox *inbox, visitproc visit, void *arg)
         Py_VISIT(inbox->entries[i].arg);
     }
     return 0;
-} /* GCOV_EXCL_STOP */
+}

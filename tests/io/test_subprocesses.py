@@ -339,6 +339,33 @@ def test_a_child_watcher_of_the_program_is_asked(run):
         run(main())
 
 
+@pytest.mark.left_out(sys.version_info >= (3, 14), reason="child watchers: gone since 3.14")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_child_watcher_of_a_policy_is_asked(run):
+    class Watcher(asyncio.ThreadedChildWatcher):
+        def add_child_handler(self, pid, callback, *args):
+            pids.append(pid)
+            super().add_child_handler(pid, callback, *args)
+
+    class Policy(asyncio.DefaultEventLoopPolicy):
+        def get_child_watcher(self):
+            return watcher
+
+    async def main():
+        process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+        assert await process.wait() == 3
+        assert pids == [process.pid]
+
+    pids = []
+    watcher = Watcher()
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(Policy())
+    try:
+        run(main())
+    finally:
+        asyncio.set_event_loop_policy(before)
+
+
 def test_popen_beside_the_loop_keeps_its_children(run):
     async def main():
         other = subprocess.Popen(["sh", "-c", "exit 3"])

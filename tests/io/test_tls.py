@@ -646,7 +646,7 @@ def test_written_in_the_turn_in_which_what_is_below_is_closed(loop, run, authori
 
 @pytest.mark.left_out(not hasattr(asyncio.Server, "close_clients"), reason="new in Python 3.13")
 @pytest.mark.parametrize("way", ["close_clients", "abort_clients"])
-@pytest.mark.parametrize("sent", [0, 3, 1000])
+@pytest.mark.parametrize("sent", [0, 3, None])
 def test_clients_that_shake_hands_are_closed(loop, run, authority, way, sent):
     async def main():
         protocol = Recorder()
@@ -657,7 +657,7 @@ def test_clients_that_shake_hands_are_closed(loop, run, authority, way, sent):
         client = Peer(socket.create_connection(server.sockets[0].getsockname()))
         await until(lambda: len(server._clients) == 1)
         await client.sendall(outgoing.read()[:sent])
-        if sent == 1000:
+        if sent is None:
             assert await client.recv(1)
         getattr(server, way)()
         await client.recv_all()

@@ -343,6 +343,38 @@ def test_the_wakeup_descriptor_of_somebody_else_is_told_of_signals(loop, run):
         ours.close()
 
 
+def test_a_wakeup_descriptor_that_was_taken_away_in_the_run_stays_away(loop, run):
+    """Its owner may close it then, and its number be that of a connection."""
+    theirs, ours = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno())
+
+    async def main():
+        signal.set_wakeup_fd(-1)
+
+    run(main())
+    after = current_wakeup_fd()
+    signal.set_wakeup_fd(-1)
+    assert after == -1
+    theirs.close()
+    ours.close()
+
+
+def test_a_loop_that_is_closed_leaves_no_wakeup_descriptor_that_another_one_has_put_back(loop_factory):
+    first, second = loop_factory(), loop_factory()
+    first.add_signal_handler(signal.SIGUSR1, print)
+
+    async def main():
+        first.remove_signal_handler(signal.SIGUSR1)
+
+    second.run_until_complete(main())
+    second.close()
+    first.close()
+    after = current_wakeup_fd()
+    signal.set_wakeup_fd(-1)
+    assert after == -1
+
+
 def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run):
     """Its number may be that of another file by now."""
     theirs, ours = socket.socketpair()
