@@ -229,8 +229,8 @@ TLSConnection_expose(PyObject *op, PyObject *Py_UNUSED(ignored))
     TlsConnection *self = TlsConnection_CAST(op);
     self->is_exposed = true;
     /* In another thread than the loop's nothing but the loop may touch the SSL: what waits leaves with its turn. */
-    if (self->plain.count > 0 && tls_is_native(self) &&
-        transport_takes_output(SocketTransport_CAST(self->transport)) && tls_send(self) < 0) {
+    if (self->plain.count > 0 && tls_is_native(self) && transport_takes_output(SocketTransport_CAST(self->transport)) &&
+        tls_send(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
