@@ -80,8 +80,8 @@ static bool
 is_previous_open(Signals *signals)
 {
     struct stat status;
-    return signals->previous >= 0 && fstat(signals->previous, &status) == 0 &&
-           status.st_dev == signals->previous_dev && status.st_ino == signals->previous_ino;
+    return signals->previous >= 0 && fstat(signals->previous, &status) == 0 && status.st_dev == signals->previous_dev &&
+           status.st_ino == signals->previous_ino;
 }
 
 /* Tells what was there before, as Python would have. Not under a number that names another file by now. */
