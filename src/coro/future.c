@@ -710,7 +710,8 @@ static PyMethodDef Future_methods[] = {
     UNLOCKED_METHODS(X)
 #undef X
         {"done", Future_done, METH_NOARGS, "done($self, /)\n--\n\nReturn True if the future is done. See asyncio."},
-    {"cancelled", Future_cancelled, METH_NOARGS, "cancelled($self, /)\n--\n\nReturn True if the future was cancelled. See asyncio."},
+    {"cancelled", Future_cancelled, METH_NOARGS,
+     "cancelled($self, /)\n--\n\nReturn True if the future was cancelled. See asyncio."},
 #endif
     {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},

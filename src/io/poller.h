@@ -33,9 +33,9 @@ typedef struct {
     size_t watched_count; /* of descriptors that the set watches, and the sum of their numbers: that of the only one */
     size_t watched_sum;
     size_t callback_count; /* of readers and writers that are callbacks of the program */
-    bool polled;    /* in this turn already: libuv may call more than once in one poll */
-    bool is_steady; /* nothing has changed in the set since the end of the last turn */
-    bool is_unsure; /* the kernel may watch what we do not know of any more, see is_sole_reader() */
+    bool polled;           /* in this turn already: libuv may call more than once in one poll */
+    bool is_steady;        /* nothing has changed in the set since the end of the last turn */
+    bool is_unsure;        /* the kernel may watch what we do not know of any more, see is_sole_reader() */
 } Poller;
 
 void poller_init(Poller *poller);
