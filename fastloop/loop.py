@@ -85,6 +85,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._check_closed()
             _nested.run_forever(self)
             return
+        hooks = sys.get_asyncgen_hooks()
         self._run_forever_setup()
         try:
             self._run_turns()
@@ -94,7 +95,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._stopping = False
             self._thread_id = None
             events._set_running_loop(None)
-            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+            sys.set_asyncgen_hooks(*hooks)
             self._run_forever_cleanup()
 
     def run_until_complete(self, future):
