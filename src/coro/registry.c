@@ -49,29 +49,41 @@ registry_init(CoroState *coro)
 
 #if HAVE_OWN_TASK_LIST
 
-/* asyncio keeps this function for good: it must not keep the module, which a subinterpreter would then never free. */
+/* asyncio keeps these functions for good: they must not keep the module, which a subinterpreter would then never free.
+   The module (new) and its part, which is NULL when the module is no more; -1 with an exception. */
+static int
+take_module(PyObject *reference, PyObject **module, CoroState **coro)
+{
+    *module = PyObject_CallNoArgs(reference);
+    if (*module == NULL) {
+        return -1;
+    }
+    *coro = *module == Py_None ? NULL : state_of_module(*module)->coro;
+    return 0;
+}
+
 static PyObject *
 list_for_helper(PyObject *reference, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *module = PyObject_CallNoArgs(reference);
-    if (module == NULL) {
+    PyObject *module;
+    CoroState *coro;
+    if (take_module(reference, &module, &coro) < 0) {
         return NULL;
     }
-    CoroState *coro = module == Py_None ? NULL : state_of_module(module)->coro;
     PyObject *list = coro == NULL ? PyList_New(0) : registry_list(coro);
     Py_DECREF(module);
     return list;
 }
 
-/* asyncio._unregister_task(), of anything: takes a task of ours off the list. Kept as the other one is. */
+/* asyncio._unregister_task(), of anything: takes a task of ours off the list. */
 static PyObject *
 forget_for_helper(PyObject *reference, PyObject *op)
 {
-    PyObject *module = PyObject_CallNoArgs(reference);
-    if (module == NULL) {
+    PyObject *module;
+    CoroState *coro;
+    if (take_module(reference, &module, &coro) < 0) {
         return NULL;
     }
-    CoroState *coro = module == Py_None ? NULL : state_of_module(module)->coro;
     if (coro != NULL && PyObject_TypeCheck(op, coro->TaskType)) {
         registry_remove(TaskObject_CAST(op));
     }

@@ -17,6 +17,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/functions.h"
 #include "base/lowfds.h"
 #include "base/uverror.h"
 #include "io/io.h"
@@ -145,9 +146,7 @@ complete(LoopObject *loop, PyObject *future, PyObject *exc)
             return done < 0 ? -1 : 0;
         }
     }
-    PyObject *answer = PyObject_CallMethod(future, "done", NULL);
-    int done = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
+    int done = method_truth(future, state->str_done);
     if (done != 0) {
         return done < 0 ? -1 : 0;
     }

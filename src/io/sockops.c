@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "base/address.h"
+#include "base/functions.h"
 #include "coro/future.h"
 #include "io/pysocket.h"
 #include "io/senders.h"
@@ -382,10 +383,7 @@ is_done(State *state, PyObject *future)
     if (state->coro->native && future_is_plain(state->coro, future)) {
         return BaseFuture_CAST(future)->state != FUTURE_PENDING;
     }
-    PyObject *answer = PyObject_CallMethodNoArgs(future, state->str_done);
-    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
-    return truth;
+    return method_truth(future, state->str_done);
 }
 
 /* future.set_result(result); -1 with an exception. */

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+#include "base/functions.h"
 #include "base/uverror.h"
 #include "io/tls.h"
 
@@ -116,16 +117,14 @@ transport_finish_waiter(SocketTransport *self, PyObject *exc)
         return 0;
     }
     PyObject *waiter = Py_NewRef(self->empty_waiter);
-    PyObject *done = PyObject_CallMethod(waiter, "done", NULL);
-    int truth = done == NULL ? -1 : PyObject_IsTrue(done);
-    Py_XDECREF(done);
+    int done = method_truth(waiter, self->state->str_done);
     PyObject *result = NULL;
-    if (truth == 0) {
+    if (done == 0) {
         result = exc == NULL ? PyObject_CallMethod(waiter, "set_result", "(O)", Py_None)
                              : PyObject_CallMethod(waiter, "set_exception", "(O)", exc);
     }
     Py_DECREF(waiter);
-    int err = truth > 0 || result != NULL ? 0 : -1;
+    int err = done > 0 || result != NULL ? 0 : -1;
     Py_XDECREF(result);
     return err;
 }
