@@ -629,6 +629,13 @@ class Authority:
 # ---------------------------------------------------------------- child processes
 
 
+#: Is there a global interpreter lock?
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+#: Does this run under AddressSanitizer and its kin?
+SANITIZED = "san.so" in os.environ.get("LD_PRELOAD", "")
+
+
 def patience():
     """How many times longer than usual a child may take; see tools/checks/patience.py."""
     return float(os.environ.get("FASTLOOP_PATIENCE", "1"))

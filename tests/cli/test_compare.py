@@ -1,9 +1,10 @@
 """``python -m fastloop compare``: what it finds equal and different, and what it measures."""
 
 import json
-import os
 
 import pytest
+
+import helpers
 
 KIND = "import asyncio\nkind = type(asyncio.new_event_loop()).__module__\n"
 
@@ -68,7 +69,7 @@ def peak_memory(programs, source):
     return {loop: min(sample["bytes"] for sample in outcome["samples"]) for loop, outcome in result["loops"].items()}
 
 
-@pytest.mark.left_out("san.so" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer has memory of its own")
+@pytest.mark.left_out(helpers.SANITIZED, reason="a sanitizer has memory of its own")
 def test_memory_is_the_program_s(programs):
     """Neither that of the command nor that of the process between."""
     small, big = peak_memory(programs, ""), peak_memory(programs, "data = b'x' * 300_000_000")

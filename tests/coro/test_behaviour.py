@@ -971,7 +971,7 @@ def test_unregistered_task_is_not_listed(loop):
     assert loop.run_until_complete(body()) == [False, True, False]
 
 
-@pytest.mark.skipif(not HAS_EAGER, reason="needs eager tasks")
+@pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
 def test_names_of_eager_tasks():
     """What a name is during the first step and after it, and how many automatic ones are used up."""
 

@@ -5,16 +5,17 @@ What stands here for each call is what becomes of its failure. tests/faults/test
 """
 
 import json
-import os
 import shutil
 import sys
 
 import pytest
 
+import helpers
+
 pytestmark = [
     pytest.mark.fastloop_only("the calls are its own"),
     pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc"),
-    pytest.mark.left_out("san.so" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer makes the calls itself"),
+    pytest.mark.left_out(helpers.SANITIZED, reason="a sanitizer makes the calls itself"),
     pytest.mark.usefixtures("debug_off"),
 ]
 

@@ -17,11 +17,10 @@ import weakref
 
 import pytest
 
-from helpers import new_loop, turns
+from helpers import GIL, new_loop, turns
 
 LIMIT = 16
 
-GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 pytestmark = pytest.mark.left_out(
     lambda loop_name, streams, **_: (loop_name, streams) == ("stock", "off"), reason="nothing to switch off"

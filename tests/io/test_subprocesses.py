@@ -308,19 +308,32 @@ def test_a_child_reaped_by_somebody_else(run, guard):
     run(main())
 
 
-@pytest.mark.left_out(sys.version_info >= (3, 14), reason="child watchers: gone since 3.14")
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
-def test_a_child_watcher_of_the_program_is_asked(run):
+@pytest.fixture
+def child_watcher():
+    """A watcher of the program's own, which notes its children in `pids`."""
+
     class Watcher(asyncio.ThreadedChildWatcher):
+        active = True
+
+        def __init__(self):
+            super().__init__()
+            self.pids = []
+
         def add_child_handler(self, pid, callback, *args):
-            pids.append(pid)
+            self.pids.append(pid)
             super().add_child_handler(pid, callback, *args)
 
         def is_active(self):
-            return active
+            return self.active
 
+    return Watcher()
+
+
+@pytest.mark.left_out(sys.version_info >= (3, 14), reason="child watchers: gone since 3.14")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_child_watcher_of_the_program_is_asked(run, child_watcher):
     async def main():
-        asyncio.set_child_watcher(Watcher())
+        asyncio.set_child_watcher(child_watcher)
         try:
             return await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
         finally:
@@ -329,35 +342,26 @@ def test_a_child_watcher_of_the_program_is_asked(run):
     async def main_that_waits():
         process = await main()
         assert await process.wait() == 3
-        assert pids == [process.pid]
+        assert child_watcher.pids == [process.pid]
 
-    pids = []
-    active = True
     run(main_that_waits())
-    active = False
+    child_watcher.active = False
     with pytest.raises(RuntimeError, match="not activated, subprocess support is not installed"):
         run(main())
 
 
 @pytest.mark.left_out(sys.version_info >= (3, 14), reason="child watchers: gone since 3.14")
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
-def test_a_child_watcher_of_a_policy_is_asked(run):
-    class Watcher(asyncio.ThreadedChildWatcher):
-        def add_child_handler(self, pid, callback, *args):
-            pids.append(pid)
-            super().add_child_handler(pid, callback, *args)
-
+def test_a_child_watcher_of_a_policy_is_asked(run, child_watcher):
     class Policy(asyncio.DefaultEventLoopPolicy):
         def get_child_watcher(self):
-            return watcher
+            return child_watcher
 
     async def main():
         process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
         assert await process.wait() == 3
-        assert pids == [process.pid]
+        assert child_watcher.pids == [process.pid]
 
-    pids = []
-    watcher = Watcher()
     before = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(Policy())
     try:

@@ -563,38 +563,13 @@ def test_tls_inside_tls(loop, run, authority):
     run(main())
 
 
-def test_streams_upgrade_by_start_tls(loop, run, authority):
+@pytest.mark.parametrize("left", [b"", b"left over "], ids=["nothing left", "data left"])
+def test_streams_upgrade_by_start_tls(loop, run, authority, left):
+    """Data that the reader has from before stays in front."""
+
     async def serve(reader, writer):
         assert await reader.readline() == b"STARTTLS\n"
-        writer.write(b"go\n")
-        await writer.drain()
-        await writer.start_tls(authority.server)
-        writer.write(await reader.readline())
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-    async def main():
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        writer.write(b"STARTTLS\n")
-        assert await reader.readline() == b"go\n"
-        await writer.start_tls(authority.client, server_hostname="localhost")
-        assert writer.get_extra_info("cipher")
-        writer.write(b"secret\n")
-        assert await reader.readline() == b"secret\n"
-        writer.close()
-        await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
-
-    run(main())
-
-
-def test_data_left_in_the_reader_at_start_tls(loop, run, authority):
-    async def serve(reader, writer):
-        assert await reader.readline() == b"STARTTLS\n"
-        writer.write(b"go\nleft over ")
+        writer.write(b"go\n" + left)
         await writer.drain()
         await writer.start_tls(authority.server)
         writer.write(await reader.readline())
@@ -608,11 +583,12 @@ def test_data_left_in_the_reader_at_start_tls(loop, run, authority):
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         writer.write(b"STARTTLS\n")
         assert await reader.readline() == b"go\n"
-        await until(lambda: len(reader._buffer) == 10)
+        await until(lambda: len(reader._buffer) == len(left))
         await writer.start_tls(authority.client, server_hostname="localhost")
-        assert reader._buffer.startswith(b"left over ")
+        assert writer.get_extra_info("cipher")
+        assert reader._buffer.startswith(left)
         writer.write(b"secret\n")
-        assert await reader.readline() == b"left over secret\n"
+        assert await reader.readline() == left + b"secret\n"
         writer.close()
         await writer.wait_closed()
         await without_clients(server)

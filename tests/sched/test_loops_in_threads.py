@@ -13,11 +13,10 @@ import time
 
 import pytest
 
-from helpers import socket_pair, until
+from helpers import GIL, socket_pair, until
 
 SCALE = int(os.environ.get("FASTLOOP_STRESS", "1"))
 LOOPS = 4
-GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def each_in_a_thread(count, function):

@@ -300,30 +300,33 @@ def test_close_restores_every_handler(loop):
     assert current_wakeup_fd() == -1
 
 
-def test_the_wakeup_descriptor_of_somebody_else_survives_a_run(loop, run):
-    first, second = socket.socketpair()
-    second.setblocking(False)
-    signal.set_wakeup_fd(second.fileno())
-    try:
-        run(asyncio.sleep(0.001))
-        run(turns(3))
-        assert current_wakeup_fd() == second.fileno()
-    finally:
-        signal.set_wakeup_fd(-1)
-    first.close()
-    second.close()
-
-
-def test_the_wakeup_descriptor_of_somebody_else_is_told_of_signals(loop, run):
-    """As that of a reactor on this loop, which waits for SIGCHLD: it was set before the run."""
-    theirs, ours = socket.socketpair()
-    theirs.setblocking(False)
+@pytest.fixture
+def somebody_s():
+    """Both ends of the wake-up descriptor of somebody else, and a handler in Python for SIGUSR1 that does nothing."""
+    ours, theirs = socket.socketpair()
     ours.setblocking(False)
+    theirs.setblocking(False)
     before = signal.signal(signal.SIGUSR1, lambda *args: None)
     signal.set_wakeup_fd(theirs.fileno())
+    yield ours, theirs
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGUSR1, before)
+    ours.close()
+    theirs.close()
+
+
+def test_the_wakeup_descriptor_of_somebody_else_survives_a_run(loop, run, somebody_s):
+    run(asyncio.sleep(0.001))
+    run(turns(3))
+    assert current_wakeup_fd() == somebody_s[1].fileno()
+
+
+def test_the_wakeup_descriptor_of_somebody_else_is_told_of_signals(loop, run, somebody_s):
+    """As that of a reactor on this loop, which waits for SIGCHLD: it was set before the run."""
+    ours, _ = somebody_s
 
     async def told():
-        return await loop.sock_recv(ours, 1)
+        return await loop.sock_recv(ours, 10)
 
     async def by_a_signal_of_the_run():
         loop.call_soon(os.kill, ME, signal.SIGUSR1)
@@ -332,32 +335,41 @@ def test_the_wakeup_descriptor_of_somebody_else_is_told_of_signals(loop, run):
     async def to_the_last():
         os.kill(ME, signal.SIGUSR1)
 
-    try:
-        assert run(by_a_signal_of_the_run()) == bytes([signal.SIGUSR1])
-        run(to_the_last())
-        assert run(told()) == bytes([signal.SIGUSR1])
-    finally:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGUSR1, before)
-        theirs.close()
-        ours.close()
+    assert run(by_a_signal_of_the_run()) == bytes([signal.SIGUSR1])
+    run(to_the_last())
+    assert run(told()) == bytes([signal.SIGUSR1])
 
 
-def test_a_wakeup_descriptor_that_was_taken_away_in_the_run_stays_away(loop, run):
+def test_the_wakeup_descriptor_of_somebody_else_is_told_until_the_loop_handles_signals(loop, run, somebody_s):
+    ours, _ = somebody_s
+
+    async def main(handles):
+        if handles:
+            # From now on the loop has the descriptor, and the signals.
+            loop.add_signal_handler(signal.SIGUSR2, print)
+        signal.raise_signal(signal.SIGUSR1)
+        if not handles:
+            assert await loop.sock_recv(ours, 10) == bytes([signal.SIGUSR1])
+            # At the very end of the run, too.
+            signal.raise_signal(signal.SIGUSR1)
+
+    run(main(False))
+    assert ours.recv(10) == bytes([signal.SIGUSR1])
+    run(main(True))
+    run(turns(5))
+    with pytest.raises(BlockingIOError):
+        ours.recv(10)
+    loop.remove_signal_handler(signal.SIGUSR2)
+
+
+def test_a_wakeup_descriptor_that_was_taken_away_in_the_run_stays_away(loop, run, somebody_s):
     """Its owner may close it then, and its number be that of a connection."""
-    theirs, ours = socket.socketpair()
-    theirs.setblocking(False)
-    signal.set_wakeup_fd(theirs.fileno())
 
     async def main():
         signal.set_wakeup_fd(-1)
 
     run(main())
-    after = current_wakeup_fd()
-    signal.set_wakeup_fd(-1)
-    assert after == -1
-    theirs.close()
-    ours.close()
+    assert current_wakeup_fd() == -1
 
 
 def test_a_loop_that_is_closed_leaves_no_wakeup_descriptor_that_another_one_has_put_back(loop_factory):
@@ -375,14 +387,11 @@ def test_a_loop_that_is_closed_leaves_no_wakeup_descriptor_that_another_one_has_
     assert after == -1
 
 
-def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run):
+def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run, somebody_s):
     """Its number may be that of another file by now."""
-    theirs, ours = socket.socketpair()
-    theirs.setblocking(False)
+    _, theirs = somebody_s
     other, reader = socket.socketpair()
     reader.setblocking(False)
-    before = signal.signal(signal.SIGUSR1, lambda *args: None)
-    signal.set_wakeup_fd(theirs.fileno())
 
     async def main():
         os.dup2(other.fileno(), theirs.fileno())
@@ -391,48 +400,11 @@ def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run):
         os.kill(ME, signal.SIGUSR1)
         await turns(20)
 
-    try:
-        run(main())
-        with pytest.raises(BlockingIOError):
-            reader.recv(1)
-    finally:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGUSR1, before)
-        for sock in (theirs, ours, other, reader):
-            sock.close()
-
-
-def test_the_wakeup_descriptor_of_somebody_else_is_told_until_the_loop_handles_signals(loop, run):
-    number = bytes([signal.SIGUSR1])
-    first, second = socket.socketpair()
-    first.setblocking(False)
-    second.setblocking(False)
-    old = signal.signal(signal.SIGUSR1, lambda *_: None)
-    signal.set_wakeup_fd(second.fileno())
-
-    async def main(handles):
-        if handles:
-            # From now on the loop has the descriptor, and the signals.
-            loop.add_signal_handler(signal.SIGUSR2, print)
-        signal.raise_signal(signal.SIGUSR1)
-        if not handles:
-            assert await loop.sock_recv(first, 10) == number
-            # At the very end of the run, too.
-            signal.raise_signal(signal.SIGUSR1)
-
-    try:
-        run(main(False))
-        assert first.recv(10) == number
-        run(main(True))
-        run(turns(5))
-        with pytest.raises(BlockingIOError):
-            first.recv(10)
-        loop.remove_signal_handler(signal.SIGUSR2)
-    finally:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGUSR1, old)
-    first.close()
-    second.close()
+    run(main())
+    with pytest.raises(BlockingIOError):
+        reader.recv(1)
+    for sock in (other, reader):
+        sock.close()
 
 
 def test_a_run_leaves_no_wakeup_descriptor(loop, run):
