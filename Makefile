@@ -126,7 +126,7 @@ fuzz: checked-fuzz ## call everything of the C module with odd arguments for FUZ
 
 # What threads do to each other, ten times as much of it as the suite has: a million hops to the pool and back, wake-ups
 # by the hundred thousand. FASTLOOP_STRESS=100 makes it ten million.
-STRESS_TESTS = tests/sched/test_wakeups.py tests/sched/test_foreign_threads.py tests/executor/test_stress.py
+STRESS_TESTS = tests/sched/test_wakeups.py tests/sched/test_foreign_threads.py tests/pool/test_stress.py
 stress: build ## run the stress of threads: every job and wake-up arrives, once
 	FASTLOOP_STRESS=$${FASTLOOP_STRESS:-10} $(PY) $(PYTEST) --loop fastloop $(STRESS_TESTS)
 
