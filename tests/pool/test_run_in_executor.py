@@ -57,7 +57,7 @@ def test_keywords_are_accepted(loop, run):
 
 
 @pytest.mark.parametrize("func", [5, None, object, "text"])
-def test_what_cannot_be_called_fails_in_the_future(loop, run, func):
+def test_what_cannot_be_called_fails_in_the_future(debug_off, loop, run, func):
     async def main(on):
         return await outcome_of(on.run_in_executor(None, func, 1))
 
