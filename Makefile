@@ -215,7 +215,7 @@ bench-smoke: ## run each default benchmark once and short: whether it works, not
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
 
-picture: ## draw docs/results.svg from the tables of benchmarks/README.md
+picture: ## draw docs/results.svg from the tables of benchmarks/README.md, and tell in README.md what is lost
 	$(PYTHON) tools/draw_results.py
 
 analyze: ## look for defects in the C code with gcc -fanalyzer and clang-tidy
