@@ -215,7 +215,7 @@ bench-smoke: ## run each default benchmark once and short: whether it works, not
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
 
-picture: ## draw docs/results.svg from the tables of benchmarks/README.md
+picture: ## draw docs/results.svg from the tables of benchmarks/README.md, and tell in README.md what is lost
 	$(PYTHON) tools/draw_results.py
 
 analyze: ## look for defects in the C code with gcc -fanalyzer and clang-tidy
@@ -251,13 +251,14 @@ reproducible: sdist ## build the wheel twice from the source archive, in two fol
 	tools/check_reproducible.sh $(PY) dist/fastloop-*.tar.gz
 
 # The libuv that pkg-config finds goes into the wheel; PKG_CONFIG_PATH and LD_LIBRARY_PATH choose another one, such as
-# that of tools/build_libuv.sh. The names of functions stay, for perf. Built apart, for what is in build/ has not been
+# that of tools/build_libuv.sh. The names of functions stay, for perf. Linked apart, for what is in build/ has not been
 # stripped.
 WHEELS := build/wheel-$(TAG)
 wheel: ## make a wheel in dist/ that carries libuv (Linux)
 	@$(SETUP) wheel
 	@rm -rf $(WHEELS)
-	LDFLAGS="$(LDFLAGS) -Wl,--strip-debug" $(PY) setup.py -q build --build-base $(WHEELS)/build bdist_wheel -d $(WHEELS)/plain
+	LDFLAGS="$(LDFLAGS) -Wl,--strip-debug" $(PY) setup.py -q build --build-lib $(WHEELS)/lib \
+		bdist_wheel --bdist-dir $(WHEELS)/bdist -d $(WHEELS)/plain
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair -w $(WHEELS)/whole $(WHEELS)/plain/*.whl
 	$(PY) tools/add_sbom.py $(WHEELS)/whole/*.whl
 	@mkdir -p dist

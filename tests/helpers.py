@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import random
 import re
 import select
 import signal
@@ -488,8 +489,14 @@ def small_buffers(*socks, size=65536):
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
+    """The number of a port that nobody has.
+
+    None of those that the system hands out by itself: it might give that to a connection of somebody else meanwhile.
+    """
+    for port in random.SystemRandom().sample(range(10_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("each of a hundred ports is taken")
 
 
 class Connector:

@@ -1,21 +1,24 @@
 """Draws docs/results.svg, the picture of README.md, from the tables of the last run in benchmarks/README.md.
 
-    python tools/draw_results.py            # write it
-    python tools/draw_results.py --check    # exit status 1 when it is not that of the tables
+    python tools/draw_results.py            # write it, and into README.md in which cases fastloop is behind
+    python tools/draw_results.py --check    # exit status 1 when one of them is not that of the tables
 
-Each bar is asyncio's time divided by the loop's, for one operation: the longer, the faster. Cases in which fastloop is
-behind are among them. Needs nothing but Python.
+Each bar is asyncio's time divided by the loop's, for one operation: the longer, the faster. Needs nothing but Python.
 """
 
 import math
 import re
 import sys
+import textwrap
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "benchmarks" / "README.md"
 PICTURE = ROOT / "docs" / "results.svg"
+FRONT = ROOT / "README.md"
+#: Between these lines of README.md.
+MARKS = "<!-- behind -->\n", "<!-- /behind -->\n"
 
 #: What is shown of the tables, and what it is called.
 CASES = {
@@ -50,26 +53,46 @@ def nanoseconds(cell):
 
 
 def rows(text):
-    """(case, metric, {loop: nanoseconds}) of each row, where a row without a case goes on with that before it."""
+    """(case, metric, {column: cell}) of each row, where a row without a case goes on with that before it."""
     columns, case = [], ""
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[:2] == ["case", "metric"]:
             columns = [cell.removesuffix(" (= 1)") for cell in cells]
         elif line.startswith("| ") and len(cells) == len(columns):
-            case = cells[0].partition(" ")[0] or case
-            yield case, cells[1], {loop: nanoseconds(cell) for loop, cell in zip(columns, cells, strict=True)}
+            case = cells[0].rpartition(" (")[0] or case
+            yield case, cells[1], dict(zip(columns, cells, strict=True))
 
 
 def gains(text):
     """{case: (metric, {loop: gain over asyncio})} by the first metric of each case that is shown."""
     found = {}
-    for case, metric, times in rows(text):
+    for case, metric, cells in rows(text):
         if case in CASES and case not in found:
-            found[case] = metric, {loop: times[BASE] / times[loop] for loop in LOOPS}
+            base = nanoseconds(cells[BASE])
+            found[case] = metric, {loop: base / nanoseconds(cells[loop]) for loop in LOOPS}
     missing = CASES.keys() - found.keys()
     assert not missing, f"not in {TABLES.name}: {', '.join(sorted(missing))}"
     return {case: found[case] for case in CASES}
+
+
+def behind(text):
+    """The cases in which a loop was ahead of fastloop in every round, with the one that was most, the worst first."""
+    worst = {}
+    for case, _, cells in rows(text):
+        for loop, factor in re.findall(r"(?<!about )\b([\w+-]+) ([\d.]+)x", cells.get("fastloop loses", "")):
+            worst[case] = max(worst.get(case, (0.0, "")), (float(factor), loop))
+    if not worst:
+        return "fastloop was behind in no case.\n"
+    cases = [f"{case} ({loop} {by:.2f}x)" for case, (by, loop) in sorted(worst.items(), key=lambda each: -each[1][0])]
+    return textwrap.fill(f"Where fastloop was behind, in every round of that run: {', '.join(cases)}.", 118) + "\n"
+
+
+def renewed(front, text):
+    """README.md with the cases in which fastloop is behind."""
+    begin, end = MARKS
+    before, _, rest = front.partition(begin)
+    return before + begin + behind(text) + end + rest.partition(end)[2]
 
 
 def caption(text):
@@ -130,7 +153,10 @@ def drawn(text):
 
 
 if __name__ == "__main__":
-    svg = drawn(TABLES.read_text())
+    tables = TABLES.read_text()
+    made = {PICTURE: drawn(tables), FRONT: renewed(FRONT.read_text(), tables)}
     if "--check" in sys.argv[1:]:
-        sys.exit(PICTURE.read_text() != svg and f"{PICTURE} is not that of {TABLES}: run {sys.argv[0]}")
-    PICTURE.write_text(svg)
+        old = [path.name for path, content in made.items() if path.read_text() != content]
+        sys.exit(f"not that of {TABLES}: {', '.join(old)}; run {sys.argv[0]}" if old else 0)
+    for path, content in made.items():
+        path.write_text(content)

@@ -50,7 +50,7 @@ install_packages() { # install_packages PACKAGE...
     if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
         say "the system lacks what the build needs. On Debian and Ubuntu run"
         say "    sudo apt-get install $*"
-        say "and then the same command again. On other systems install what README.md lists."
+        say "and then the same command again. On other systems install what docs/install.md lists."
         exit 1
     fi
     say "installing $*"

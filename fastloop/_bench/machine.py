@@ -6,6 +6,7 @@ import datetime
 import importlib.util
 import os
 import platform
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -36,10 +37,13 @@ def python_build() -> str:
     """The interpreter, and what of its build changes its speed."""
     threaded = " free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
     debug = " debug" if sysconfig.get_config_var("Py_DEBUG") else ""
-    # Debian profiles its interpreters by a way of its own, which configure does not know of.
-    optimised = "with" if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") else "without"
     version = f"{platform.python_implementation()} {platform.python_version()}{threaded}{debug}"
-    return f"{version}, configured {optimised} --enable-optimizations"
+    if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""):
+        return f"{version}, configured with --enable-optimizations"
+    # Debian profiles its interpreters by a way of its own, which configure does not know of.
+    if sys.base_prefix == "/usr":
+        return f"{version}, of the distribution"
+    return f"{version}, configured without --enable-optimizations"
 
 
 def describe(versions: Mapping[str, str | None]) -> dict[str, str]:
