@@ -26,7 +26,7 @@ C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind \
 	checked-debug checked-asan demo conformance conformance-debug ecosystem bench bench-smoke picture docs lint format \
-	sdist wheel check-wheel clean refs leaks coverage checked-coverage fuzz checked-fuzz analyze reproducible
+	sdist wheel check-wheel clean refs leaks coverage checked-coverage fuzz checked-fuzz analyze reproducible parallel
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -130,9 +130,9 @@ STRESS_TESTS = tests/sched/test_wakeups.py tests/sched/test_foreign_threads.py t
 stress: build ## run the stress of threads: every job and wake-up arrives, once
 	FASTLOOP_STRESS=$${FASTLOOP_STRESS:-10} $(PY) $(PYTEST) --loop fastloop $(STRESS_TESTS)
 
-# Those of 3.13 that have a GIL of their own keep seven megabytes each, with either loop: there are sixty of them.
+# Those of 3.13 that have a GIL of their own keep seven megabytes each, with either loop: it needs so many gigabytes.
 interpreters: build ## make and end a thousand subinterpreters, and compare what is left with the standard loop's
-	FASTLOOP_INTERPRETERS=$${FASTLOOP_INTERPRETERS:-1000} $(PY) $(PYTEST) tests/load/test_subinterpreters.py -k no_more
+	FASTLOOP_INTERPRETERS=$${FASTLOOP_INTERPRETERS:-1000} $(PY) $(PYTEST) tests/load/test_subinterpreters.py -k no_more -rP
 
 # Only a free-threaded Python that was itself configured with --with-thread-sanitizer sees what the interpreter orders.
 # The build stays out of the source tree, and the virtual environment is one of its own.
@@ -214,6 +214,9 @@ bench: ## compare the loops that are installed by the benchmarks
 bench-smoke: ## run each default benchmark once and short: whether it works, not how fast
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
+
+parallel: build ## two loops in two threads against one (PYTHON without a GIL, two processors that are free)
+	$(PY) -m benchmarks.parallel $(BENCH_OPTIONS)
 
 picture: ## draw docs/results.svg from the tables of benchmarks/README.md, and tell in README.md what is lost
 	$(PYTHON) tools/draw_results.py

@@ -16,6 +16,9 @@ HAS_LOOP_FACTORY = sys.version_info >= (3, 12)
 #: asyncio.Server._attach() and _detach() take the transport.
 SERVER_ATTACH_TAKES_TRANSPORT = sys.version_info >= (3, 13)
 
+#: Threads run at the same time.
+FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
 #: Event loop policies still exist; from 3.14 on their public names warn that they will go.
 HAS_POLICIES = hasattr(events, "_BaseDefaultEventLoopPolicy") or hasattr(events, "BaseDefaultEventLoopPolicy")
 
