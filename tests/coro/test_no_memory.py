@@ -137,7 +137,7 @@ def turn():
 
 
 def starving_turn():
-    # It may block: only what the test has brought about wakes it up. The Python around it, which needs memory, is left out.
+    # It may block: only what the test has brought about wakes it up. The Python around it needs memory, and has it.
     run_once(without_memory, loop._run_once)
 
 

@@ -600,8 +600,8 @@ for kind in (KINDS):
             asyncio._set_running_loop(None)
         seen += bool(reports)
         for report in reports:
-            # The handshake of Python's own SSLObject forgets to raise where it has no memory, and what asyncio has only half
-            # made lacks what its __del__() looks at.
+            # The handshake of Python's own SSLObject forgets to raise where it has no memory, and what asyncio has only
+            # half made lacks what its __del__() looks at.
             of_python = [SystemError, AttributeError] if kind.__name__ == "StartTls" else []
             expected = MemoryError, OSError, ResourceWarning, *of_python
             assert report is None or isinstance(report, expected), (kind, number, report)
