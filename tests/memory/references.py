@@ -472,6 +472,7 @@ def loops():
     near, far = socket.socketpair()
     loop.run_until_complete(loop.create_connection(Protocol, sock=near))
     loop.set_debug(True)
+    loop.slow_callback_duration = 1000
     loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
