@@ -36,6 +36,8 @@ AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
 CLIENT = ssl.create_default_context(cadata=AUTHORITY.cert_pem.bytes().decode())
 
 
+# What makes a folder takes references away, on the standard loop, too.
+FOLDER = tempfile.TemporaryDirectory()
 # A loop remembers who sent it datagrams: these are always the same.
 DATAGRAMS = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
 for each in DATAGRAMS:
@@ -260,17 +262,17 @@ async def servers(loop):
 
 
 async def unix_servers(loop):
-    with tempfile.TemporaryDirectory() as folder:
-        made = loop.create_future()
-        server = await asyncio.start_unix_server(lambda reader, writer: made.set_result(writer), folder + "/s")
-        reader, writer = await asyncio.open_unix_connection(folder + "/s")
-        writer.write(b"data")
-        other = await made
-        for one in (writer, other):
-            one.close()
-        await asyncio.sleep(0.001)
-        server.close()
-        await server.wait_closed()
+    path = FOLDER.name + "/s"
+    made = loop.create_future()
+    server = await asyncio.start_unix_server(lambda reader, writer: made.set_result(writer), path)
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"data")
+    other = await made
+    for one in (writer, other):
+        one.close()
+    await asyncio.sleep(0.001)
+    server.close()
+    await server.wait_closed()
 
 
 async def datagrams(loop):
