@@ -76,9 +76,12 @@ test-debug: VARIANT = debug
 test-debug: checked-debug ## run the tests with C assertions, in the development modes of Python and asyncio
 	$(call checked,$(DEBUG_SECONDS),PYTHONASYNCIODEBUG=1 PYTHONDEVMODE=1)
 
+GC_TESTS = tests/sched tests/coro tests/io tests/executor tests/pool tests/memory
 # 3.11 collects right where an object is made. Later versions wait until the interpreter looks, which it does as soon as
-# our C code calls out to a Python function.
+# our C code calls out to a Python function. Left out are the tests that mostly start other processes. All of them:
+#     make gc TESTS=tests GC_SECONDS=36000
 gc: VARIANT = debug
+gc: TESTS = $(GC_TESTS)
 gc: checked-debug ## run the tests on fastloop, collecting garbage at each allocation (3.11) or call of a Python function
 	$(call checked,$(GC_SECONDS),EAGER_GC=1,) --loop fastloop
 
