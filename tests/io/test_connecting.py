@@ -330,6 +330,7 @@ ADDRESSES = [
         {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP},
         {"flags": socket.AI_NUMERICHOST | socket.AI_PASSIVE},
         {"family": socket.AF_INET6},
+        {"flags": -1},
     ],
     ids=str,
 )
