@@ -5,7 +5,6 @@ import contextlib
 import contextvars
 import errno
 import gc
-import inspect
 import os
 import socket
 import sys
@@ -15,7 +14,7 @@ import warnings
 
 import pytest
 
-from helpers import Recorder, free_port, new_loop, outcome, socket_pair, turns, until, without_clients
+from helpers import KEEPS_CONTEXT, Recorder, free_port, new_loop, outcome, socket_pair, turns, until, without_clients
 
 
 @pytest.fixture
@@ -514,10 +513,6 @@ def test_a_factory_that_raises(loop, run, listening):
         warnings.simplefilter("ignore", ResourceWarning)
         run(main())
         gc.collect()
-
-
-#: From 3.15 on a connection keeps the context in which it was made, before its protocol was.
-KEEPS_CONTEXT = "context" in inspect.signature(asyncio.BaseEventLoop._create_connection_transport).parameters
 
 
 @pytest.mark.parametrize("way", ["address", "name", "sock"])
