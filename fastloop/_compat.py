@@ -16,8 +16,7 @@ HAS_LOOP_FACTORY = sys.version_info >= (3, 12)
 #: asyncio.Server._attach() and _detach() take the transport.
 SERVER_ATTACH_TAKES_TRANSPORT = sys.version_info >= (3, 13)
 
-#: All callbacks of a connection that is made run in one copy of the context of that moment (3.15); each in one of its own
-#: before.
+#: All callbacks of a connection that is made run in one copy of the context of that moment (3.15).
 CONNECTIONS_KEEP_THEIR_CONTEXT = (
     "context" in base_events.BaseEventLoop._create_connection_transport.__code__.co_varnames  # type: ignore[attr-defined]
 )

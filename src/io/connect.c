@@ -453,7 +453,8 @@ Connector_dealloc(PyObject *op)
 static PyMethodDef Connector_methods[] = {
     {"make_transport", (PyCFunction)(void (*)(void))Connector_make_transport, METH_FASTCALL,
      "make_transport($self, protocol, waiter, context=None, /)\n--\n\n"
-     "Return the transport of the connection, which has been made; all its callbacks run in the context, if one is given."},
+     "Return the transport of the connection, which has been made; all its callbacks run in the context, if one is "
+     "given."},
     {"close", Connector_close, METH_NOARGS, "close($self, /)\n--\n\nGive the connection up."},
     {"fileno", Connector_fileno, METH_NOARGS, "fileno($self, /)\n--\n\nReturn the descriptor, -1 when it is gone."},
     {NULL},

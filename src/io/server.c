@@ -428,7 +428,7 @@ Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
     PyObject_GC_Track(self);
     self->timeouts = PyTuple_Pack(2, handshake, shutdown_timeout);
     int err = self->timeouts == NULL || set_context(self, context) < 0 || inspect(self) < 0 ||
-                          note_overrides(self, loop) < 0 || loop_check_open(loop) < 0
+                      note_overrides(self, loop) < 0 || loop_check_open(loop) < 0
                   ? -1
                   : watch(loop, self);
     Py_DECREF(self);
