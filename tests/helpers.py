@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import gc
+import inspect
 import logging
 import os
 import random
@@ -21,6 +22,9 @@ import time
 import traceback
 
 FAMILIES = {"tcp": socket.AF_INET, "unix": socket.AF_UNIX}
+
+#: From 3.15 on all callbacks of a connection run in one context, a copy of that in which it was made.
+KEEPS_CONTEXT = "context" in inspect.signature(asyncio.BaseEventLoop._create_connection_transport).parameters
 
 
 def new_loop(name):

@@ -365,13 +365,18 @@ find_peer(ConnectorObject *self)
     self->size = getpeername(self->fd, &self->address.any, &size) < 0 ? 0 : Py_MIN(size, sizeof(self->address));
 }
 
-/* make_transport(protocol, waiter) */
+/* make_transport(protocol, waiter, context=None) */
 static PyObject *
 Connector_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     ConnectorObject *self = ConnectorObject_CAST(op);
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "make_transport() takes a protocol and a waiter");
+    if (nargs < 2 || nargs > 3) {
+        PyErr_SetString(PyExc_TypeError, "make_transport() takes a protocol, a waiter and a context");
+        return NULL;
+    }
+    PyObject *context = nargs == 3 && args[2] != Py_None ? args[2] : NULL;
+    if (context != NULL && !PyContext_CheckExact(context)) {
+        PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, not %R", context);
         return NULL;
     }
     if (loop_check_open(self->loop) < 0) {
@@ -391,6 +396,7 @@ Connector_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         .peer_size = self->size,
         .protocol = args[0],
         .waiter = args[1],
+        .context = context,
     };
     self->fd = -1;
     return (PyObject *)transport_new(self->loop, &spec);
@@ -446,7 +452,9 @@ Connector_dealloc(PyObject *op)
 
 static PyMethodDef Connector_methods[] = {
     {"make_transport", (PyCFunction)(void (*)(void))Connector_make_transport, METH_FASTCALL,
-     "make_transport($self, protocol, waiter, /)\n--\n\nReturn the transport of the connection, which has been made."},
+     "make_transport($self, protocol, waiter, context=None, /)\n--\n\n"
+     "Return the transport of the connection, which has been made; all its callbacks run in the context, if one is "
+     "given."},
     {"close", Connector_close, METH_NOARGS, "close($self, /)\n--\n\nGive the connection up."},
     {"fileno", Connector_fileno, METH_NOARGS, "fileno($self, /)\n--\n\nReturn the descriptor, -1 when it is gone."},
     {NULL},

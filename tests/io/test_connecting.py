@@ -14,7 +14,7 @@ import warnings
 
 import pytest
 
-from helpers import Recorder, free_port, new_loop, outcome, socket_pair, turns, until, without_clients
+from helpers import KEEPS_CONTEXT, Recorder, free_port, new_loop, outcome, socket_pair, turns, until, without_clients
 
 
 @pytest.fixture
@@ -330,6 +330,7 @@ ADDRESSES = [
         {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP},
         {"flags": socket.AI_NUMERICHOST | socket.AI_PASSIVE},
         {"family": socket.AF_INET6},
+        {"flags": -1},
     ],
     ids=str,
 )
@@ -514,29 +515,49 @@ def test_a_factory_that_raises(loop, run, listening):
         gc.collect()
 
 
-def test_the_factory_runs_in_the_context_of_the_caller(loop, run, listening):
+@pytest.mark.parametrize("way", ["address", "name", "sock"])
+def test_the_contexts_of_the_factory_and_of_the_callbacks(loop, run, listening, way):
     name = contextvars.ContextVar("name", default="nobody")
     seen = []
 
-    class Protocol(Recorder):
+    class Protocol(asyncio.Protocol):
         def __init__(self):
-            super().__init__()
             seen.append(name.get())
             name.set("factory")
 
         def connection_made(self, transport):
-            super().connection_made(transport)
+            seen.append(name.get())
+            name.set("connection_made")
+
+        def data_received(self, data):
+            seen.append(name.get())
+            name.set("data_received")
+
+        def connection_lost(self, error):
             seen.append(name.get())
 
     async def main():
         name.set("caller")
-        transport, protocol = await loop.create_connection(Protocol, *listening.address)
+        host, port = listening.address
+        if way == "sock":
+            sock = socket.create_connection((host, port))
+            connecting = loop.create_connection(Protocol, sock=sock)
+        else:
+            connecting = loop.create_connection(Protocol, host if way == "address" else "localhost", port)
+        transport, _ = await connecting
         seen.append(name.get())
+        await until(lambda: listening.made and listening.made[0].made)
+        listening.made[0].transport.write(b"data")
+        await until(lambda: len(seen) == 4)
+        name.set("closer")
         transport.close()
-        await until(lambda: protocol.lost)
+        await until(lambda: len(seen) == 5)
 
     run(main())
-    assert seen == ["caller", "factory", "factory"]
+    if KEEPS_CONTEXT:
+        assert seen == ["caller", "caller", "factory", "connection_made", "data_received"]
+    else:
+        assert seen == ["caller", "factory", "factory", "factory", "closer"]
 
 
 @pytest.mark.parametrize("hook", ["sock_connect", "_connect_sock", "_ensure_resolved"])
