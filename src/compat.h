@@ -225,7 +225,10 @@ compat_share_type(PyTypeObject *type)
 #if defined(__GNUC__) || defined(__clang__)
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* For the parts of one hot path that are functions so that it can be read. */
+#define ALWAYS_INLINE __attribute__((always_inline)) static inline
 #else
+#define ALWAYS_INLINE static inline
 #define LIKELY(x) (x)
 #define UNLIKELY(x) (x)
 #endif
