@@ -206,13 +206,20 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
 
         See asyncio.loop.getaddrinfo().
         """
-        if _looks_numeric(host, port, flags) and self._resolves_by_default():
-            try:
-                # The system's own answer to the same question; so it never asks anybody.
-                return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-            except socket.gaierror:
-                # Not numeric, or an error of whose text only the question itself can be sure.
-                pass
+        if self._resolves_by_default():
+            answer = self._answer_numeric(host, port, family, type, proto, flags)
+            if answer is not None:
+                return answer
+            if _looks_numeric(host, port, flags):
+                try:
+                    # The system's own answer to the same question; so it never asks anybody.
+                    answer = socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+                except socket.gaierror:
+                    # Not numeric, or an error of whose text only the question itself can be sure.
+                    pass
+                else:
+                    self._keep_answer(answer, host, port, family, type, proto, flags)
+                    return answer
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     def _resolves_by_default(self):

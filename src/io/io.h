@@ -8,6 +8,7 @@
 #define FASTLOOP_IO_IO_H
 
 #include "base/bytespool.h"
+#include "io/numeric.h"
 #include "io/poller.h"
 #include "io/pysocket.h"
 #include "io/senders.h"
@@ -60,6 +61,7 @@ struct IoPart {
     bool no_native_sockets; /* FASTLOOP_DISABLE=sockets */
     bool no_native_servers; /* FASTLOOP_DISABLE=servers */
     ServerClasses server_classes;
+    NumericAnswers numeric;
 
     PyObject *decided;            /* list of Connectors whose outcome the next poll tells, see connect.c; or NULL */
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */
