@@ -85,6 +85,7 @@ io_close(LoopObject *loop)
     }
     signals_close(loop);
     connect_forget(loop);
+    handshakes_clear(&io->handshakes);
     while (io->streams != NULL) {
         UvStream *stream = io->streams;
         if (stream->owner != NULL) {
@@ -115,6 +116,7 @@ io_abandon(LoopObject *loop)
     signals_close(loop);
     poller_close(loop);
     connect_forget(loop);
+    handshakes_clear(&io->handshakes);
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
     PyMem_RawFree(io->plain_buffer);
@@ -153,6 +155,9 @@ io_traverse(LoopObject *loop, visitproc visit, void *arg)
     Py_VISIT(io->decided);
     Py_VISIT(io->foreign_transports);
     int err = numeric_traverse(&io->numeric, visit, arg);
+    if (err == 0) {
+        err = handshakes_traverse(&io->handshakes, visit, arg);
+    }
     return err != 0 ? err : poller_traverse(&io->poller, visit, arg);
 }
 
@@ -167,6 +172,7 @@ io_clear(LoopObject *loop)
     senders_clear(loop);
     numeric_clear(&io->numeric);
     connect_forget(loop);
+    handshakes_clear(&io->handshakes);
     io->flush_head = io->flush_tail = NULL;
     while (io->active != NULL) {
         transport_release(io->active, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);

@@ -8,6 +8,7 @@
 #define FASTLOOP_IO_IO_H
 
 #include "base/bytespool.h"
+#include "io/handshakes.h"
 #include "io/numeric.h"
 #include "io/poller.h"
 #include "io/pysocket.h"
@@ -53,6 +54,8 @@ struct IoPart {
     bool read_put_off;    /* the allocation callback has given no buffer on purpose */
 
     BytesPool bytes; /* messages that came and went */
+
+    Handshakes handshakes;
 
     char *plain_buffer; /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
     PySockets sockets;
