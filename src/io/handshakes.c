@@ -5,7 +5,9 @@
 #include "io/tls.h"
 
 /* So many may be under way before others wait. */
-enum { HANDSHAKES_AT_ONCE = 16 };
+enum { HANDSHAKES_AT_ONCE = 32 };
+/* In seconds, about what a handshake takes to compute. */
+static const double PATIENCE = 0.001;
 
 /* Of the loop that the connection is on; NULL when there is none, or TLS is inside of TLS. */
 static Handshakes *
@@ -24,16 +26,6 @@ count(TlsConnection *self, Handshakes *handshakes)
     if (handshakes != NULL) {
         handshakes->under_way++;
     }
-}
-
-void
-handshakes_end(TlsConnection *self)
-{
-    Handshakes *handshakes = handshakes_of(self);
-    if (handshakes != NULL && handshakes->under_way > 0) {
-        handshakes->under_way--;
-    }
-    self->is_counted = false;
 }
 
 /* ---- the queue ---- */
@@ -84,36 +76,89 @@ begin(TlsConnection *self)
     return err;
 }
 
-/* ready_run: begins as many as may be under way, and one at least; the rest waits for the next turn. */
+/* Begins as many as may be under way, and `least`. -1 with SystemExit or KeyboardInterrupt. */
 static int
-run_put_off(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
+begin_some(Handshakes *handshakes, size_t least)
+{
+    for (size_t i = 0; i < least || handshakes->under_way < HANDSHAKES_AT_ONCE; i++) {
+        TlsConnection *self = take(handshakes);
+        int err = self == NULL ? 0 : begin(self);
+        Py_XDECREF(self);
+        if (self == NULL || err < 0) {
+            return err;
+        }
+    }
+    return 0;
+}
+
+/* ready_run: one is over. */
+static int
+run_begin(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(arg))
+{
+    loop->io->handshakes.is_queued = false;
+    return begin_some(&loop->io->handshakes, 0);
+}
+
+void
+handshakes_forget(TlsConnection *self)
+{
+    Handshakes *handshakes = handshakes_of(self);
+    if (self->is_counted && handshakes != NULL) {
+        handshakes->under_way--;
+    }
+    self->is_counted = false;
+}
+
+void
+handshakes_end(TlsConnection *self)
+{
+    handshakes_forget(self);
+    Handshakes *handshakes = handshakes_of(self);
+    if (handshakes != NULL && handshakes->first != NULL && !handshakes->is_queued) {
+        LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
+        handshakes->is_queued = loop_push(loop, run_begin, self->transport, NULL) == 0;
+        /* Without memory for it, the timer comes. */
+        PyErr_Clear();
+    }
+}
+
+/* Has _begin_put_off() called before long, with this connection or another; false without memory. */
+static bool
+arm_timer(TlsConnection *self, LoopObject *loop)
 {
     Handshakes *handshakes = &loop->io->handshakes;
-    TlsConnection *self = take(handshakes);
-    bool all = false;
-    if (handshakes->first != NULL && loop_push(loop, run_put_off, owner, NULL) < 0) {
+    if (!handshakes->is_armed) {
+        PyObject *method = PyObject_GetAttrString((PyObject *)self, "_begin_put_off");
+        PyObject *timer =
+            method == NULL ? NULL : PyObject_CallMethod((PyObject *)loop, "call_later", "dOO", PATIENCE, method, loop);
+        handshakes->is_armed = timer != NULL;
+        Py_XDECREF(method);
+        Py_XDECREF(timer);
         PyErr_Clear();
-        all = true;
     }
-    int err = 0;
-    while (self != NULL && err == 0) {
-        err = begin(self);
-        Py_DECREF(self);
-        self = err == 0 && (all || handshakes->under_way < HANDSHAKES_AT_ONCE) ? take(handshakes) : NULL;
+    return handshakes->is_armed;
+}
+
+/* _begin_put_off(loop), by the timer: one that waits begins, though none was over. */
+PyObject *
+TLSConnection_begin_put_off(PyObject *op, PyObject *loop)
+{
+    State *state = TlsConnection_CAST(op)->state;
+    if (!loop_check(state, loop) || LoopObject_CAST(loop)->io == NULL) {
+        Py_RETURN_NONE;
     }
-    return err;
+    Handshakes *handshakes = &LoopObject_CAST(loop)->io->handshakes;
+    handshakes->is_armed = false;
+    size_t least = handshakes->first == NULL || arm_timer(handshakes->first, LoopObject_CAST(loop)) ? 1 : SIZE_MAX;
+    return begin_some(handshakes, least) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* Puts a handshake off, if it should be; false when it is to begin now. */
 static bool
 put_off(TlsConnection *self, Handshakes *handshakes)
 {
-    if (handshakes == NULL || (handshakes->first == NULL && handshakes->under_way < HANDSHAKES_AT_ONCE)) {
-        return false;
-    }
-    LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
-    if (handshakes->first == NULL && loop_push(loop, run_put_off, self->transport, NULL) < 0) {
-        PyErr_Clear();
+    if (handshakes == NULL || (handshakes->first == NULL && handshakes->under_way < HANDSHAKES_AT_ONCE) ||
+        !arm_timer(self, SocketTransport_CAST(self->transport)->loop)) {
         return false;
     }
     append(handshakes, self);

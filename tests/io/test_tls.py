@@ -355,6 +355,16 @@ def test_clients_of_a_crowd_that_leave_in_the_handshake(loop, run, served, autho
                 Peer(sock).reset() if number % 2 else sock.close()
             _, protocol = await secure(loop, served.address, authority.client)
             await leave(protocol)
+        server = served.server
+        await until(lambda: not (server._clients if hasattr(server, "_clients") else server._active_count))
+        # All of them are forgotten: who comes now does not wait for a turn.
+        delays = []
+        call_later = loop.call_later
+        loop.call_later = lambda delay, *args, **kwargs: delays.append(delay) or call_later(delay, *args, **kwargs)
+        _, protocol = await secure(loop, served.address, authority.client)
+        del loop.call_later
+        await leave(protocol)
+        assert min(delays) > 1
 
     loop.set_debug(False)
     run(main())
