@@ -216,14 +216,24 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
 
         See asyncio.loop.getaddrinfo().
         """
-        if _looks_numeric(host, port, flags) and self._resolves_by_default():
-            try:
-                # The system's own answer to the same question; so it never asks anybody.
-                return socket.getaddrinfo(host, port, family, type, proto, flags | int(socket.AI_NUMERICHOST))
-            except socket.gaierror:
-                # Not numeric, or an error of whose text only the question itself can be sure.
-                pass
+        if self._resolves_by_default():
+            question = host, port, family, type, proto, flags
+            answer = self._answer_numeric(*question)
+            if answer is None and _looks_numeric(host, port, flags):
+                answer = self._ask_numeric(*question)
+            if answer is not None:
+                return answer
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
+    def _ask_numeric(self, host, port, family, type, proto, flags):
+        """Return the system's own answer to the same question, so that it never asks anybody; None for a name."""
+        try:
+            answer = socket.getaddrinfo(host, port, family, type, proto, flags | int(socket.AI_NUMERICHOST))
+        except socket.gaierror:
+            # Not numeric, or an error of whose text only the question itself can be sure.
+            return None
+        self._keep_answer(answer, host, port, family, type, proto, flags)
+        return answer
 
     def _resolves_by_default(self):
         """Whether getaddrinfo() would come to socket.getaddrinfo(), and nobody could tell in which thread."""

@@ -158,12 +158,12 @@ _ORIGINALS = [
         _finder(
             sslproto.SSLProtocol,
             *("buffer_updated", "_do_read", "_do_read__copied", "_do_read__buffered", "_write_appdata", "_do_write"),
-            *("_process_outgoing", "_control_app_writing", "_control_ssl_reading"),
+            *("_process_outgoing", "_control_app_writing", "_control_ssl_reading", "_do_handshake"),
         ),
     )
 ]
 if ssl is not None:
-    _find_sslobject = _finder(ssl.SSLObject, "read", "write")
+    _find_sslobject = _finder(ssl.SSLObject, "read", "write", "do_handshake")
     _ORIGINALS.append((_find_sslobject, _find_sslobject()))
 
 
