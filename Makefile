@@ -76,7 +76,7 @@ test-debug: VARIANT = debug
 test-debug: checked-debug ## run the tests with C assertions, in the development modes of Python and asyncio
 	$(call checked,$(DEBUG_SECONDS),PYTHONASYNCIODEBUG=1 PYTHONDEVMODE=1)
 
-GC_TESTS = tests/sched tests/coro tests/io tests/executor tests/pool tests/memory
+GC_TESTS = tests/sched tests/coro tests/io tests/pool tests/memory
 # 3.11 collects right where an object is made. Later versions wait until the interpreter looks, which it does as soon as
 # our C code calls out to a Python function. Left out are the tests that mostly start other processes. All of them:
 #     make gc TESTS=tests GC_SECONDS=36000
