@@ -78,11 +78,11 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             observe.start(self, wish)
 
     def _keeps(self, names):
-        """Whether the class has these methods as they are here: neither a subclass nor a patch has its own."""
-        return all(getattr(type(self), name) is _METHODS[name] for name in names)
+        """Whether it has these methods as they are here: neither a subclass, a patch nor the instance has its own."""
+        return all(getattr(self, name) == _METHODS[name].__get__(self) for name in names)
 
     def _accepts_natively(self):
-        """Whether the class leaves connections to the core; it asks when a server starts."""
+        """Whether connections are left to the core, which asks when a server starts."""
         return self._keeps(_ACCEPTING)
 
     def run_forever(self):

@@ -191,6 +191,13 @@ def test_what_is_replaced_while_a_server_serves_is_called_for_the_next_connectio
 
 
 @pytest.mark.usefixtures("debug_off")
+def test_a_replaced_run_in_executor_is_called_for_a_numeric_address_too(loop, run):
+    with mock.patch.object(loop, "run_in_executor", wraps=loop.run_in_executor) as patched:
+        assert run(loop.getaddrinfo("127.0.0.1", 80)) == socket.getaddrinfo("127.0.0.1", 80)
+    assert patched.call_count == 1
+
+
+@pytest.mark.usefixtures("debug_off")
 def test_a_task_factory_makes_the_task_of_each_connection_that_is_accepted(loop, run):
     made = []
 
