@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import time
+from asyncio import selector_events
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -508,6 +509,10 @@ FOLLOWED_BY = {
 }
 
 
+# Up to some 3.11, that of Debian 12 among them, the stock loop begins to read in spite of a pause in connection_made().
+FORGETS_A_PAUSE = "is_reading" not in selector_events._SelectorTransport._add_reader.__code__.co_names
+
+
 @pytest.mark.fastloop_only(reason="compares with the stock loop")
 @pytest.mark.parametrize("after", FOLLOWED_BY)
 # Not in the others: the stock loop itself does not come to rest after an exit in resume_writing().
@@ -515,6 +520,8 @@ FOLLOWED_BY = {
 def test_every_action_from_every_callback(loop_name, guard, callback, after):
     problems = []
     for action in [*INSIDE, *ENDS]:
+        if FORGETS_A_PAUSE and (action, callback) == ("pause_reading", "connection_made"):
+            continue
         for number in (0,) if FOLLOWED_BY[after] else (0, 5):
             actions = ((action, number), *FOLLOWED_BY[after])
             stock, ours = (life(name, number % 2, callback, actions) for name in ("stock", "fastloop"))
