@@ -12,14 +12,13 @@ import asyncio
 import os
 import socket
 import time
-from asyncio import selector_events
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from helpers import new_loop, normalised
+from helpers import FORGETS_A_PAUSE, new_loop, normalised
 
 EXAMPLES = int(os.environ.get("FASTLOOP_EXAMPLES", "40"))
 PHASES = (Phase.generate, Phase.shrink)
@@ -507,10 +506,6 @@ FOLLOWED_BY = {
     "and raise": (("raise_error", 0),),
     "and exit": (("leave", 0),),
 }
-
-
-# Up to some 3.11, that of Debian 12 among them, the stock loop begins to read in spite of a pause in connection_made().
-FORGETS_A_PAUSE = "is_reading" not in selector_events._SelectorTransport._add_reader.__code__.co_names
 
 
 @pytest.mark.fastloop_only(reason="compares with the stock loop")
