@@ -26,7 +26,7 @@ C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind \
 	checked-debug checked-asan demo conformance conformance-debug ecosystem bench bench-smoke picture docs lint format \
-	sdist wheel check-wheel clean refs leaks coverage checked-coverage fuzz checked-fuzz analyze reproducible
+	sdist wheel check-wheel clean refs leaks coverage checked-coverage fuzz checked-fuzz analyze reproducible parallel
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -42,7 +42,7 @@ test: build ## run the tests
 	$(PY) $(PYTEST) $(TESTS)
 
 # Each fast path switched off (fastloop/switches.py), and the tests of what then serves in its place.
-SWITCHES = tasks:coro/test_behaviour.py,coro/test_traces.py,sched pool:pool,executor spin:pool,executor,sched/test_timers.py sockets:io connect:io servers:io/test_servers.py streams:io tls:io
+SWITCHES = tasks:coro/test_behaviour.py,coro/test_traces.py,sched pool:pool spin:pool,sched/test_timers.py sockets:io connect:io servers:io/test_servers.py streams:io tls:io
 switches: build ## run the tests with one fast path after the other switched off
 	set -e; for switch in $(SWITCHES); do \
 		FASTLOOP_DISABLE=$${switch%:*} $(PY) $(PYTEST) -q --loop fastloop $$(echo ",$${switch#*:}" | sed 's#,# tests/#g'); \
@@ -76,9 +76,12 @@ test-debug: VARIANT = debug
 test-debug: checked-debug ## run the tests with C assertions, in the development modes of Python and asyncio
 	$(call checked,$(DEBUG_SECONDS),PYTHONASYNCIODEBUG=1 PYTHONDEVMODE=1)
 
+GC_TESTS = tests/sched tests/coro tests/io tests/pool tests/memory
 # 3.11 collects right where an object is made. Later versions wait until the interpreter looks, which it does as soon as
-# our C code calls out to a Python function.
+# our C code calls out to a Python function. Left out are the tests that mostly start other processes. All of them:
+#     make gc TESTS=tests GC_SECONDS=36000
 gc: VARIANT = debug
+gc: TESTS = $(GC_TESTS)
 gc: checked-debug ## run the tests on fastloop, collecting garbage at each allocation (3.11) or call of a Python function
 	$(call checked,$(GC_SECONDS),EAGER_GC=1,) --loop fastloop
 
@@ -126,13 +129,13 @@ fuzz: checked-fuzz ## call everything of the C module with odd arguments for FUZ
 
 # What threads do to each other, ten times as much of it as the suite has: a million hops to the pool and back, wake-ups
 # by the hundred thousand. FASTLOOP_STRESS=100 makes it ten million.
-STRESS_TESTS = tests/sched/test_wakeups.py tests/sched/test_foreign_threads.py tests/executor/test_stress.py
+STRESS_TESTS = tests/sched/test_wakeups.py tests/sched/test_foreign_threads.py tests/pool/test_stress.py
 stress: build ## run the stress of threads: every job and wake-up arrives, once
 	FASTLOOP_STRESS=$${FASTLOOP_STRESS:-10} $(PY) $(PYTEST) --loop fastloop $(STRESS_TESTS)
 
-# Those of 3.13 that have a GIL of their own keep seven megabytes each, with either loop: there are sixty of them.
+# Those of 3.13 that have a GIL of their own keep seven megabytes each, with either loop: it needs so many gigabytes.
 interpreters: build ## make and end a thousand subinterpreters, and compare what is left with the standard loop's
-	FASTLOOP_INTERPRETERS=$${FASTLOOP_INTERPRETERS:-1000} $(PY) $(PYTEST) tests/load/test_subinterpreters.py -k no_more
+	FASTLOOP_INTERPRETERS=$${FASTLOOP_INTERPRETERS:-1000} $(PY) $(PYTEST) tests/load/test_subinterpreters.py -k no_more -rP
 
 # Only a free-threaded Python that was itself configured with --with-thread-sanitizer sees what the interpreter orders.
 # The build stays out of the source tree, and the virtual environment is one of its own.
@@ -214,6 +217,9 @@ bench: ## compare the loops that are installed by the benchmarks
 bench-smoke: ## run each default benchmark once and short: whether it works, not how fast
 	@$(SETUP) bench
 	$(PY) -m benchmarks --quick --rounds 1 --loops asyncio,fastloop $(BENCH_OPTIONS)
+
+parallel: build ## two loops in two threads against one (PYTHON without a GIL, two processors that are free)
+	$(PY) -m benchmarks.parallel $(BENCH_OPTIONS)
 
 picture: ## draw docs/results.svg from the tables of benchmarks/README.md, and tell in README.md what is lost
 	$(PYTHON) tools/draw_results.py

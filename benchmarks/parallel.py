@@ -1,7 +1,8 @@
 """Loops in threads: how much more N loops in N threads do than one. python -m benchmarks.parallel --help
 
 Each figure is operations per second of elapsed time, all loops together. `cpu` is how many times more processor time
-one operation takes with N loops than with one; a busy machine hardly changes that. With a GIL the sum cannot exceed
+one operation takes with N loops than with one; a busy machine hardly changes that. The last two figures of a line are
+the loop's speed against that of the first kind, one against one and N against N. With a GIL the sum cannot exceed
 that of one loop by much. Without one, N loops on N free cores can be N times as fast, as long as `cpu` stays near 1.
 """
 
@@ -141,12 +142,17 @@ def main():
                 one, cpu = measure(found, WORKLOADS[name], 1, options.seconds)
                 many, more_cpu = measure(found, WORKLOADS[name], options.threads, options.seconds)
                 rounds[kind].append((one, many, many / one, more_cpu / cpu))
+        first = next(iter(rounds))
         for kind, figures in rounds.items():
             one, many, ratio, cpu = map(statistics.median, zip(*figures, strict=True))
             least, most = (pick(figure[2] for figure in figures) for pick in (min, max))
+            # Round by round: what slows the machine down slows both.
+            pairs = [*zip(figures, rounds[first], strict=True)]
+            alone, together = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
             print(
                 f"  {kind:<10} one loop {one:>10,.0f}/s   {options.threads} loops {many:>10,.0f}/s"
                 f"   {ratio:.2f}x ({least:.2f}..{most:.2f})   cpu {cpu:.2f}x"
+                + (f"   {alone:.2f}x and {together:.2f}x {first}" if kind != first else "")
             )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import sys
-from asyncio import coroutines, events, format_helpers, unix_events
+from asyncio import base_events, coroutines, events, format_helpers, unix_events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,14 @@ HAS_LOOP_FACTORY = sys.version_info >= (3, 12)
 
 #: asyncio.Server._attach() and _detach() take the transport.
 SERVER_ATTACH_TAKES_TRANSPORT = sys.version_info >= (3, 13)
+
+#: Threads run at the same time.
+FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+#: All callbacks of a connection that is made run in one copy of the context of that moment (3.15).
+CONNECTIONS_KEEP_THEIR_CONTEXT = (
+    "context" in base_events.BaseEventLoop._create_connection_transport.__code__.co_varnames  # type: ignore[attr-defined]
+)
 
 #: Event loop policies still exist; from 3.14 on their public names warn that they will go.
 HAS_POLICIES = hasattr(events, "_BaseDefaultEventLoopPolicy") or hasattr(events, "BaseDefaultEventLoopPolicy")

@@ -70,7 +70,13 @@ class Datagram(transports._FlowControlMixin):
 
 @final
 class Connector:
-    def make_transport(self, protocol: asyncio.BaseProtocol, waiter: asyncio.Future[Any], /) -> SocketTransport: ...
+    def make_transport(
+        self,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any],
+        context: contextvars.Context | None = None,
+        /,
+    ) -> SocketTransport: ...
     def close(self) -> None: ...
 
 @disjoint_base

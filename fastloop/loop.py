@@ -64,6 +64,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self._set_native_sockets(False)
             self._datagram_transport_class = selector_events._SelectorDatagramTransport
         self._connects_natively = type(self) is Loop and "connect" not in disabled
+        if type(self) is not Loop and not self._keeps(_SOCKETS):
+            self._set_native_sockets(False)
         if "servers" in disabled:
             self._set_native_servers(False)
         if "streams" in disabled:
@@ -74,6 +76,14 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             from fastloop import observe
 
             observe.start(self, wish)
+
+    def _keeps(self, names):
+        """Whether the class has these methods as they are here: neither a subclass nor a patch has its own."""
+        return all(getattr(type(self), name) is _METHODS[name] for name in names)
+
+    def _accepts_natively(self):
+        """Whether the class leaves connections to the core; it asks when a server starts."""
+        return self._keeps(_ACCEPTING)
 
     def run_forever(self):
         """Run until stop() is called.
@@ -206,14 +216,24 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
 
         See asyncio.loop.getaddrinfo().
         """
-        if _looks_numeric(host, port, flags) and self._resolves_by_default():
-            try:
-                # The system's own answer to the same question; so it never asks anybody.
-                return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-            except socket.gaierror:
-                # Not numeric, or an error of whose text only the question itself can be sure.
-                pass
+        if self._resolves_by_default():
+            question = host, port, family, type, proto, flags
+            answer = self._answer_numeric(*question)
+            if answer is None and _looks_numeric(host, port, flags):
+                answer = self._ask_numeric(*question)
+            if answer is not None:
+                return answer
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
+    def _ask_numeric(self, host, port, family, type, proto, flags):
+        """Return the system's own answer to the same question, so that it never asks anybody; None for a name."""
+        try:
+            answer = socket.getaddrinfo(host, port, family, type, proto, flags | int(socket.AI_NUMERICHOST))
+        except socket.gaierror:
+            # Not numeric, or an error of whose text only the question itself can be sure.
+            return None
+        self._keep_answer(answer, host, port, family, type, proto, flags)
+        return answer
 
     def _resolves_by_default(self):
         """Whether getaddrinfo() would come to socket.getaddrinfo(), and nobody could tell in which thread."""
@@ -222,6 +242,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             and not self._debug
             and not self.is_closed()
             and not self._executor_shutdown_called
+            and self._keeps(_RESOLVING)
             and getattr(socket.getaddrinfo, "__globals__", None) is vars(socket)
         )
 
@@ -275,6 +296,32 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             raise
         except BaseException as exc:
             self.call_exception_handler({"message": "Exception in the slow-callback hook", "exception": exc})
+
+
+# What the standard loop calls for a connection that it accepts, in sock_*() and in getaddrinfo(), and the fast paths of
+# the core do not.
+_ACCEPTING = ("_accept_connection2", "_make_socket_transport", "create_task")
+_SOCKETS = (
+    "_add_reader",
+    "_add_writer",
+    "_ensure_fd_no_transport",
+    "_ensure_resolved",
+    "_sock_accept",
+    "_sock_connect",
+    "_sock_connect_cb",
+    "_sock_read_done",
+    "_sock_recv",
+    "_sock_recv_into",
+    "_sock_recvfrom",
+    "_sock_recvfrom_into",
+    "_sock_sendall",
+    "_sock_sendto",
+    "_sock_write_done",
+    "remove_reader",
+    "remove_writer",
+)
+_RESOLVING = ("call_soon_threadsafe", "run_in_executor")
+_METHODS = {name: getattr(Loop, name) for name in (*_ACCEPTING, *_SOCKETS, *_RESOLVING)}
 
 
 def _looks_numeric(host, port, flags):

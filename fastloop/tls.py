@@ -6,15 +6,16 @@ the handshake is done, `_core.TLSConnection` moves the bytes between the socket 
 
 import functools
 import operator
+import threading
 import types
 from asyncio import sslproto
 
-from fastloop import _core
+from fastloop import _compat, _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import events, protocols
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, ParamSpec, TypeVar
 
     from fastloop.loop import Loop
@@ -86,6 +87,42 @@ class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
         return super()._get_extra_info(name, default)
 
 
+def _in_home_thread(name: str) -> "Callable[..., None]":
+    """Return a method of SSLProtocol that a wrong thread leaves to the one that runs the loop of its transport."""
+    method = getattr(sslproto.SSLProtocol, name)
+
+    @functools.wraps(method)
+    def call(self: sslproto.SSLProtocol, *args: "Any") -> None:
+        home = getattr(self._transport, "_loop", None) or self._loop
+        thread = getattr(home, "_thread_id", None)
+        if thread is None or thread == threading.get_ident():
+            method(self, *args)
+        else:
+            home.call_soon_threadsafe(call, self, *args)
+
+    return call
+
+
+class _GuardedSSLProtocol(sslproto.SSLProtocol):
+    """asyncio's SSLProtocol for a Python without a GIL, where _ssl crashes when two threads are in one connection."""
+
+    __qualname__ = "SSLProtocol"
+    __module__ = sslproto.SSLProtocol.__module__
+
+    _start_handshake = _in_home_thread("_start_handshake")
+    _do_handshake = _in_home_thread("_do_handshake")
+    _start_shutdown = _in_home_thread("_start_shutdown")
+    _do_flush = _in_home_thread("_do_flush")
+    _do_shutdown = _in_home_thread("_do_shutdown")
+    _do_read = _in_home_thread("_do_read")
+    _do_write = _in_home_thread("_do_write")
+    _write_pieces = _in_home_thread("_write_appdata")
+
+    def _write_appdata(self, list_of_data: "Iterable[bytes | bytearray | memoryview[Any]]") -> None:
+        # Whose iterable it is, runs it.
+        self._write_pieces([*list_of_data])
+
+
 @functools.cache
 def problem() -> str | None:
     """Return why TLS cannot be native in this Python, None if it can."""
@@ -121,12 +158,12 @@ _ORIGINALS = [
         _finder(
             sslproto.SSLProtocol,
             *("buffer_updated", "_do_read", "_do_read__copied", "_do_read__buffered", "_write_appdata", "_do_write"),
-            *("_process_outgoing", "_control_app_writing", "_control_ssl_reading"),
+            *("_process_outgoing", "_control_app_writing", "_control_ssl_reading", "_do_handshake"),
         ),
     )
 ]
 if ssl is not None:
-    _find_sslobject = _finder(ssl.SSLObject, "read", "write")
+    _find_sslobject = _finder(ssl.SSLObject, "read", "write", "do_handshake")
     _ORIGINALS.append((_find_sslobject, _find_sslobject()))
 
 
@@ -158,6 +195,8 @@ def make_protocol(
     """Return an SSLProtocol, native where that is possible and not switched off."""
     native = loop._use_native_tls and problem() is None and _is_plain(sslcontext) and _is_original()
     kind = SSLProtocol if native else sslproto.SSLProtocol
+    if _compat.FREE_THREADED and _is_original():
+        kind = _GuardedSSLProtocol
     return kind(loop, app_protocol, sslcontext, *args, **kwargs)  # type: ignore[arg-type]
 
 

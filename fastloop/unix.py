@@ -5,6 +5,7 @@ its private kin, which the native core provides. Each line that borrows one is d
 drops shows at import.
 """
 
+import contextvars
 import errno
 import functools
 import os
@@ -23,7 +24,6 @@ from fastloop import _compat, _core, tls
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    import contextvars
     import ssl
     from asyncio.base_subprocess import BaseSubprocessTransport
     from asyncio.sslproto import _SSLProtocolTransport
@@ -239,9 +239,10 @@ class UnixMixin(_Listening):
     ) -> "tuple[asyncio.Transport, _P]":
         try:
             await waiter
+            context = contextvars.copy_context() if _compat.CONNECTIONS_KEEP_THEIR_CONTEXT else None
             protocol = protocol_factory()
             made = self.create_future()
-            transport = connector.make_transport(protocol, made)
+            transport = connector.make_transport(protocol, made, context)
         except BaseException:
             connector.close()
             raise

@@ -67,6 +67,13 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* A future's iterator that gives None ends with StopIteration(None), since 3.14; before, with StopIteration(). */
+#if PY_VERSION_HEX >= 0x030E0000
+#define HAVE_STOP_WITH_NONE 1
+#else
+#define HAVE_STOP_WITH_NONE 0
+#endif
+
 /* How many words behind the public part of a thread state certainly belong to it, too. */
 #if PY_VERSION_HEX >= 0x030F0000
 #define COMPAT_THREAD_STATE_WORDS 24
@@ -113,6 +120,19 @@
 #define FL_BEGIN_CRITICAL_SECTION(op) {
 #define FL_END_CRITICAL_SECTION() }
 #endif
+
+/* Would a tracer see an exception that the interpreter itself catches? Since 3.13 a tool of sys.monitoring counts, too: the
+   thread state has the number of its last change, above the bits of what the interpreter is to look after. */
+static inline bool
+compat_exceptions_are_seen(void)
+{
+    PyThreadState *thread = PyThreadState_Get();
+#if PY_VERSION_HEX >= 0x030D0000
+    return __atomic_load_n(&thread->eval_breaker, __ATOMIC_RELAXED) >> 8 != 0;
+#else
+    return thread->c_tracefunc != NULL;
+#endif
+}
 
 #if HAVE_UNLOCKED_FUTURES
 /* Has this thread locked the object in the critical section that it is in right now? To take that lock a second time is a
@@ -205,7 +225,10 @@ compat_share_type(PyTypeObject *type)
 #if defined(__GNUC__) || defined(__clang__)
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* For the parts of one hot path that are functions so that it can be read. */
+#define ALWAYS_INLINE __attribute__((always_inline)) static inline
 #else
+#define ALWAYS_INLINE static inline
 #define LIKELY(x) (x)
 #define UNLIKELY(x) (x)
 #endif

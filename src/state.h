@@ -70,6 +70,10 @@
     X(_sockets)                  \
     X(_clients)                  \
     X(_active_count)             \
+    X(_accepts_natively)         \
+    X(_accept_connection2)       \
+    X(_make_socket_transport)    \
+    X(create_task)               \
     X(_pending_removals)         \
     X(_remove)                   \
     X(data)                      \

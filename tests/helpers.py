@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import gc
+import inspect
 import logging
 import os
 import random
@@ -24,6 +25,9 @@ from asyncio import selector_events
 # Up to some 3.11, that of Debian 12 among them, the stock loop begins to read in spite of a pause in connection_made().
 FORGETS_A_PAUSE = "is_reading" not in selector_events._SelectorTransport._add_reader.__code__.co_names
 FAMILIES = {"tcp": socket.AF_INET, "unix": socket.AF_UNIX}
+
+#: From 3.15 on all callbacks of a connection run in one context, a copy of that in which it was made.
+KEEPS_CONTEXT = "context" in inspect.signature(asyncio.BaseEventLoop._create_connection_transport).parameters
 
 
 def new_loop(name):

@@ -127,3 +127,20 @@ address_from_python(int family, PyObject *value, struct sockaddr_storage *addres
     };
     return host_number(AF_INET6, PyTuple_GET_ITEM(value, 0), &in6->sin6_addr) ? sizeof(*in6) : 0;
 }
+
+socklen_t
+address_of_host(PyObject *host, PyObject *port, struct sockaddr_storage *address)
+{
+    long number = small_int(port, UINT16_MAX);
+    if (number < 0) {
+        return 0;
+    }
+    struct sockaddr_in *in = (struct sockaddr_in *)address;
+    *in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)number)};
+    if (host_number(AF_INET, host, &in->sin_addr)) {
+        return sizeof(*in);
+    }
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)address;
+    *in6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)number)};
+    return host_number(AF_INET6, host, &in6->sin6_addr) ? sizeof(*in6) : 0;
+}

@@ -19,6 +19,10 @@ Address *address_new(const struct sockaddr *address, socklen_t size);
    (host, port, flow, scope) for AF_INET6, of exact types. 0 where Python has to do it; never an exception. */
 socklen_t address_from_python(int family, PyObject *value, struct sockaddr_storage *address);
 
+/* The address of a numeric host and a port, of exact types; 0 when the host is none (a name, a scope id, bytes) or the
+   port no number for one. Never an exception. */
+socklen_t address_of_host(PyObject *host, PyObject *port, struct sockaddr_storage *address);
+
 /* An address as the socket module gives it; None for a family that only the socket module knows. */
 PyObject *address_to_python(const void *address, socklen_t size);
 

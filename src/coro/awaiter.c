@@ -177,7 +177,28 @@ raise_stop_iteration(PyObject *value)
     }
 }
 
-/* The same with the exception that the loop keeps for it; the iterator empties it when it dies, which is right after
+/* The same for None, as the running asyncio has it. */
+static void
+raise_stop_with_none(void)
+{
+#if HAVE_STOP_WITH_NONE
+    raise_stop_iteration(Py_NewRef(Py_None));
+#else
+    PyErr_SetNone(PyExc_StopIteration);
+#endif
+}
+
+/* The end of an iteration that gives None needs no exception, but somebody may want to see it. */
+static inline PyObject *
+end_with_none(void)
+{
+    if (UNLIKELY(compat_exceptions_are_seen())) {
+        raise_stop_with_none();
+    }
+    return NULL;
+}
+
+/* raise_stop_iteration() with the exception that the loop keeps for it; the iterator empties it when it dies, which is right after
    the value was taken, unless somebody iterates by hand. */
 static void
 raise_kept_stop_iteration(AwaiterObject *it, CoroPart *part, PyObject *value)
@@ -223,10 +244,12 @@ iternext_any(AwaiterObject *it)
     if (Awaiter_am_send((PyObject *)it, Py_None, &result) != PYGEN_RETURN) {
         return result;
     }
-    CoroPart *part = it->loop == NULL ? NULL : coro_part_here(it->loop);
     if (result == Py_None) {
         Py_DECREF(result);
-    } else if (part == NULL) {
+        return end_with_none();
+    }
+    CoroPart *part = it->loop == NULL ? NULL : coro_part_here(it->loop);
+    if (part == NULL) {
         raise_stop_iteration(result);
     } else {
         raise_kept_stop_iteration(it, part, result);
@@ -250,7 +273,7 @@ Awaiter_iternext(PyObject *op)
             fut->log_tb = 0;
             it->fut = NULL;
             Py_DECREF((PyObject *)fut);
-            return NULL;
+            return end_with_none();
         }
     }
 #endif
@@ -264,7 +287,12 @@ Awaiter_send(PyObject *op, PyObject *value)
 {
     PyObject *result;
     if (Awaiter_am_send(op, value, &result) == PYGEN_RETURN) {
-        raise_stop_iteration(result);
+        if (result == Py_None) {
+            Py_DECREF(result);
+            raise_stop_with_none();
+        } else {
+            raise_stop_iteration(result);
+        }
         return NULL;
     }
     if (result == NULL && !PyErr_Occurred()) {

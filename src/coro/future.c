@@ -29,7 +29,7 @@ coro_call_soon(State *state, PyObject *loop, PyObject *callback, PyObject *arg, 
 }
 
 /* Queues one callback of a future that is done. */
-static int
+ALWAYS_INLINE int
 queue_callback(State *state, LoopObject *native, BaseFuture *fut, PyObject *callback, PyObject *context)
 {
     if (native != NULL && Py_IS_TYPE(callback, state->coro->WakeupType)) {

@@ -107,7 +107,7 @@ forward_cancel(CoroState *coro, BaseTask *task, PyObject *awaited)
 }
 
 /* The task waits for `awaited` from now on; a cancellation that came in the meantime goes there. */
-static int
+ALWAYS_INLINE int
 set_waiter(CoroState *coro, BaseTask *task, PyObject *awaited)
 {
     Py_XSETREF(task->fut_waiter, Py_NewRef(awaited));
@@ -172,7 +172,7 @@ yield_instead_of_await(State *state, BaseTask *task, PyObject *awaited)
 }
 
 /* Waits for a future whose struct we know. */
-static int
+ALWAYS_INLINE int
 wait_for_plain(State *state, BaseTask *task, PyObject *awaited)
 {
     CoroState *coro = state->coro;
@@ -296,7 +296,7 @@ wait_for_other(State *state, BaseTask *task, PyObject *awaited)
                                    : PyUnicode_FromFormat("Task got bad yield: %R", awaited));
 }
 
-static int
+ALWAYS_INLINE int
 wait_for(State *state, BaseTask *task, PyObject *awaited)
 {
     if (awaited == Py_None) {
@@ -314,7 +314,7 @@ wait_for(State *state, BaseTask *task, PyObject *awaited)
 /* ---- a step ---- */
 
 /* The coroutine has returned. */
-static int
+ALWAYS_INLINE int
 finish(State *state, BaseTask *task, PyObject *result)
 {
     registry_remove(TaskObject_CAST(task));
@@ -395,7 +395,7 @@ exception_for_cancel(CoroState *coro, BaseTask *task, PyObject *exc)
 }
 
 /* Resumes the coroutine and acts on what it does; the task is the current one. */
-static int
+ALWAYS_INLINE int
 advance(State *state, BaseTask *task, PyObject *exc)
 {
     CoroState *coro = state->coro;
@@ -507,8 +507,9 @@ outcome_of_other(CoroState *coro, PyObject *op, PyObject **exc)
     return result == NULL ? -1 : 0;
 }
 
-int
-task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
+/* task_wakeup(), in place. */
+ALWAYS_INLINE int
+wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
 {
     CoroState *coro = state->coro;
 #if HAVE_AWAITED_BY
@@ -532,6 +533,12 @@ task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
     err = task_step(state, native, task, exc);
     Py_XDECREF(exc);
     return err;
+}
+
+int
+task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
+{
+    return wakeup(state, native, task, future);
 }
 
 /* ---- records ---- */
@@ -620,7 +627,7 @@ task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
     int err = PyContext_Enter(context);
     if (LIKELY(err == 0)) {
         FL_BEGIN_CRITICAL_SECTION(owner);
-        err = task_wakeup(loop->state, loop, BaseTask_CAST(owner), arg);
+        err = wakeup(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
         err = leave_context(context, err);
     } else {
@@ -699,7 +706,7 @@ loop_runs(State *state, PyObject *loop)
 }
 #endif
 
-static int
+ALWAYS_INLINE int
 start(State *state, BaseTask *task, bool eager)
 {
 #if HAVE_EAGER_TASKS
@@ -813,7 +820,7 @@ check_coroutine(CoroState *coro, PyObject *coroutine)
 }
 
 /* Sets the task's own fields, in the order of the standard __init__; the future's have been set. */
-static int
+ALWAYS_INLINE int
 set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObject *context)
 {
     CoroState *coro = state->coro;

@@ -7,7 +7,6 @@
 
 #include "io/connect.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -17,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/functions.h"
 #include "base/lowfds.h"
 #include "base/uverror.h"
@@ -43,38 +43,15 @@ typedef struct {
 
 /* ---- the address ---- */
 
-/* Fills in the address for a numeric host; false when it is none (a name, a scope id, bytes), or the port is no number
-   for a port. Never leaves an exception set. */
+/* Fills in the address for a numeric host; false when it is none. */
 static bool
 parse_address(ConnectorObject *self, PyObject *host, PyObject *port)
 {
-    if (!PyUnicode_CheckExact(host) || !PyLong_CheckExact(port)) {
-        return false;
-    }
-    Py_ssize_t size;
-    const char *text = PyUnicode_AsUTF8AndSize(host, &size);
-    long number = text == NULL ? -1 : PyLong_AsLong(port);
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
-        return false;
-    }
-    if (number < 0 || number > 65535 || strlen(text) != (size_t)size) {
-        return false;
-    }
-    memset(&self->address, 0, sizeof(self->address));
-    if (inet_pton(AF_INET, text, &self->address.in.sin_addr) == 1) {
-        self->address.in.sin_family = AF_INET;
-        self->address.in.sin_port = htons((uint16_t)number);
-        self->size = sizeof(self->address.in);
-    } else if (inet_pton(AF_INET6, text, &self->address.in6.sin6_addr) == 1) {
-        self->address.in6.sin6_family = AF_INET6;
-        self->address.in6.sin6_port = htons((uint16_t)number);
-        self->size = sizeof(self->address.in6);
-    } else {
-        return false;
-    }
-    self->family = self->address.any.sa_family;
-    return true;
+    struct sockaddr_storage address;
+    self->size = address_of_host(host, port, &address);
+    memcpy(&self->address, &address, self->size);
+    self->family = self->size > 0 ? self->address.any.sa_family : AF_UNSPEC;
+    return self->size > 0;
 }
 
 /* The same for the path of a Unix socket; false for one that the socket module refuses, or that is not usual. */
@@ -365,13 +342,18 @@ find_peer(ConnectorObject *self)
     self->size = getpeername(self->fd, &self->address.any, &size) < 0 ? 0 : Py_MIN(size, sizeof(self->address));
 }
 
-/* make_transport(protocol, waiter) */
+/* make_transport(protocol, waiter, context=None) */
 static PyObject *
 Connector_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     ConnectorObject *self = ConnectorObject_CAST(op);
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "make_transport() takes a protocol and a waiter");
+    if (nargs < 2 || nargs > 3) {
+        PyErr_SetString(PyExc_TypeError, "make_transport() takes a protocol, a waiter and a context");
+        return NULL;
+    }
+    PyObject *context = nargs == 3 && args[2] != Py_None ? args[2] : NULL;
+    if (context != NULL && !PyContext_CheckExact(context)) {
+        PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, not %R", context);
         return NULL;
     }
     if (loop_check_open(self->loop) < 0) {
@@ -391,6 +373,7 @@ Connector_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         .peer_size = self->size,
         .protocol = args[0],
         .waiter = args[1],
+        .context = context,
     };
     self->fd = -1;
     return (PyObject *)transport_new(self->loop, &spec);
@@ -446,7 +429,9 @@ Connector_dealloc(PyObject *op)
 
 static PyMethodDef Connector_methods[] = {
     {"make_transport", (PyCFunction)(void (*)(void))Connector_make_transport, METH_FASTCALL,
-     "make_transport($self, protocol, waiter, /)\n--\n\nReturn the transport of the connection, which has been made."},
+     "make_transport($self, protocol, waiter, context=None, /)\n--\n\n"
+     "Return the transport of the connection, which has been made; all its callbacks run in the context, if one is "
+     "given."},
     {"close", Connector_close, METH_NOARGS, "close($self, /)\n--\n\nGive the connection up."},
     {"fileno", Connector_fileno, METH_NOARGS, "fileno($self, /)\n--\n\nReturn the descriptor, -1 when it is gone."},
     {NULL},

@@ -85,6 +85,7 @@ io_close(LoopObject *loop)
     }
     signals_close(loop);
     connect_forget(loop);
+    handshakes_clear(&io->handshakes);
     while (io->streams != NULL) {
         UvStream *stream = io->streams;
         if (stream->owner != NULL) {
@@ -115,12 +116,14 @@ io_abandon(LoopObject *loop)
     signals_close(loop);
     poller_close(loop);
     connect_forget(loop);
+    handshakes_clear(&io->handshakes);
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
     PyMem_RawFree(io->plain_buffer);
     bytespool_clear(&io->bytes);
     PyMem_RawFree(io->receive_buffer);
     senders_clear(loop);
+    numeric_clear(&io->numeric);
     loop->io = NULL;
     PyMem_Free(io);
 }
@@ -151,7 +154,11 @@ io_traverse(LoopObject *loop, visitproc visit, void *arg)
     }
     Py_VISIT(io->decided);
     Py_VISIT(io->foreign_transports);
-    return poller_traverse(&io->poller, visit, arg);
+    int err = numeric_traverse(&io->numeric, visit, arg);
+    if (err == 0) {
+        err = handshakes_traverse(&io->handshakes, visit, arg);
+    }
+    return err != 0 ? err : poller_traverse(&io->poller, visit, arg);
 }
 
 static void
@@ -163,7 +170,9 @@ io_clear(LoopObject *loop)
     }
     poller_clear(loop);
     senders_clear(loop);
+    numeric_clear(&io->numeric);
     connect_forget(loop);
+    handshakes_clear(&io->handshakes);
     io->flush_head = io->flush_tail = NULL;
     while (io->active != NULL) {
         transport_release(io->active, HOLD_READING | HOLD_WRITING | HOLD_FLUSH);
@@ -321,6 +330,8 @@ PyMethodDef io_loop_methods[] = {
      "selectors module."},
     {"_make_socket_transport", VARARGS_KEYWORDS(Loop_make_socket_transport), NULL},
     {"_start_connecting", (PyCFunction)(void (*)(void))Loop_start_connecting, METH_FASTCALL, NULL},
+    {"_answer_numeric", (PyCFunction)(void (*)(void))Loop_answer_numeric, METH_FASTCALL, NULL},
+    {"_keep_answer", (PyCFunction)(void (*)(void))Loop_keep_answer, METH_FASTCALL, NULL},
     {"_start_serving", VARARGS_KEYWORDS(Loop_start_serving), NULL},
     {"sock_recv", FASTCALL_KEYWORDS(Loop_sock_recv),
      "sock_recv($self, sock, n)\n--\n\nReceive at most `n` bytes from a socket; b\"\" when the other side has "

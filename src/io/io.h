@@ -8,6 +8,8 @@
 #define FASTLOOP_IO_IO_H
 
 #include "base/bytespool.h"
+#include "io/handshakes.h"
+#include "io/numeric.h"
 #include "io/poller.h"
 #include "io/pysocket.h"
 #include "io/senders.h"
@@ -53,6 +55,8 @@ struct IoPart {
 
     BytesPool bytes; /* messages that came and went */
 
+    Handshakes handshakes;
+
     char *plain_buffer; /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
     PySockets sockets;
     Sender *senders;        /* see senders.h; NULL until the first datagram */
@@ -60,6 +64,7 @@ struct IoPart {
     bool no_native_sockets; /* FASTLOOP_DISABLE=sockets */
     bool no_native_servers; /* FASTLOOP_DISABLE=servers */
     ServerClasses server_classes;
+    NumericAnswers numeric;
 
     PyObject *decided;            /* list of Connectors whose outcome the next poll tells, see connect.c; or NULL */
     PyObject *foreign_transports; /* WeakValueDictionary fd -> the standard library's own transports, or NULL */

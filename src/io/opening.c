@@ -270,6 +270,26 @@ transport_new(LoopObject *loop, const TransportSpec *spec)
     return self;
 }
 
+/* For a wrong thread, which must not touch libuv: the standard library's transport, on the poller. */
+static PyObject *
+make_standard_transport(LoopObject *loop, const TransportSpec *spec)
+{
+    PyObject *waiter = spec->waiter == NULL ? Py_None : spec->waiter;
+    PyObject *extra = spec->extra == NULL ? Py_None : spec->extra;
+    PyObject *server = spec->server == NULL ? Py_None : spec->server;
+    PyObject *args = Py_BuildValue("(OOOOOO)", loop, spec->sock, spec->protocol, waiter, extra, server);
+    PyObject *kwargs = PyDict_New();
+    PyObject *made = NULL;
+    /* Only versions that have it give one. */
+    bool given = spec->context != NULL && spec->context != Py_None;
+    if (args != NULL && kwargs != NULL && (!given || PyDict_SetItemString(kwargs, "context", spec->context) == 0)) {
+        made = PyObject_Call(loop->state->stock_SocketTransport, args, kwargs);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return made;
+}
+
 PyObject *
 Loop_make_socket_transport(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -287,6 +307,9 @@ Loop_make_socket_transport(PyObject *op, PyObject *args, PyObject *kwargs)
     /* The check runs Python code, which may close the loop. */
     if (poller_check_no_transport(loop, spec.sock, &fd) < 0 || loop_check_open(loop) < 0) {
         return NULL;
+    }
+    if (UNLIKELY(!io_may_touch(loop))) {
+        return make_standard_transport(loop, &spec);
     }
     return (PyObject *)transport_new(loop, &spec);
 }

@@ -164,7 +164,8 @@ find_states(OpenSSL *openssl, State *state)
 {
     openssl->wrapped = PyObject_GetAttrString(state->asyncio_SSLProtocolState, "WRAPPED");
     openssl->unwrapped = PyObject_GetAttrString(state->asyncio_SSLProtocolState, "UNWRAPPED");
-    return openssl->wrapped == NULL || openssl->unwrapped == NULL ? -1 : 0;
+    openssl->handshaking = PyObject_GetAttrString(state->asyncio_SSLProtocolState, "DO_HANDSHAKE");
+    return openssl->wrapped == NULL || openssl->unwrapped == NULL || openssl->handshaking == NULL ? -1 : 0;
 }
 
 int
@@ -223,6 +224,7 @@ openssl_traverse(State *state, visitproc visit, void *arg)
         Py_VISIT(openssl->bio_type);
         Py_VISIT(openssl->wrapped);
         Py_VISIT(openssl->unwrapped);
+        Py_VISIT(openssl->handshaking);
     }
     return 0;
 }
@@ -239,5 +241,6 @@ openssl_free(State *state)
     Py_XDECREF(openssl->bio_type);
     Py_XDECREF(openssl->wrapped);
     Py_XDECREF(openssl->unwrapped);
+    Py_XDECREF(openssl->handshaking);
     PyMem_Free(openssl);
 }

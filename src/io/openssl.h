@@ -23,6 +23,7 @@ enum { TLS_ERROR_WANT_READ = 2, TLS_ERROR_ZERO_RETURN = 6 };
     X(int, SSL_get_error, (const SSL *ssl, int result))                                    \
     X(int, SSL_has_pending, (const SSL *ssl))                                              \
     X(int, SSL_pending, (const SSL *ssl))                                                  \
+    X(int, SSL_is_server, (const SSL *ssl))                                                \
     X(BIO *, SSL_get_rbio, (const SSL *ssl))                                               \
     X(BIO *, SSL_get_wbio, (const SSL *ssl))                                               \
     X(int, BIO_read, (BIO * bio, void *data, int size))                                    \
@@ -42,8 +43,9 @@ typedef struct OpenSSL {
     PyTypeObject *bio_type;    /* _ssl.MemoryBIO */
     Py_ssize_t ssl_at;         /* of the SSL in an _SSLSocket */
     Py_ssize_t bio_at;         /* of the BIO in a MemoryBIO */
-    PyObject *wrapped;         /* asyncio's SSLProtocolState.WRAPPED and .UNWRAPPED */
+    PyObject *wrapped;         /* asyncio's SSLProtocolState.WRAPPED, .UNWRAPPED and .DO_HANDSHAKE */
     PyObject *unwrapped;
+    PyObject *handshaking;
 } OpenSSL;
 
 /* Finds it for the module, once: 0 with state->openssl set, or -1 with an exception that says why not. `library` is the

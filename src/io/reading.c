@@ -553,6 +553,7 @@ transport_start_reading(SocketTransport *self)
         self->reading = true;
         return 0;
     }
+    assert(io_may_touch(self->loop));
     int err = uv_read_start(&self->stream->uv.stream, on_alloc, on_read);
     if (err < 0) {
         return deliver_error(self, err);
@@ -575,6 +576,7 @@ transport_stop_reading(SocketTransport *self)
         return;
     }
     if (self->stream != NULL) {
+        assert(io_may_touch(self->loop));
         uv_read_stop(&self->stream->uv.stream);
         if (self->writing) {
             stream_mark_changed(self->stream);

@@ -16,6 +16,7 @@
 
 #include "base/lowfds.h"
 #include "base/uverror.h"
+#include "coro/coro.h"
 #include "io/io.h"
 #include "io/transport.h"
 
@@ -36,6 +37,7 @@ typedef struct {
     PyObject *timeouts;     /* (handshake, shutdown), for TLS */
     PyObject *context;      /* a copy of the one that started serving, or the one that was asked for */
     bool context_given;     /* 3.15: every callback of a connection runs in one copy of it */
+    bool is_overridden;     /* a subclass of the loop has its own of what the standard loop calls for a connection */
     struct Accepted *first; /* for each there is a record of run_accepted() */
     struct Accepted *last;
     int fd;
@@ -127,10 +129,34 @@ connect_by_task(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr 
     return result == NULL ? -1 : 0;
 }
 
+/* Has somebody replaced, on this loop, what the standard loop calls for a connection? */
+static bool
+is_replaced(LoopObject *loop)
+{
+    if (loop->coro->task_factory != NULL) {
+        return true;
+    }
+    if (loop->dict == NULL || PyDict_GET_SIZE(loop->dict) == 0) {
+        return false;
+    }
+    State *state = loop->state;
+    PyObject *names[] = {state->str__accept_connection2, state->str__make_socket_transport, state->str_create_task};
+    for (int i = 0; i < 3; i++) {
+        int found = PyDict_Contains(loop->dict, names[i]);
+        if (found < 0) {
+            PyErr_Clear();
+        }
+        if (found != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool
 is_native(LoopObject *loop, ListenerObject *self)
 {
-    return !loop->debug && self->sslcontext == Py_None &&
+    return !loop->debug && self->sslcontext == Py_None && !self->is_overridden && !is_replaced(loop) &&
            (self->family == AF_INET || self->family == AF_INET6 || self->family == AF_UNIX);
 }
 
@@ -362,6 +388,15 @@ set_context(ListenerObject *self, PyObject *context)
     return 0;
 }
 
+static int
+note_overrides(ListenerObject *self, LoopObject *loop)
+{
+    PyObject *natively = PyObject_CallMethodNoArgs((PyObject *)loop, loop->state->str__accepts_natively);
+    self->is_overridden = natively == Py_False;
+    Py_XDECREF(natively);
+    return natively == NULL ? -1 : 0;
+}
+
 PyObject *
 Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -392,7 +427,8 @@ Loop_start_serving(PyObject *op, PyObject *args, PyObject *kwargs)
     self->backlog = backlog;
     PyObject_GC_Track(self);
     self->timeouts = PyTuple_Pack(2, handshake, shutdown_timeout);
-    int err = self->timeouts == NULL || set_context(self, context) < 0 || inspect(self) < 0 || loop_check_open(loop) < 0
+    int err = self->timeouts == NULL || set_context(self, context) < 0 || inspect(self) < 0 ||
+                      note_overrides(self, loop) < 0 || loop_check_open(loop) < 0
                   ? -1
                   : watch(loop, self);
     Py_DECREF(self);

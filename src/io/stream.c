@@ -165,6 +165,7 @@ check_changed_in_poll(LoopObject *loop)
 UvStream *
 stream_open(LoopObject *loop, int fd, bool is_tcp, SocketTransport *owner)
 {
+    assert(io_may_touch(loop));
     transport_check_number(loop, fd);
     size_t size = is_tcp ? sizeof(uv_tcp_t) : sizeof(uv_pipe_t);
     UvStream *stream = PyMem_RawCalloc(1, offsetof(UvStream, uv) + size);
@@ -195,6 +196,7 @@ stream_open(LoopObject *loop, int fd, bool is_tcp, SocketTransport *owner)
 void
 stream_close(UvStream *stream)
 {
+    assert(io_may_touch(stream->loop));
     stream->owner = NULL;
     unlink_changed(stream);
     unlink_stream(stream);
@@ -293,6 +295,7 @@ stream_send(int fd, uv_buf_t *buffers, unsigned count)
 int
 stream_write(UvStream *stream, Chunks *queue, size_t size)
 {
+    assert(io_may_touch(stream->loop));
     WriteRequest *request = PyMem_RawCalloc(1, sizeof(WriteRequest));
     if (request == NULL || chunks_split(queue, &request->chunks, size, MAX_BUFFERS) < 0) {
         PyMem_RawFree(request);

@@ -24,9 +24,8 @@ enum { READ_UNUSUAL = 1, READ_CLOSED = 2 };
 
 /* ---- asking Python ---- */
 
-/* The method of asyncio's own SSLProtocol, with at most one argument (NULL: none). -1 with an exception. */
-static int
-call_stock(TlsConnection *self, const char *name, PyObject *argument)
+int
+tls_call_stock(TlsConnection *self, const char *name, PyObject *argument)
 {
     PyObject *method = PyObject_GetAttrString(self->state->asyncio_SSLProtocol, name);
     PyObject *result = method == NULL ? NULL : PyObject_CallFunctionObjArgs(method, self, argument, NULL);
@@ -69,7 +68,7 @@ control_writing(TlsConnection *self)
     double size = (double)self->state->openssl->BIO_ctrl_pending(self->outgoing) + (double)self->write_buffer_size;
     bool crossed =
         self->app_writing_paused ? size <= self->levels[TLS_OUTGOING_LOW] : size >= self->levels[TLS_OUTGOING_HIGH];
-    return UNLIKELY(crossed) ? call_stock(self, "_control_app_writing", NULL) : 0;
+    return UNLIKELY(crossed) ? tls_call_stock(self, "_control_app_writing", NULL) : 0;
 }
 
 static int
@@ -78,7 +77,7 @@ control_reading(TlsConnection *self)
     double size = (double)self->state->openssl->BIO_ctrl_pending(self->incoming);
     bool crossed =
         self->ssl_reading_paused ? size <= self->levels[TLS_INCOMING_LOW] : size >= self->levels[TLS_INCOMING_HIGH];
-    return UNLIKELY(crossed) ? call_stock(self, "_control_ssl_reading", NULL) : 0;
+    return UNLIKELY(crossed) ? tls_call_stock(self, "_control_ssl_reading", NULL) : 0;
 }
 
 /* ---- writing ---- */
@@ -153,7 +152,7 @@ leave_to_backlog(TlsConnection *self, const char *record, size_t size)
         Py_XDECREF(bytes);
     }
     if (err == 0) {
-        err = call_stock(self, "_write_appdata", list);
+        err = tls_call_stock(self, "_write_appdata", list);
     }
     chunks_clear(&rest);
     Py_DECREF(first);
@@ -242,7 +241,7 @@ write_by_python(TlsConnection *self, PyObject *list)
     if (tls_encrypt(self) < 0) {
         return NULL;
     }
-    return call_stock(self, "_write_appdata", list) < 0 ? NULL : Py_NewRef(Py_None);
+    return tls_call_stock(self, "_write_appdata", list) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static bool
@@ -586,7 +585,7 @@ after_reading(TlsConnection *self)
         return 0;
     }
     if (has_backlog(self)) {
-        if (call_stock(self, "_do_write", NULL) < 0) {
+        if (tls_call_stock(self, "_do_write", NULL) < 0) {
             return -1;
         }
     } else if (self->state->openssl->BIO_ctrl_pending(self->outgoing) > 0 && !self->ssl_writing_paused) {
@@ -637,7 +636,7 @@ do_read(TlsConnection *self, const char *data, size_t size)
     }
     Py_DECREF(socket);
     if (outcome > 0) {
-        return call_stock(self, "_do_read", NULL);
+        return tls_call_stock(self, "_do_read", NULL);
     }
     return outcome < 0 ? report(self) : 0;
 }
@@ -661,6 +660,6 @@ PyObject *
 TLSConnection_do_read(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     TlsConnection *self = TlsConnection_CAST(op);
-    int err = tls_is_native(self) ? do_read(self, NULL, 0) : call_stock(self, "_do_read", NULL);
+    int err = tls_is_native(self) ? do_read(self, NULL, 0) : tls_call_stock(self, "_do_read", NULL);
     return err < 0 ? NULL : Py_NewRef(Py_None);
 }

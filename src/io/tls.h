@@ -38,6 +38,10 @@ typedef struct TlsConnection {
     char ssl_writing_paused;
     bool sinks;      /* the reader of a standard stream may be fed directly, see io/streamsink.h */
     bool is_exposed; /* the program has the SSLObject, and may write with it in between */
+    bool has_begun;  /* the handshake of a server; see io/handshakes.h */
+    bool is_put_off; /* ... it will */
+    bool is_counted; /* ... and is under way */
+    struct TlsConnection *next_put_off;
 
     double levels[TLS_MARKS]; /* `marks` in bytes */
     PyObject *socket;         /* the _ssl._SSLSocket that owns the three below; all NULL when not bound */
@@ -71,6 +75,9 @@ int tls_send(TlsConnection *self);
 PyObject *TLSConnection_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *TLSConnection_write_appdata(PyObject *op, PyObject *iterable);
 PyObject *TLSConnection_do_read(PyObject *op, PyObject *ignored);
+
+/* The method of asyncio's own SSLProtocol, with at most one argument (NULL: none). -1 with an exception. */
+int tls_call_stock(TlsConnection *self, const char *name, PyObject *argument);
 
 /* Before the connection is dropped: puts what the standard transport would have sent by now into the queue of ours, and
    drops the rest. Calls no Python code. */

@@ -267,11 +267,22 @@ schedule_lost_once(SocketTransport *self, PyObject *exc)
     return err;
 }
 
+/* ready_run: what another thread asked of transport_force_close(). */
+static int
+run_force_close(LoopObject *Py_UNUSED(loop), PyObject *owner, PyObject *exc)
+{
+    SocketTransport *self = SocketTransport_CAST(owner);
+    return transport_force_close(self, exc) < 0 ? transport_fail(self, "Fatal error on socket transport") : 0;
+}
+
 int
 transport_force_close(SocketTransport *self, PyObject *exc)
 {
     if (self->conn_lost) {
         return 0;
+    }
+    if (self->stream != NULL && UNLIKELY(!io_may_touch(self->loop))) {
+        return loop_push(self->loop, run_force_close, (PyObject *)self, exc);
     }
     transport_send_last(self);
     if (!self->closing) {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fastloop
+from helpers import patience
 
 TIMEOUT = 50
 
@@ -63,7 +64,7 @@ class Programs:
             more["stdin"] = subprocess.PIPE
         with self.start(loop, *arguments, **more) as process:
             try:
-                out, err = process.communicate(input, timeout=wait)
+                out, err = process.communicate(input, timeout=wait * patience())
             except BaseException:
                 process.kill()
                 raise

@@ -388,6 +388,67 @@ def test_iterator_next_keeps_stop_iterations_apart(loop):
     assert [exc.value for exc in kept] == [5, "x", (1,), None]
 
 
+def test_iterator_send_ends_with_none(loop):
+    future = loop.create_future()
+    future.set_result(None)
+    with pytest.raises(StopIteration) as caught:
+        future.__await__().send(None)
+    assert caught.value.args == ((None,) if sys.version_info >= (3, 14) else ())
+
+
+def exceptions_seen_by_trace(run, code):
+    seen = []
+
+    def trace(frame, event, arg):
+        if frame.f_code is code:
+            if event == "exception":
+                seen.append(repr(arg[1]))
+            return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return seen
+
+
+def exceptions_seen_by_monitoring(run, code):
+    monitoring = sys.monitoring
+    seen = []
+    monitoring.use_tool_id(4, "test")
+    try:
+        monitoring.register_callback(
+            4, monitoring.events.RAISE, lambda where, _, exc: seen.append(repr(exc)) if where is code else None
+        )
+        monitoring.set_events(4, monitoring.events.RAISE)
+        run()
+    finally:
+        monitoring.set_events(4, 0)
+        monitoring.register_callback(4, monitoring.events.RAISE, None)
+        monitoring.free_tool_id(4)
+    return seen
+
+
+# 3.12 has sys.monitoring, too, but does not let us see that it is in use.
+@pytest.mark.parametrize("look", ["trace", *(["monitoring"] if sys.version_info >= (3, 13) else [])])
+@pytest.mark.parametrize("value", [None, 5])
+def test_tracers_see_how_an_await_ends(loop, look, value):
+    async def body():
+        future = loop.create_future()
+        loop.call_soon(future.set_result, value)
+        await future
+        await future
+
+    exceptions_seen = globals()[f"exceptions_seen_by_{look}"]
+    seen = exceptions_seen(lambda: loop.run_until_complete(body()), body.__code__)
+    if value is None and sys.version_info < (3, 14):
+        value = ""
+    # Since 3.15 the interpreter takes the result without an exception.
+    assert seen == ([f"StopIteration({value})"] * 2 if sys.version_info < (3, 15) else [])
+
+
 @pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature")
 def test_iterator_throw_and_close(loop):
     for arguments in (

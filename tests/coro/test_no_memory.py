@@ -131,21 +131,29 @@ def fill():
     return ran
 
 
-def turn(*, blocks=False):
-    # The Python around it, which needs memory, is left out.
-    if not blocks:
-        loop.call_soon(int)
+def turn():
+    loop.call_soon(int)
+    run_once(loop._run_once)
+
+
+def starving_turn():
+    # It may block: only what the test has brought about wakes it up. The Python around it needs memory, and has it.
+    run_once(without_memory, loop._run_once)
+
+
+def run_once(function, *args):
     asyncio._set_running_loop(loop)
     try:
-        loop._run_once()
+        function(*args)
     finally:
         asyncio._set_running_loop(None)
 
 
-def without_memory(function, *args, **kwargs):
+def without_memory(function, *args):
+    # Keyword arguments would be a dict that the call itself has to make.
     set_nomemory(0, 0)
     try:
-        function(*args, **kwargs)
+        function(*args)
         remove_mem_hooks()
     except MemoryError:
         remove_mem_hooks()
@@ -218,7 +226,7 @@ def test_timers():
     for number in range(5):
         loop.call_later(0, fired.append, number)
     fill()
-    without_memory(turn, blocks=True)
+    starving_turn()
     for _ in range(3):
         turn()
     assert fired == [0, 1, 2, 3, 4], fired
@@ -233,7 +241,7 @@ def test_bare_yields():
             count += 1
     tasks = [loop.create_task(spin()) for _ in range(64)]
     for _ in range(3):
-        without_memory(turn, blocks=True)
+        starving_turn()
     loop.run_until_complete(asyncio.wait(tasks))
     assert all(task.done() for task in tasks)
 
@@ -248,7 +256,7 @@ def test_sockets():
     turn()
     far.send(b"1")
     fill()
-    without_memory(turn, blocks=True)
+    starving_turn()
     far.send(b"2")
     assert loop.run_until_complete(asyncio.wait_for(task, 60)) == [b"1", b"2"]
     near.close()

@@ -6,6 +6,7 @@ namespace with a resolver in it. The error reaches the protocol or future that i
 on, and nothing is left behind.
 """
 
+import errno
 import os
 import shutil
 import subprocess
@@ -766,3 +767,73 @@ resolver.kill()
 resolver.communicate()
 """)
     assert output == "True\n"
+
+
+# ---------------------------------------------------------------- an old kernel, or one that forbids
+
+#: Since Linux 5.1 new system calls have the same number everywhere: io_uring_setup() and its two, pidfd_open(),
+#: epoll_pwait2().
+NEWER = {"an old kernel": (errno.ENOSYS, range(424, 600)), "a container": (errno.EPERM, (425, 426, 427, 434, 441))}
+
+REFUSING = """
+import ctypes, struct
+
+def refuse(number, calls):
+    # A filter of seccomp: `calls` fail with that number of an error.
+    load, jump, back = 0x20, 0x15, 0x06
+    program = [struct.pack("HBBI", load, 0, 0, 0)]
+    for call in calls:
+        program.append(struct.pack("HBBI", jump, 0, 1, call))
+        program.append(struct.pack("HBBI", back, 0, 0, 0x00050000 | number))
+    program.append(struct.pack("HBBI", back, 0, 0, 0x7fff0000))
+    code = b"".join(program)
+    memory = ctypes.create_string_buffer(code)
+    filtered = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(memory)))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+    assert prctl(38, 1, None, 0, 0) == 0
+    if prctl(22, 2, filtered, 0, 0) != 0:
+        print("no seccomp")
+        sys.exit()
+
+refuse(NUMBER, CALLS)
+try:
+    os.close(os.pidfd_open(os.getpid()))
+except OSError as exc:
+    print(exc.errno)
+
+async def echo(reader, writer):
+    writer.write(await reader.read(100))
+    writer.close()
+
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"over TCP")
+    print(await reader.read())
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
+    child = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
+    print((await child.communicate(b"through a child"))[0], child.returncode)
+    failed = await asyncio.create_subprocess_exec("false")
+    print(await failed.wait())
+    print(await loop.run_in_executor(None, int, "5"))
+    timer = loop.create_future()
+    loop.call_later(0.001, timer.set_result, "a timer")
+    print(await timer)
+
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", NEWER)
+def test_a_system_without_the_newer_calls(python, kind):
+    number, calls = NEWER[kind]
+    answer = python(REFUSING.replace("NUMBER", str(number)).replace("CALLS", repr([*calls])), stderr=None)
+    if answer == "no seccomp\n":
+        pytest.skip("this system lets nobody set up a filter of seccomp")
+    assert answer == f"{number}\nb'over TCP'\nb'through a child' 0\n1\n5\na timer\n"

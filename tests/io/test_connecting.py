@@ -14,7 +14,7 @@ import warnings
 
 import pytest
 
-from helpers import Recorder, free_port, new_loop, outcome, socket_pair, turns, until, without_clients
+from helpers import KEEPS_CONTEXT, Recorder, free_port, new_loop, outcome, socket_pair, turns, until, without_clients
 
 
 @pytest.fixture
@@ -330,6 +330,7 @@ ADDRESSES = [
         {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP},
         {"flags": socket.AI_NUMERICHOST | socket.AI_PASSIVE},
         {"family": socket.AF_INET6},
+        {"flags": -1},
     ],
     ids=str,
 )
@@ -368,6 +369,78 @@ def test_a_numeric_address_needs_no_thread(loop, loop_name, run):
             await loop.getaddrinfo("127.0.0.1", 80)
 
     run(main())
+
+
+NUMERIC_HOSTS = ["127.0.0.1", "0.0.0.0", "255.255.255.255", "::1", "::", "0:0::0:0001", "fe80::1", "::ffff:1.2.3.4"]
+# And what is numeric to some, or looks like it.
+NUMERIC_HOSTS += ["1.2.3", "1.2.3.04", "1.2.3.256", "1.2.3.4 ", "::1::", "::1%lo", "fe80::1%no-such-link"]
+
+
+@pytest.mark.parametrize("family", [0, socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, -1, 2**40], ids=str)
+def test_a_numeric_address_has_the_same_answer_each_time(loop, run, family):
+    kinds = [(0, 0), (socket.SOCK_STREAM, 0), (0, socket.IPPROTO_UDP), (socket.SOCK_STREAM, socket.IPPROTO_UDP)]
+    kinds += [(socket.SOCK_RAW, 0), (99, 0), (True, 0)]
+    flags = [0, socket.AI_PASSIVE, socket.AI_CANONNAME, socket.AI_V4MAPPED | socket.AI_ALL, 1 << 20]
+
+    questions = [
+        {"family": family, "type": kind, "proto": protocol, "flags": socket.AI_NUMERICHOST | flag}
+        for kind, protocol in kinds
+        for flag in flags
+    ]
+
+    async def main():
+        for host in NUMERIC_HOSTS:
+            for question in questions:
+                expected = outcome(socket.getaddrinfo, host, 7, **question)
+                for _ in range(2):
+                    try:
+                        found = "returned", await loop.getaddrinfo(host, 7, **question)
+                    except Exception as exc:
+                        found = "raised", type(exc), str(exc)
+                    # The text too: enumerations equal numbers.
+                    assert repr(found) == repr(expected), (host, question)
+
+    run(main())
+
+
+def test_an_answer_belongs_to_who_asked(loop, run):
+    async def main():
+        for _ in range(3):
+            answer = await loop.getaddrinfo("127.0.0.1", 80)
+            assert answer == socket.getaddrinfo("127.0.0.1", 80)
+            answer.clear()
+
+    run(main())
+
+
+def test_an_audit_hook_sees_each_question_about_a_numeric_address(python):
+    assert (
+        python("""
+        import socket, sys
+        seen = []
+        refused = set()
+        def audit(event, args):
+            if event == "socket.getaddrinfo":
+                if args[0] in refused:
+                    raise PermissionError(args[0])
+                seen.append(args[:5])
+        sys.addaudithook(audit)
+        async def ask(host):
+            return await asyncio.get_running_loop().getaddrinfo(host, 80, type=socket.SOCK_STREAM)
+        async def main():
+            hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
+            for host in hosts:
+                await ask(host)
+            assert seen == [(host, 80, 0, socket.SOCK_STREAM, 0) for host in hosts], seen
+            refused.add("127.0.0.1")
+            try:
+                await ask("127.0.0.1")
+            except PermissionError as error:
+                print("refused", error)
+        asyncio.Runner(loop_factory=new_event_loop).run(main())
+        """)
+        == "refused 127.0.0.1\n"
+    )
 
 
 def test_a_replaced_socket_getaddrinfo_is_called_in_a_thread(loop, run, monkeypatch):
@@ -514,29 +587,49 @@ def test_a_factory_that_raises(loop, run, listening):
         gc.collect()
 
 
-def test_the_factory_runs_in_the_context_of_the_caller(loop, run, listening):
+@pytest.mark.parametrize("way", ["address", "name", "sock"])
+def test_the_contexts_of_the_factory_and_of_the_callbacks(loop, run, listening, way):
     name = contextvars.ContextVar("name", default="nobody")
     seen = []
 
-    class Protocol(Recorder):
+    class Protocol(asyncio.Protocol):
         def __init__(self):
-            super().__init__()
             seen.append(name.get())
             name.set("factory")
 
         def connection_made(self, transport):
-            super().connection_made(transport)
+            seen.append(name.get())
+            name.set("connection_made")
+
+        def data_received(self, data):
+            seen.append(name.get())
+            name.set("data_received")
+
+        def connection_lost(self, error):
             seen.append(name.get())
 
     async def main():
         name.set("caller")
-        transport, protocol = await loop.create_connection(Protocol, *listening.address)
+        host, port = listening.address
+        if way == "sock":
+            sock = socket.create_connection((host, port))
+            connecting = loop.create_connection(Protocol, sock=sock)
+        else:
+            connecting = loop.create_connection(Protocol, host if way == "address" else "localhost", port)
+        transport, _ = await connecting
         seen.append(name.get())
+        await until(lambda: listening.made and listening.made[0].made)
+        listening.made[0].transport.write(b"data")
+        await until(lambda: len(seen) == 4)
+        name.set("closer")
         transport.close()
-        await until(lambda: protocol.lost)
+        await until(lambda: len(seen) == 5)
 
     run(main())
-    assert seen == ["caller", "factory", "factory"]
+    if KEEPS_CONTEXT:
+        assert seen == ["caller", "caller", "factory", "connection_made", "data_received"]
+    else:
+        assert seen == ["caller", "factory", "factory", "factory", "closer"]
 
 
 @pytest.mark.parametrize("hook", ["sock_connect", "_connect_sock", "_ensure_resolved"])

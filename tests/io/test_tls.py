@@ -299,6 +299,116 @@ def test_a_cancelled_handshake_leaves_nothing(loop, run, served, authority, paus
     run(main())
 
 
+CROWD = 50  # more than a server of ours answers at once
+
+
+def hello(context):
+    """The first flight of a client."""
+    outgoing = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def greeting(loop, served, authority, count):
+    """Sockets on which clients have said hello to the server, and say nothing more."""
+    socks = [socket.create_connection(served.address) for _ in range(count)]
+    for sock in socks:
+        sock.sendall(hello(authority.client))
+    return socks
+
+
+def test_a_crowd_shakes_hands(loop, run, served, authority):
+    async def main():
+        made = await asyncio.gather(*[secure(loop, served.address, authority.client) for _ in range(CROWD)])
+        for number, (transport, protocol) in enumerate(made):
+            transport.write(b"%d" % number)
+            await until(lambda protocol=protocol, number=number: protocol.data == b"%d" % number)
+        await leave(*[protocol for _, protocol in made])
+
+    run(main())
+
+
+def test_a_crowd_that_stalls_in_the_handshake_does_not_hold_up_others(loop, run, served, authority):
+    async def main():
+        socks = greeting(loop, served, authority, CROWD)
+        _, protocol = await secure(loop, served.address, authority.client)
+        await leave(protocol)
+        # Each was answered.
+        for sock in socks:
+            assert (await Peer(sock).recv(1)) == b"\x16"
+            sock.close()
+        _, protocol = await secure(loop, served.address, authority.client)
+        await leave(protocol)
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_clients_of_a_crowd_that_leave_in_the_handshake(loop, run, served, authority):
+    async def main():
+        for part in (0, 1, 2):
+            socks = greeting(loop, served, authority, CROWD)
+            await turns(part)
+            for number, sock in enumerate(socks):
+                Peer(sock).reset() if number % 2 else sock.close()
+            _, protocol = await secure(loop, served.address, authority.client)
+            await leave(protocol)
+        server = served.server
+        await until(lambda: not (server._clients if hasattr(server, "_clients") else server._active_count))
+        # All of them are forgotten: who comes now does not wait for a turn.
+        delays = []
+        call_later = loop.call_later
+        loop.call_later = lambda delay, *args, **kwargs: delays.append(delay) or call_later(delay, *args, **kwargs)
+        _, protocol = await secure(loop, served.address, authority.client)
+        del loop.call_later
+        await leave(protocol)
+        assert min(delays) > 1
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_a_loop_that_is_closed_while_a_crowd_shakes_hands(python, authority, tmp_path):
+    authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
+    python(
+        f"""
+        import gc, socket, ssl, warnings, weakref
+        warnings.simplefilter("ignore")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain({str(tmp_path / "chain")!r})
+        hello = {hello(authority.client)!r}
+
+        class Made(asyncio.Protocol):
+            def __init__(self):
+                made.add(self)
+
+        async def main(loop, pause):
+            server = await loop.create_server(Made, "127.0.0.1", 0, ssl=context)
+            socks = [socket.create_connection(server.sockets[0].getsockname()) for _ in range({CROWD})]
+            for sock in socks:
+                sock.sendall(hello)
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            server.close()
+
+        for pause in range(0, 20, 2):
+            made = weakref.WeakSet()
+            loop = new_event_loop()
+            loop.run_until_complete(main(loop, pause))
+            loop.close()
+            gc.collect()
+            assert not made
+            gone = weakref.ref(loop)
+            del loop
+            gc.collect()
+            assert gone() is None
+        """,
+        stderr=None,
+    )
+
+
 # ---------------------------------------------------------------- data
 
 

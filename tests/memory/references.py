@@ -11,8 +11,10 @@ import contextlib
 import contextvars
 import ctypes
 import gc
+import io
 import os
 import pathlib
+import signal
 import socket
 import ssl
 import sys
@@ -32,6 +34,14 @@ AUTHORITY = CA()
 SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
 CLIENT = ssl.create_default_context(cadata=AUTHORITY.cert_pem.bytes().decode())
+
+
+# What makes a folder takes references away, on the standard loop, too.
+FOLDER = tempfile.TemporaryDirectory()
+# A loop remembers who sent it datagrams: these are always the same.
+DATAGRAMS = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
+for each in DATAGRAMS:
+    each.bind(("127.0.0.1", 0))
 
 
 class Protocol(asyncio.Protocol):
@@ -252,21 +262,21 @@ async def servers(loop):
 
 
 async def unix_servers(loop):
-    with tempfile.TemporaryDirectory() as folder:
-        made = loop.create_future()
-        server = await asyncio.start_unix_server(lambda reader, writer: made.set_result(writer), folder + "/s")
-        reader, writer = await asyncio.open_unix_connection(folder + "/s")
-        writer.write(b"data")
-        other = await made
-        for one in (writer, other):
-            one.close()
-        await asyncio.sleep(0.001)
-        server.close()
-        await server.wait_closed()
+    path = FOLDER.name + "/s"
+    made = loop.create_future()
+    server = await asyncio.start_unix_server(lambda reader, writer: made.set_result(writer), path)
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"data")
+    other = await made
+    for one in (writer, other):
+        one.close()
+    await asyncio.sleep(0.001)
+    server.close()
+    await server.wait_closed()
 
 
 async def datagrams(loop):
-    transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, ("127.0.0.1", 0))
+    transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, sock=DATAGRAMS[0].dup())
     transport.sendto(b"data", transport.get_extra_info("sockname"))
     (repr(transport), transport.is_closing(), transport.get_write_buffer_size())
     await asyncio.sleep(0.001)
@@ -292,6 +302,116 @@ async def descriptors(loop):
     await loop.sock_recv_into(near, bytearray(10))
     for sock in (near, far):
         sock.close()
+
+
+async def socket_calls(loop):
+    listener, client = socket.create_server(("127.0.0.1", 0)), socket.socket()
+    one, other = (sock.dup() for sock in DATAGRAMS)
+    for sock in (listener, client, one, other):
+        sock.setblocking(False)
+    accepting = loop.create_task(loop.sock_accept(listener))
+    await loop.sock_connect(client, listener.getsockname())
+    peer, _ = await accepting
+    with contextlib.suppress(TypeError):
+        await loop.sock_sendall(client, None)
+    receiving = loop.create_task(loop.sock_recvfrom(one, 10))
+    await asyncio.sleep(0)
+    await loop.sock_sendto(other, b"data", one.getsockname())
+    await receiving
+    await loop.sock_sendto(other, b"data", one.getsockname())
+    await loop.sock_recvfrom_into(one, bytearray(10))
+    waiting = loop.create_task(loop.sock_recv(client, 10))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    for sock in (listener, client, peer, one, other):
+        sock.close()
+
+
+async def files(loop):
+    transport, protocol, far = await connected()
+    near, peer = socket.socketpair()
+    near.setblocking(False)
+    with tempfile.TemporaryFile() as file:
+        file.write(b"data")
+        await loop.sendfile(transport, file)
+        await loop.sock_sendfile(near, file)
+    transport.abort()
+    await protocol.lost
+    for sock in (far, near, peer):
+        sock.close()
+
+
+async def signals(loop):
+    called = loop.create_future()
+    loop.add_signal_handler(signal.SIGUSR1, called.set_result, None)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await called
+    (loop.remove_signal_handler(signal.SIGUSR1), loop.remove_signal_handler(signal.SIGUSR1))
+
+
+async def children(loop):
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
+    await child.communicate(b"data")
+    (child.pid, child.returncode, repr(child))
+    with contextlib.suppress(OSError):
+        await asyncio.create_subprocess_exec("/no such program")
+
+
+async def settings(loop):
+    loop.set_task_factory(lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
+    task = loop.create_task(asyncio.sleep(0))
+    await asyncio.sleep(0)
+    task.print_stack(file=io.StringIO())
+    await task
+    loop.set_task_factory(loop.get_task_factory() and None)
+    loop.set_metrics(True)
+    loop.set_slow_callback_hook(lambda *args: None)
+    await asyncio.sleep(0)
+    loop.metrics()
+    loop.set_slow_callback_hook(None)
+    loop.set_metrics(False)
+    await loop.getnameinfo(("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+
+
+class BufferedProtocol(Protocol, asyncio.BufferedProtocol):
+    def get_buffer(self, hint):
+        return bytearray(100)
+
+    def buffer_updated(self, count):
+        pass
+
+
+async def buffered(loop):
+    transport, protocol, far = await connected(BufferedProtocol)
+    for _ in range(2):
+        far.send(bytes(150))
+        # The poll queues it beside what is ready, or delivers it.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+    transport.close()
+    await protocol.lost
+    far.close()
+
+
+async def secured_streams(loop):
+    near, far = socket.socketpair()
+    accepted = loop.create_task(loop.connect_accepted_socket(BufferedProtocol, far, ssl=SERVER))
+    reader, writer = await asyncio.open_connection(sock=near, ssl=CLIENT, server_hostname="localhost")
+    peer, protocol = await accepted
+    waiting = loop.create_task(reader.readline())
+    await asyncio.sleep(0)
+    peer.write(b"line\nand\n")
+    await waiting
+    await reader.readline()
+    writer.write(b"data")
+    writer.writelines([b"more", b"data"])
+    await writer.drain()
+    writer.close()
+    await protocol.lost
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def executors(loop):
@@ -354,10 +474,18 @@ def loops():
     near, far = socket.socketpair()
     loop.run_until_complete(loop.create_connection(Protocol, sock=near))
     loop.set_debug(True)
+    loop.slow_callback_duration = 1000
     loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
     far.close()
+
+
+def runs():
+    fastloop.run(asyncio.sleep(0))
+    fastloop.install()
+    asyncio.run(asyncio.sleep(0))
+    fastloop.uninstall()
 
 
 def unclosed_loops():
@@ -375,7 +503,8 @@ CALLED = [
     planted,
     *(scheduling, wrong_calls, reports, futures, tasks, streams, transports, secured, upgraded),
     *(servers, unix_servers, datagrams),
-    *(descriptors, executors, pools, wake_ups, pipes, generators, loops, unclosed_loops),
+    *(descriptors, socket_calls, files, signals, children, settings, buffered, secured_streams),
+    *(executors, pools, wake_ups, pipes, generators, loops, runs, unclosed_loops),
 ]
 
 

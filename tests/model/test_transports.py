@@ -9,6 +9,7 @@ The second half is systematic: every action from every callback.
 """
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -345,6 +346,10 @@ def make_things(world, transport, a):
     return type(made).__name__ in ("NoneType", "bool")
 
 
+def collect(world, transport, a):
+    return gc.collect() < 0
+
+
 def raise_error(world, transport, a):
     raise Broken("own")
 
@@ -379,7 +384,9 @@ INSIDE = {
     )
 }
 ENDS = {function.__name__: function for function in (raise_error, leave)}
-ACTIONS = {**OUTSIDE, **INSIDE, **ENDS}
+# Slow, and of use at each place once.
+RARE = {collect.__name__: collect}
+ACTIONS = {**OUTSIDE, **INSIDE, **ENDS, **RARE}
 CALLBACKS = [
     *("connection_made", "data_received", "buffer_updated", "eof_received"),
     *("pause_writing", "resume_writing", "connection_lost"),
@@ -514,7 +521,7 @@ FOLLOWED_BY = {
 @pytest.mark.parametrize("callback", CALLBACKS[:5])
 def test_every_action_from_every_callback(loop_name, guard, callback, after):
     problems = []
-    for action in [*INSIDE, *ENDS]:
+    for action in [*INSIDE, *ENDS, *RARE]:
         if FORGETS_A_PAUSE and (action, callback) == ("pause_reading", "connection_made"):
             continue
         for number in (0,) if FOLLOWED_BY[after] else (0, 5):

@@ -130,6 +130,84 @@ def test_a_child_that_just_ends_does_not_disturb_its_parent(forking):
     )
 
 
+def test_a_fork_in_each_callback_of_a_protocol(forking):
+    assert (
+        forking("""
+        import gc, socket
+        SIZE = 1_000_000
+        statuses, story = [], []
+
+        def anew():
+            gc.collect()
+            own = new_event_loop()
+            assert own.run_until_complete(asyncio.sleep(0, 5)) == 5
+            own.close()
+
+        def use(transport):
+            # The standard loop would take the descriptor out of the set of its parent.
+            if LOOP == "fastloop":
+                transport.pause_reading()
+                transport.abort()
+                gc.collect()
+
+        def forks(name):
+            def method(self, *args):
+                if name == "connection_made":
+                    self.transport, self.buffer = args[0], bytearray(10)
+                statuses.extend((in_child(anew), in_child(lambda: use(self.transport))))
+                story.append(name)
+                return self.buffer if name == "get_buffer" else None
+            return method
+
+        PLAIN = "connection_made", "data_received", "eof_received", "connection_lost", "pause_writing", "resume_writing"
+        BUFFERED = "connection_made", "get_buffer", "buffer_updated", "eof_received", "connection_lost"
+
+        class Plain(asyncio.Protocol):
+            connection_made, data_received, eof_received, connection_lost = map(forks, PLAIN[:4])
+            pause_writing, resume_writing = map(forks, PLAIN[4:])
+
+        class Buffered(asyncio.BufferedProtocol):
+            connection_made, get_buffer, buffer_updated, eof_received, connection_lost = map(forks, BUFFERED)
+
+        async def until(wanted):
+            while wanted not in story:
+                await asyncio.sleep(0.001)
+
+        async def main(kind):
+            story.clear()
+            near, far = socket.socketpair()
+            far.setblocking(False)
+            transport, _ = await asyncio.get_running_loop().create_connection(kind, sock=near)
+            far.send(b"x")
+            await until("data_received" if kind is Plain else "buffer_updated")
+            got = 0
+            if kind is Plain:
+                transport.write(bytes(SIZE))
+                while got < SIZE:
+                    try:
+                        data = far.recv(SIZE)
+                        assert data == bytes(len(data))
+                        got += len(data)
+                    except BlockingIOError:
+                        await asyncio.sleep(0.001)
+                await until("resume_writing")
+            far.shutdown(socket.SHUT_WR)
+            await until("connection_lost")
+            assert far.recv(100) == b""
+            far.close()
+            return got
+
+        loop = new_event_loop()
+        for kind in (Plain, Buffered):
+            print(loop.run_until_complete(main(kind)), *dict.fromkeys(story))
+        print(set(statuses))
+        loop.close()
+        """)
+        == "1000000 connection_made data_received pause_writing resume_writing eof_received connection_lost\n"
+        "0 connection_made get_buffer buffer_updated eof_received connection_lost\n{0}\n"
+    )
+
+
 def test_a_child_may_go_on_with_an_idle_loop_of_its_parent(forking):
     assert (
         forking("""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import io
 import os
 import random
@@ -333,6 +334,8 @@ def meddle(transport, dice):
             lambda: seldom and transport.write_eof(),
             lambda: seldom and transport.close(),
             lambda: seldom and transport.abort(),
+            lambda: seldom and transport._force_close(None),
+            lambda: seldom and transport._fatal_error(OSError()),
             lambda: (transport.pause_reading(), transport.resume_reading()),
             lambda: (transport.is_closing(), transport.is_reading(), transport.get_write_buffer_size()),
             lambda: transport.get_extra_info(dice.choice(("socket", "peername", "sockname", "compression"))),
@@ -394,17 +397,98 @@ def test_transports_used_by_wrong_threads(loop, run, contexts, caplog):
     contexts.take()
 
 
+@pytest.mark.left_out(not GIL, reason="its thread keeps the GIL")
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+@pytest.mark.parametrize("end", ["abort", "_force_close", "_fatal_error"])
+def test_a_wrong_thread_ends_a_connection_that_is_about_to_be_read(loop, run, end):
+    """What TLS does when a wrong thread aborts it. The poll has found the data, and waits for the GIL to read them."""
+    ours, theirs = socket_pair("tcp")
+    send = ctypes.PyDLL(None).send  # It keeps the GIL.
+
+    def meddle_at_once(transport):
+        interval = sys.getswitchinterval()
+        time.sleep(0.05)  # Until the loop sleeps.
+        sys.setswitchinterval(1000)
+        try:
+            send(theirs.fileno(), b"x", 1, 0)
+            start = time.perf_counter()
+            while time.perf_counter() - start < 0.05:
+                pass
+            getattr(transport, end)(*{"abort": (), "_force_close": (None,), "_fatal_error": (OSError(),)}[end])
+        finally:
+            sys.setswitchinterval(interval)
+
+    async def main():
+        lost = loop.create_future()
+
+        class Protocol(asyncio.Protocol):
+            def connection_lost(self, error):
+                lost.set_result(error)
+
+        transport, _ = await loop.create_connection(Protocol, sock=ours)
+        thread = threading.Thread(target=meddle_at_once, args=(transport,))
+        thread.start()
+        assert isinstance(await lost, OSError if end == "_fatal_error" else type(None))
+        thread.join()
+
+    with theirs:
+        run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+def test_wrong_threads_make_connections(loop, run):
+    """They get asyncio's own transport, which does not touch what is the loop's."""
+    lines = []
+
+    class Protocol(asyncio.Protocol):
+        def data_received(self, data):
+            lines.append(data)
+
+    async def main():
+        pairs = [socket_pair("tcp") for _ in range(LOOPS)]
+        made = []
+
+        def connect(index):
+            made.append(loop._make_socket_transport(pairs[index][0], Protocol()))
+            pairs[index][1].sendall(b"x\n")
+
+        await loop.run_in_executor(None, each_in_a_thread, LOOPS, connect)
+        await until(lambda: len(lines) == LOOPS)
+        for transport in made:
+            assert type(transport) is asyncio.selector_events._SelectorSocketTransport
+            transport.write(b"y\n")
+            transport.close()
+        for ours, theirs in pairs:
+            await until(lambda ours=ours: ours.fileno() == -1)
+            assert theirs.makefile("rb").read() == b"y\n"
+            theirs.close()
+        await loop.shutdown_default_executor()
+
+    run(main())
+
+
 @pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only("the stock loop is not made for this")
 @pytest.mark.timeout(100 * SCALE)
-def test_what_wrong_threads_write_arrives(loop, run):
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
+def test_what_wrong_threads_write_arrives(loop, run, authority, secure):
     """Each thread's lines are complete and in order."""
     lines = 500 * SCALE
 
     async def main():
         ours, theirs = socket_pair("tcp")
-        reader, writer = await asyncio.open_connection(sock=theirs)
-        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        protocol = asyncio.StreamReaderProtocol(reader := asyncio.StreamReader())
+        (transport, _), (peer, _) = await asyncio.gather(
+            loop.connect_accepted_socket(asyncio.Protocol, ours, ssl=authority.server if secure else None),
+            loop.create_connection(
+                lambda: protocol,
+                sock=theirs,
+                ssl=authority.client if secure else None,
+                server_hostname="localhost" if secure else None,
+            ),
+        )
 
         def write(index):
             for number in range(lines):
@@ -419,7 +503,7 @@ def test_what_wrong_threads_write_arrives(loop, run):
         await threads
         transport.close()
         assert await reader.read() == b""
-        writer.close()
+        peer.close()
         await loop.shutdown_default_executor()
 
     run(main())
@@ -693,7 +777,9 @@ DAEMONS = {
 
 
 @pytest.mark.parametrize("busy", DAEMONS)
-def test_daemon_threads_run_loops_when_the_interpreter_ends(python, busy):
+def test_daemon_threads_run_loops_when_the_interpreter_ends(python, busy, monkeypatch):
+    # A thread that the end of the interpreter stops inside a call takes with it what that call has made: lost for good.
+    monkeypatch.setenv("ASAN_OPTIONS", f"{os.environ.get('ASAN_OPTIONS', '')}:detect_leaks=0".lstrip(":"))
     source = f"""
     import socket
     async def main(loop, started):

@@ -1,12 +1,14 @@
 """Methods that a subclass, a patch or the instance itself replaces, and private names that programs use."""
 
 import asyncio
+import socket
 import time
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
 
-from helpers import Recorder, socket_pair, turns, until
+from helpers import Recorder, socket_pair, turns, until, without_clients
 
 
 def nothing():
@@ -118,6 +120,96 @@ def test_methods_patched_on_the_class_are_called_from_the_next_run_on(loop, name
     with mock.patch.object(cls, name, counting):
         loop.run_until_complete(asyncio.sleep(0.001))
     assert count[0] >= 1
+
+
+async def use_a_server(loop):
+    """Serve one connection, and use the calls around it of which somebody may have replaced the parts."""
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    transport, protocol = await loop.create_connection(Recorder, *address)
+    await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+    transport.close()
+    await until(lambda: protocol.lost)
+    first, second = socket_pair("unix")
+    receiving = asyncio.ensure_future(loop.sock_recv(first, 10))
+    await asyncio.sleep(0)
+    await loop.sock_sendall(second, b"received later")
+    assert await receiving == b"received l"
+    first.close()
+    second.close()
+    await without_clients(server)
+
+
+def counting(cls, name, calls):
+    original = getattr(cls, name)
+
+    def method(self, *args, **kwargs):
+        calls.append(name)
+        return original(self, *args, **kwargs)
+
+    return method
+
+
+def calls_while_serving(cls, name):
+    """How often a subclass of a loop that overrides `name` is called while it serves."""
+    calls = []
+    loop = type("Counting", (cls,), {name: counting(cls, name, calls)})()
+    try:
+        loop.run_until_complete(use_a_server(loop))
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+    return len(calls)
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.parametrize(
+    "name", ["_accept_connection2", "_make_socket_transport", "create_task", "remove_reader", "run_in_executor"]
+)
+def test_what_a_subclass_overrides_is_called_as_often_as_by_the_stock_loop(loop, name):
+    expected = calls_while_serving(asyncio.SelectorEventLoop, name)
+    assert calls_while_serving(type(loop), name) == expected > 0
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.parametrize("name", ["_accept_connection2", "_make_socket_transport", "create_task"])
+def test_what_is_replaced_while_a_server_serves_is_called_for_the_next_connection(loop, run, name):
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        for replaced in (False, True):
+            with mock.patch.object(loop, name, wraps=getattr(loop, name)) if replaced else nullcontext() as patched:
+                with socket.create_connection(server.sockets[0].getsockname()) as client:
+                    client.setblocking(False)
+                    await until(lambda: server._clients if hasattr(server, "_clients") else server._active_count)
+            if patched:
+                assert patched.call_count == 1
+            await until(lambda: not (server._clients if hasattr(server, "_clients") else server._active_count))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+def test_a_task_factory_makes_the_task_of_each_connection_that_is_accepted(loop, run):
+    made = []
+
+    def factory(loop, coro, **options):
+        made.append(coro.__qualname__)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        loop.set_task_factory(factory)
+        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(3)]
+        await until(lambda: len(made) == 3)
+        loop.set_task_factory(None)
+        for client in clients:
+            client.close()
+        await without_clients(server)
+
+    run(main())
+    assert made == ["BaseSelectorEventLoop._accept_connection2"] * 3
 
 
 def test_a_frozen_clock_holds_the_timers(loop, run):

@@ -1,7 +1,9 @@
 """No wake-up is lost: one that is hangs the test. Each hop finds the loop falling asleep, or asleep."""
 
 import asyncio
+import functools
 import os
+import random
 import threading
 
 import pytest
@@ -82,6 +84,33 @@ def test_bursts_with_silence_between(loop):
             assert seen == list(range(number % 20))
 
     play(loop, player, player)
+
+
+def test_bursts_of_four_threads_at_once(loop):
+    """Ten million with FASTLOOP_STRESS=100: each arrives, whether it finds the loop at work, asleep, or in between."""
+    calls = 25_000 * SCALE
+    arrived = [0] * 4
+
+    def arrive(index):
+        arrived[index] += 1
+
+    def arrive_last(index, ended):
+        arrived[index] += 1
+        ended.set()
+
+    def player(index):
+        dice, left = random.Random(index), calls
+        while left > 0:
+            burst = min(left, dice.choice((1, 2, 16, 256, 4096)))
+            ended = threading.Event()
+            for _ in range(burst - 1):
+                loop.call_soon_threadsafe(arrive, index)
+            loop.call_soon_threadsafe(arrive_last, index, ended)
+            ended.wait()
+            left -= burst
+
+    play(loop, *(functools.partial(player, index) for index in range(4)))
+    assert arrived == [calls] * 4
 
 
 def test_stop_wakes_an_idle_loop(loop):

@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 import weakref
 
 import pytest
@@ -58,7 +57,7 @@ def test_keywords_are_accepted(loop, run):
 
 
 @pytest.mark.parametrize("func", [5, None, object, "text"])
-def test_what_cannot_be_called_fails_in_the_future(loop, run, func):
+def test_what_cannot_be_called_fails_in_the_future(debug_off, loop, run, func):
     async def main(on):
         return await outcome_of(on.run_in_executor(None, func, 1))
 
@@ -80,6 +79,23 @@ def test_exceptions_of_a_job(loop, run, make):
 
     with stock_loop() as other:
         assert run(main(loop)) == other.run_until_complete(main(other))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), SystemExit(3), KeyboardInterrupt(), StopAsyncIteration(), GeneratorExit()],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_exception_itself_is_raised_where_the_future_is_awaited(loop, run, error):
+    def failing():
+        raise error
+
+    async def main():
+        with pytest.raises(type(error)) as caught:
+            await loop.run_in_executor(None, failing)
+        return caught.value
+
+    assert run(main()) is error
 
 
 @pytest.mark.parametrize("exit_type", [SystemExit, KeyboardInterrupt])
@@ -153,10 +169,16 @@ def test_a_future_that_somebody_else_completes(loop, run, contexts):
 def test_a_job_does_not_see_the_context_but_to_thread_does(loop, run):
     variable = contextvars.ContextVar("variable", default="none")
 
+    def job():
+        before = variable.get()
+        variable.set("the thread's")
+        return before
+
     async def main():
         variable.set("main")
-        plain = await loop.run_in_executor(None, variable.get)
-        return plain, await asyncio.to_thread(variable.get)
+        seen = await loop.run_in_executor(None, variable.get), await asyncio.to_thread(job)
+        assert variable.get() == "main"
+        return seen
 
     # The thread itself may inherit the context that it is started in (the free-threaded 3.14).
     inherits = getattr(sys.flags, "thread_inherit_context", 0)
@@ -280,6 +302,36 @@ def test_a_job_starts_while_the_loop_is_blocked(loop, run):
     run(main())
 
 
+def test_a_job_starts_before_the_loop_runs(loop):
+    started = threading.Event()
+    future = loop.run_in_executor(None, started.set)
+    assert started.wait(30)
+    loop.run_until_complete(future)
+
+
+def test_the_loop_goes_on_meanwhile(loop, run):
+    async def main():
+        release = threading.Event()
+        future = loop.run_in_executor(None, release.wait, 30)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not future.done()
+        release.set()
+        assert await future is True
+
+    run(main())
+
+
+def test_thousands_of_jobs(loop, run):
+    async def main():
+        results = await asyncio.gather(*[loop.run_in_executor(None, int, str(i)) for i in range(3000)])
+        assert results == list(range(3000))
+        for i in range(500):
+            assert await loop.run_in_executor(None, int, str(i)) == i
+
+    run(main())
+
+
 def test_jobs_in_c_let_other_threads_in(loop, loop_name, run):
     # The queue is never empty and no job runs bytecode; the loop must get its turn all the same.
     with pool_type(loop_name)(1) as pool:
@@ -367,6 +419,24 @@ def test_a_job_that_was_cancelled_before_its_start_never_runs(loop, loop_name, r
     assert seen == ["kept"]
 
 
+def test_of_the_default_pool_too_a_job_cancelled_in_the_queue_never_runs(loop, run):
+    async def main():
+        seen = []
+        release = threading.Event()
+        limit = min(32, (os.cpu_count() or 1) + 4)
+        blockers = [loop.run_in_executor(None, release.wait, 30) for _ in range(limit)]
+        waiting = [loop.run_in_executor(None, seen.append, i) for i in range(10)]
+        for future in waiting[::2]:
+            future.cancel()
+        await turns(3)
+        release.set()
+        await asyncio.gather(*blockers)
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert sorted(seen) == [1, 3, 5, 7, 9]
+
+    run(main())
+
+
 def test_cancelling_a_job_that_runs_drops_its_outcome(loop, run):
     seen = []
 
@@ -384,15 +454,24 @@ def test_cancelling_a_job_that_runs_drops_its_outcome(loop, run):
     assert seen == [1]
 
 
-def test_cancelling_to_thread(loop, run):
+def test_cancelling_to_thread_leaves_the_running_job_alone(loop, run):
     async def main():
-        release = threading.Event()
-        task = asyncio.ensure_future(asyncio.to_thread(release.wait, 30))
-        await asyncio.sleep(0.01)
+        started, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def job():
+            started.set()
+            release.wait(30)
+            ended.set()
+
+        task = asyncio.ensure_future(asyncio.to_thread(job))
+        await until(started.is_set)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert not ended.is_set()
         release.set()
+        await until(ended.is_set)
+        await turns(3)
 
     run(main())
 
@@ -462,6 +541,8 @@ def test_an_executor_of_the_users_own(loop, run):
 def test_a_standard_thread_pool(loop, run):
     with concurrent.futures.ThreadPoolExecutor(2, "mine") as pool:
         assert run(loop.run_in_executor(pool, threading.current_thread)).name == "mine_0"
+    assert outcome(loop.run_in_executor, pool, abs, 1) == (
+        "raised", RuntimeError, "cannot schedule new futures after shutdown")  # fmt: skip
 
 
 def test_a_subclass_with_its_own_submit(loop, loop_name, run):
@@ -479,158 +560,39 @@ def test_a_subclass_with_its_own_submit(loop, loop_name, run):
         assert pool.count == 2
 
 
-def test_a_process_pool(python):
-    output = python("""
-        import concurrent.futures, multiprocessing
-
-        async def main(pool):
-            loop = asyncio.get_running_loop()
-            return await asyncio.gather(*(loop.run_in_executor(pool, abs, -i) for i in range(5)))
-
-        if __name__ == "__main__":
-            context = multiprocessing.get_context("forkserver")
-            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-                loop = new_event_loop()
-                print(loop.run_until_complete(main(pool)))
-                loop.close()
-    """)
-    assert output == "[0, 1, 2, 3, 4]\n"
-
-
-# ---------------------------------------------------------------- the default executor
-
-
-def test_set_default_executor_while_jobs_are_under_way(loop, loop_name, run):
-    async def main():
-        release, first = occupy(loop)
-        old = loop._default_executor
-        with pool_type(loop_name)(2, "other") as new:
-            loop.set_default_executor(new)
-            assert await loop.run_in_executor(None, lambda: threading.current_thread().name) == "other_0"
-            release.set()
-            await first
-        old.shutdown()
-
-    run(main())
-
-
-def test_the_default_executor_can_be_shut_down_by_itself(loop, run):
-    async def main():
-        await loop.run_in_executor(None, abs, 1)
-        loop._default_executor.shutdown()
-        return outcome(loop.run_in_executor, None, abs, 1)
-
-    assert run(main()) == ("raised", RuntimeError, "cannot schedule new futures after shutdown")
-
-
-def test_shutdown_default_executor_waits_for_jobs_and_ends_the_bridge(loop, run):
-    seen = []
-
-    async def main():
-        release, first = occupy(loop)
-        rest = [loop.run_in_executor(None, seen.append, i) for i in range(10)]
-        timer = threading.Timer(0.02, release.set)
-        timer.start()
-        await loop.shutdown_default_executor()
-        assert sorted(seen) == list(range(10))
-        timer.join()
-        # Those of other tests may end meanwhile.
-        assert set(threading.enumerate()) <= before
-        await asyncio.gather(first, *rest)
-        return outcome(loop.run_in_executor, None, abs, 1)
-
-    before = set(threading.enumerate())
-    assert run(main()) == ("raised", RuntimeError, "Executor shutdown has been called")
-
-
-def test_shutdown_default_executor_without_one(loop, run):
-    run(loop.shutdown_default_executor())
-    assert outcome(loop.run_in_executor, None, abs, 1) == (
-        "raised", RuntimeError, "Executor shutdown has been called")  # fmt: skip
-
-
-@pytest.mark.left_out(
-    asyncio.BaseEventLoop.shutdown_default_executor.__code__.co_argcount < 2, reason="this Python's has no time-out"
-)
-def test_shutdown_default_executor_gives_up_in_time(loop, run):
-    async def main(on):
-        release, future = occupy(on)
-        # For the versions that do wait.
-        timer = threading.Timer(2, release.set)
-        timer.start()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            await on.shutdown_default_executor(0.01)
-        given_up = not release.is_set()
-        timer.cancel()
-        release.set()
-        await future
-        timer.join()
-        return given_up, [(warning.category, str(warning.message)) for warning in caught]
-
-    # Not every patch release keeps the time-out.
-    with stock_loop() as other:
-        assert run(main(loop)) == other.run_until_complete(main(other))
-
-
-# ---------------------------------------------------------------- the end of a loop
-
-
-def test_closing_the_loop_while_jobs_run_is_silent(loop, run, guard):
-    async def main():
-        return occupy(loop)[0]
-
-    release = run(main())
-    executor = loop._default_executor
-    loop.close()
-    release.set()
-    executor.shutdown()
-    assert guard.log.take() == []
-
-
-def test_jobs_that_wait_in_the_queue_of_a_closed_loop_still_run(loop, loop_name, run):
-    seen = []
-    with pool_type(loop_name)(1) as pool:
-
-        async def main():
-            release, _ = occupy(loop, pool)
-            for i in range(3):
-                loop.run_in_executor(pool, seen.append, i)
-            return release
-
-        release = run(main())
-        loop.close()
-        release.set()
-    assert seen == [0, 1, 2]
-
-
-def test_a_result_between_two_runs_is_kept(loop, run):
-    future = loop.run_in_executor(None, abs, -3)
-    time.sleep(0.02)
-    run(asyncio.sleep(0))
-    assert run(future) == 3
-
-
-def test_a_closed_loop_takes_no_jobs(loop):
-    loop.close()
-    assert outcome(loop.run_in_executor, None, abs, 1) == ("raised", RuntimeError, "Event loop is closed")
-
-
-def test_an_unclosed_loop_with_idle_workers_is_collected_and_its_workers_end(loop_factory):
-    loop = loop_factory()
-    loop.run_until_complete(loop.run_in_executor(None, abs, 1))
-    threads = list(loop._default_executor._threads)
-    reference = weakref.ref(loop)
-    with warnings.catch_warnings():
-        # A warning that is kept would keep the loop, which is its source.
-        warnings.simplefilter("ignore", ResourceWarning)
-        del loop
-        gc.collect()
-        deadline = time.monotonic() + PATIENCE
-        while reference() is not None or any(thread.is_alive() for thread in threads):
-            assert time.monotonic() < deadline
-            gc.collect()
-            time.sleep(0.001)
+def test_a_process_pool(python, tmp_path):
+    """By fork, spawn and forkserver, with functions of a module and of the program itself."""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import asyncio, concurrent.futures, multiprocessing, os, sys
+def new_event_loop():
+    if {python.name!r} == "stock":
+        return asyncio.SelectorEventLoop()
+    import fastloop
+    return fastloop.new_event_loop()
+def power(base, exponent):
+    return base ** exponent, os.getpid()
+def fail():
+    raise LookupError("in the process")
+async def main(method):
+    loop = asyncio.get_running_loop()
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+        results = await asyncio.gather(*[loop.run_in_executor(pool, power, 2, i) for i in range(10)])
+        assert [value for value, _ in results] == [2 ** i for i in range(10)]
+        assert os.getpid() not in [pid for _, pid in results]
+        try:
+            await loop.run_in_executor(pool, fail)
+        except LookupError as exc:
+            print(method, exc)
+        assert await loop.run_in_executor(pool, os.path.basename, "a/b") == "b"
+if __name__ == "__main__":
+    for method in ("fork", "spawn", "forkserver"):
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main(method))
+""")
+    command = f"os.execv(sys.executable, [sys.executable, '-W', 'ignore::DeprecationWarning', {str(program)!r}])"
+    # Starting processes is slow, which debug mode says.
+    assert python(command, stderr=None) == "fork in the process\nspawn in the process\nforkserver in the process\n"
 
 
 # ---------------------------------------------------------------- debug mode

@@ -28,6 +28,22 @@ def test_exit_waits_for_jobs_as_the_standard_pool(python):
     assert lines[0] == "end of main" and sorted(lines[1:4]) == ["job 0", "job 1", "job 2"] and lines[4] == "atexit"
 
 
+def test_a_runner_waits_for_running_jobs(python):
+    assert (
+        python("""
+        def job():
+            time.sleep(0.1)
+            print("job ended")
+        async def main():
+            asyncio.get_running_loop().run_in_executor(None, job)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+        print("main ended", flush=True)
+        """)
+        == "job ended\nmain ended\n"
+    )
+
+
 def test_a_job_that_blocks_holds_up_the_exit(python, tmp_path):
     # It reads from a fifo, which the test opens for writing once the main thread is at its end.
     import os
