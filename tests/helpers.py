@@ -20,7 +20,10 @@ import textwrap
 import threading
 import time
 import traceback
+from asyncio import selector_events
 
+# Up to some 3.11, that of Debian 12 among them, the stock loop begins to read in spite of a pause in connection_made().
+FORGETS_A_PAUSE = "is_reading" not in selector_events._SelectorTransport._add_reader.__code__.co_names
 FAMILIES = {"tcp": socket.AF_INET, "unix": socket.AF_UNIX}
 
 #: From 3.15 on all callbacks of a connection run in one context, a copy of that in which it was made.

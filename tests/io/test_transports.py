@@ -2,13 +2,14 @@
 
 import array
 import asyncio
+import contextlib
 import gc
 import socket
 import weakref
 
 import pytest
 
-from helpers import Connector, Descriptor, Recorder, normalised, outcome, socket_pair, turns, until
+from helpers import FORGETS_A_PAUSE, Connector, Descriptor, Recorder, normalised, outcome, socket_pair, turns, until
 
 PLAIN = [name for name in Connector.ENDPOINTS if not name.startswith("tls")]
 plain = pytest.mark.parametrize("connect", PLAIN, indirect=True)
@@ -121,6 +122,12 @@ def test_pausing_inside_data_received_delivers_nothing_more(connect, run):
     run(main())
 
 
+holds_a_pause = pytest.mark.left_out(
+    lambda loop_name, **_: loop_name == "stock" and FORGETS_A_PAUSE, reason="corrected in a later 3.11"
+)
+
+
+@holds_a_pause
 @plain
 def test_pausing_inside_connection_made_holds_the_first_data_back(connect, run):
     async def main():
@@ -136,6 +143,7 @@ def test_pausing_inside_connection_made_holds_the_first_data_back(connect, run):
     run(main())
 
 
+@holds_a_pause
 def test_pausing_before_connection_made_holds_the_first_data_back(loop, run):
     async def main():
         ours, theirs = socket_pair("tcp")
@@ -457,7 +465,9 @@ def test_connection_lost_comes_once_and_never_inside_close(connect, run):
         await until(lambda: protocol.lost)
         await turns(5)
         transport.close()
-        transport.abort()
+        # Up to some 3.11, that of Debian 12 among them, this asks a protocol of TLS that is gone.
+        with contextlib.suppress(*[AttributeError] * FORGETS_A_PAUSE):
+            transport.abort()
         await turns(5)
         assert protocol.events.count("connection_lost") == 1
         assert protocol.error is None
