@@ -377,7 +377,10 @@ def test_the_exception_of_a_handler_is_reported(loop, run, contexts):
 
     run(main())
     report = contexts.take_one()
-    assert report["message"] == "Unhandled exception in client_connected_cb"
+    # Up to some 3.11, that of Debian 12 among them, nobody but the task tells of it.
+    told_early = "callback" in str(asyncio.StreamReaderProtocol.connection_made.__code__.co_consts)
+    message = "Unhandled exception in client_connected_cb" if told_early else "Task exception was never retrieved"
+    assert report["message"] == message
     assert str(report["exception"]) == "in the handler"
 
 
