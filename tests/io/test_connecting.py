@@ -362,7 +362,12 @@ def test_a_numeric_address_needs_no_thread(loop, loop_name, run):
         # Digits that are a name, and a port that is one: those are looked up, in a thread.
         with pytest.raises(socket.gaierror):
             await loop.getaddrinfo("1.example.invalid", 80)
-        assert await loop.getaddrinfo("127.0.0.1", "http") == socket.getaddrinfo("127.0.0.1", "http")
+        try:
+            found = "returned", await loop.getaddrinfo("127.0.0.1", "http")
+        except socket.gaierror as exc:
+            # The system may have no list of services.
+            found = "raised", type(exc), str(exc)
+        assert found == outcome(socket.getaddrinfo, "127.0.0.1", "http")
         assert threading.active_count() > before
         await loop.shutdown_default_executor()
         with pytest.raises(RuntimeError, match="Executor shutdown has been called"):

@@ -411,8 +411,8 @@ def test_no_datagram_follows_the_end_or_a_pause(run, endpoint, method):
         else:
             assert protocol.lost
 
-    if method == "pause_reading" and not hasattr(selector_events._SelectorTransport, method):
-        # Before 3.12 a datagram transport could not do it.
+    if method == "pause_reading" and method not in vars(selector_events._SelectorTransport):
+        # Before 3.12 a datagram transport could not do it, though that of Debian 12 has a method of that name.
         return
     run(main())
 
