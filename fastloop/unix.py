@@ -319,6 +319,10 @@ class UnixMixin(_Listening):
     async def _sendfile_native(
         self, transport: _core.SocketTransport, file: "IO[bytes]", offset: int, count: int | None
     ) -> int:
+        if not isinstance(transport, _core.SocketTransport):
+            # The standard library's, for a wrong thread.
+            standard_sent: int = await _Selector._sendfile_native(self, transport, file, offset, count)
+            return standard_sent
         # Raises when another sendfile() is under way, which must keep its waiter.
         waiter = transport._make_empty_waiter()
         # Lent to sock_sendfile(), the descriptor may be given to add_writer().
@@ -353,7 +357,8 @@ class UnixMixin(_Listening):
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, peername, conn)
         # Only Pythons whose servers have a context pass one, and their coroutine takes it.
-        keywords: dict[str, Any] = {} if context is None else {"context": context}
+        # The given one is entered right now, and an eager task enters its own at once.
+        keywords: dict[str, Any] = {} if context is None else {"context": context.copy()}
         accept = self._accept_connection2(
             protocol_factory, conn, {"peername": peername}, sslcontext, server, *timeouts, **keywords
         )

@@ -67,13 +67,6 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
-/* A future's iterator that gives None ends with StopIteration(None), since 3.14; before, with StopIteration(). */
-#if PY_VERSION_HEX >= 0x030E0000
-#define HAVE_STOP_WITH_NONE 1
-#else
-#define HAVE_STOP_WITH_NONE 0
-#endif
-
 /* How many words behind the public part of a thread state certainly belong to it, too. */
 #if PY_VERSION_HEX >= 0x030F0000
 #define COMPAT_THREAD_STATE_WORDS 24

@@ -177,25 +177,21 @@ raise_stop_iteration(PyObject *value)
     }
 }
 
-/* The same for None, as the running asyncio has it. */
+/* The same for a future that gave None, as the iterator of the running asyncio does: whether None is an argument of the
+   exception depends on the release (3.13.2 changed it). */
 static void
-raise_stop_with_none(void)
+raise_stop_with_none(AwaiterObject *it, BaseFuture *fut)
 {
-#if HAVE_STOP_WITH_NONE
-    raise_stop_iteration(Py_NewRef(Py_None));
-#else
-    PyErr_SetNone(PyExc_StopIteration);
-#endif
-}
-
-/* The end of an iteration that gives None needs no exception, but somebody may want to see it. */
-static inline PyObject *
-end_with_none(void)
-{
-    if (UNLIKELY(compat_exceptions_are_seen())) {
-        raise_stop_with_none();
+    CoroState *coro = coro_of_exact((PyObject *)it);
+    PyObject *standard = coro == NULL ? NULL : coro->base_future->tp_as_async->am_await((PyObject *)fut);
+    if (standard != NULL) {
+        PyObject *result = Py_TYPE(standard)->tp_iternext(standard);
+        Py_XDECREF(result);
+        Py_DECREF(standard);
     }
-    return NULL;
+    if (!PyErr_Occurred()) {
+        PyErr_SetNone(PyExc_StopIteration);
+    }
 }
 
 /* raise_stop_iteration() with the exception that the loop keeps for it; the iterator empties it when it dies, which is right after
@@ -241,12 +237,19 @@ static PyObject *
 iternext_any(AwaiterObject *it)
 {
     PyObject *result;
-    if (Awaiter_am_send((PyObject *)it, Py_None, &result) != PYGEN_RETURN) {
-        return result;
+    /* The end of an iteration that gives None needs no exception, but somebody may want to see it. */
+    BaseFuture *seen = UNLIKELY(compat_exceptions_are_seen()) ? future_of(it) : NULL;
+    bool returned = Awaiter_am_send((PyObject *)it, Py_None, &result) == PYGEN_RETURN;
+    if (returned && result == Py_None) {
+        Py_CLEAR(result);
+        if (seen != NULL) {
+            raise_stop_with_none(it, seen);
+        }
+        returned = false;
     }
-    if (result == Py_None) {
-        Py_DECREF(result);
-        return end_with_none();
+    Py_XDECREF((PyObject *)seen);
+    if (!returned) {
+        return result;
     }
     CoroPart *part = it->loop == NULL ? NULL : coro_part_here(it->loop);
     if (part == NULL) {
@@ -272,8 +275,11 @@ Awaiter_iternext(PyObject *op)
         if (fut->state == FUTURE_FINISHED && fut->exception == NULL && fut->result == Py_None) {
             fut->log_tb = 0;
             it->fut = NULL;
+            if (UNLIKELY(compat_exceptions_are_seen())) {
+                raise_stop_with_none(it, fut);
+            }
             Py_DECREF((PyObject *)fut);
-            return end_with_none();
+            return NULL;
         }
     }
 #endif
@@ -286,15 +292,16 @@ static PyObject *
 Awaiter_send(PyObject *op, PyObject *value)
 {
     PyObject *result;
-    if (Awaiter_am_send(op, value, &result) == PYGEN_RETURN) {
-        if (result == Py_None) {
-            Py_DECREF(result);
-            raise_stop_with_none();
-        } else {
-            raise_stop_iteration(result);
-        }
-        return NULL;
+    BaseFuture *fut = future_of(AwaiterObject_CAST(op));
+    bool returned = Awaiter_am_send(op, value, &result) == PYGEN_RETURN;
+    if (returned && result == Py_None) {
+        Py_CLEAR(result);
+        raise_stop_with_none(AwaiterObject_CAST(op), fut);
+    } else if (returned) {
+        raise_stop_iteration(result);
+        result = NULL;
     }
+    Py_XDECREF((PyObject *)fut);
     if (result == NULL && !PyErr_Occurred()) {
         PyErr_SetNone(PyExc_StopIteration);
     }

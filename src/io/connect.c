@@ -351,6 +351,10 @@ Connector_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "make_transport() takes a protocol, a waiter and a context");
         return NULL;
     }
+    if (UNLIKELY(!io_may_touch(self->loop))) {
+        PyErr_SetString(PyExc_RuntimeError, "the loop runs in another thread than the one that connects");
+        return NULL;
+    }
     PyObject *context = nargs == 3 && args[2] != Py_None ? args[2] : NULL;
     if (context != NULL && !PyContext_CheckExact(context)) {
         PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, not %R", context);

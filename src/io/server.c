@@ -175,7 +175,7 @@ connect_one(LoopObject *loop, ListenerObject *self, int fd, struct sockaddr *pee
         return -1;
     }
     int err = connect(loop, self, fd, peer, size, context);
-    if (err < 0 && !loop_must_propagate()) {
+    if (err < 0 && connect == connect_native && !loop_must_propagate()) {
         if (loop->debug) {
             loop_report(loop, "Error on transport creation for incoming connection", NULL);
         }

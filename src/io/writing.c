@@ -616,7 +616,8 @@ SocketTransport_make_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
         return NULL;
     }
-    if (transport_flush(self) < 0) {
+    /* What a wrong thread wrote is flushed by a record. */
+    if ((self->loop == NULL || io_may_touch(self->loop)) && transport_flush(self) < 0) {
         return NULL;
     }
     if (self->loop == NULL) {

@@ -1296,6 +1296,8 @@ Loop_dealloc(PyObject *op)
     }
     (void)Loop_clear(op);
     loop->closed = true;
+    /* Who has set it for running need not have taken it back. */
+    loop->thread_id = 0;
     if (loop->uv != NULL) {
         /* The child of a fork leaves the shared epoll set alone; a failure here can only leak. */
         PyObject *exc = compat_take_exception();

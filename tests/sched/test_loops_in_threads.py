@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -458,15 +459,62 @@ def test_wrong_threads_make_connections(loop, run):
         await until(lambda: len(lines) == LOOPS)
         for transport in made:
             assert type(transport) is asyncio.selector_events._SelectorSocketTransport
+            assert await loop.sendfile(transport, file) == 2
             transport.write(b"y\n")
             transport.close()
         for ours, theirs in pairs:
             await until(lambda ours=ours: ours.fileno() == -1)
-            assert theirs.makefile("rb").read() == b"y\n"
+            assert theirs.makefile("rb").read() == b"f\ny\n"
             theirs.close()
         await loop.shutdown_default_executor()
 
-    run(main())
+    with tempfile.TemporaryFile() as file:
+        file.write(b"f\n")
+        file.flush()
+        run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+def test_a_wrong_thread_that_wrote_begins_to_send_a_file(loop, run):
+    """Its writes are sent by the loop's thread, whatever it does next."""
+    size = 5_000_000
+
+    async def main():
+        ours, theirs = socket_pair("tcp")
+        theirs.setblocking(True)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        sending = loop.sendfile(transport, file)
+
+        def write_and_begin():
+            transport.write(bytes(size))
+            return sending.send(None)
+
+        await loop.run_in_executor(None, write_and_begin)
+        with theirs.makefile("rb") as stream:
+            assert await loop.run_in_executor(None, stream.read, size) == bytes(size)
+        sending.close()
+        transport.abort()
+        theirs.close()
+        await loop.shutdown_default_executor()
+
+    with tempfile.TemporaryFile() as file:
+        run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+def test_a_connection_begun_before_the_run_is_not_finished_by_a_wrong_thread(loop, run):
+    async def main():
+        await until(waiter.done)
+        with pytest.raises(RuntimeError, match="runs in another thread"):
+            await loop.run_in_executor(None, connecting.send, None)
+        await loop.shutdown_default_executor()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connecting = loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        waiter = connecting.send(None)
+        run(main())
 
 
 @pytest.mark.usefixtures("debug_off")

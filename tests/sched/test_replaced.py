@@ -219,6 +219,54 @@ def test_a_task_factory_makes_the_task_of_each_connection_that_is_accepted(loop,
     assert made == ["BaseSelectorEventLoop._accept_connection2"] * 3
 
 
+@pytest.mark.left_out(not hasattr(asyncio, "eager_task_factory"), reason="new in Python 3.12")
+@pytest.mark.parametrize("debug", [False, True])
+def test_connections_are_accepted_with_eager_tasks(loop, run, debug):
+    class Greeting(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(b"hello")
+            transport.close()
+
+    async def main():
+        loop.set_debug(debug)
+        loop.set_task_factory(asyncio.eager_task_factory)
+        server = await loop.create_server(Greeting, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await reader.read() == b"hello"
+        writer.close()
+        await writer.wait_closed()
+        await without_clients(server)
+        loop.set_task_factory(None)
+        loop.set_debug(False)
+
+    run(main())
+
+
+@pytest.mark.usefixtures("debug_off")
+def test_what_a_task_factory_raises_for_a_connection_is_reported(loop, run, contexts):
+    def factory(loop, coro, **options):
+        if not contexts and coro.__name__ == "_accept_connection2":
+            coro.cr_frame.f_locals["conn"].close()
+            coro.close()
+            raise LookupError("in the factory")
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        loop.set_task_factory(factory)
+        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(2)]
+        await until(lambda: contexts)
+        with clients[0], clients[1]:
+            # The other one is served.
+            await until(lambda: server._clients if hasattr(server, "_clients") else server._active_count)
+        loop.set_task_factory(None)
+        await without_clients(server)
+
+    run(main())
+    context = contexts.take_one()
+    assert "_accept_connection(" in context["message"] and isinstance(context["exception"], LookupError)
+
+
 def test_a_frozen_clock_holds_the_timers(loop, run):
     now = [1000.0]
 
