@@ -1,5 +1,6 @@
 """The event loop: the native core, joined with what asyncio.BaseEventLoop does once per connection or per loop."""
 
+import _socket
 import asyncio
 import os
 import socket
@@ -244,6 +245,7 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             and not self._executor_shutdown_called
             and self._keeps(_RESOLVING)
             and getattr(socket.getaddrinfo, "__globals__", None) is vars(socket)
+            and _socket.getaddrinfo is _GETADDRINFO
         )
 
     # -- called by the native core ---------------------------------------------------------------------------------
@@ -320,6 +322,7 @@ _SOCKETS = (
     "remove_reader",
     "remove_writer",
 )
+_GETADDRINFO = _socket.getaddrinfo
 _RESOLVING = ("call_soon_threadsafe", "run_in_executor")
 _METHODS = {name: getattr(Loop, name) for name in (*_ACCEPTING, *_SOCKETS, *_RESOLVING)}
 

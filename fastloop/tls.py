@@ -87,15 +87,23 @@ class SSLProtocol(_core.TLSConnection, sslproto.SSLProtocol):
         return super()._get_extra_info(name, default)
 
 
+def _is_home(home: "Any") -> bool:
+    """Whether this thread may do what is done for a connection of the loop; with None, any may."""
+    return getattr(home, "_thread_id", None) in (None, threading.get_ident())
+
+
+def _home_of(connection: sslproto.SSLProtocol) -> "Any":
+    return getattr(connection._transport, "_loop", None) or connection._loop
+
+
 def _in_home_thread(name: str) -> "Callable[..., None]":
     """Return a method of SSLProtocol that a wrong thread leaves to the one that runs the loop of its transport."""
     method = getattr(sslproto.SSLProtocol, name)
 
     @functools.wraps(method)
     def call(self: sslproto.SSLProtocol, *args: "Any") -> None:
-        home = getattr(self._transport, "_loop", None) or self._loop
-        thread = getattr(home, "_thread_id", None)
-        if thread is None or thread == threading.get_ident():
+        home = _home_of(self)
+        if _is_home(home):
             method(self, *args)
         else:
             home.call_soon_threadsafe(call, self, *args)
@@ -119,8 +127,12 @@ class _GuardedSSLProtocol(sslproto.SSLProtocol):
     _write_pieces = _in_home_thread("_write_appdata")
 
     def _write_appdata(self, list_of_data: "Iterable[bytes | bytearray | memoryview[Any]]") -> None:
-        # Whose iterable it is, runs it.
-        self._write_pieces([*list_of_data])
+        if not _is_home(_home_of(self)):
+            # Whose iterable it is, runs it, and may change what is in it as soon as this returns.
+            list_of_data = [
+                bytes(data) if isinstance(data, bytearray | memoryview) else data for data in list_of_data
+            ]
+        self._write_pieces(list_of_data)
 
 
 @functools.cache

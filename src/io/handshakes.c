@@ -1,31 +1,35 @@
-/* The queue of handshakes. It belongs to the loop; a record of the ready queue stands for all that wait in it. */
+/* The queue of handshakes. It belongs to the loop; while it is not empty, a record of the ready queue stands for all that
+   wait in it. */
 
 #include "io/handshakes.h"
 
+#include "io/io.h"
 #include "io/tls.h"
 
-/* So many may be under way before others wait. */
-enum { HANDSHAKES_AT_ONCE = 32 };
-/* In seconds, about what a handshake takes to compute. */
-static const double PATIENCE = 0.001;
+enum {
+    HANDSHAKES_IN_A_TURN = 16,
+    /* In bytes: a client's first word is not longer. Of one that says more nothing is kept. */
+    FIRST_WORD = 16 * 1024,
+};
 
-/* Of the loop that the connection is on; NULL when there is none, or TLS is inside of TLS. */
-static Handshakes *
-handshakes_of(TlsConnection *self)
+/* The loop that the connection is on; NULL when there is none, or TLS is inside of TLS. */
+static LoopObject *
+loop_of(TlsConnection *self)
 {
     bool is_ours = self->transport != NULL && Py_IS_TYPE(self->transport, self->state->SocketTransportType);
     LoopObject *loop = is_ours ? SocketTransport_CAST(self->transport)->loop : NULL;
-    return loop == NULL || loop->io == NULL ? NULL : &loop->io->handshakes;
+    return loop == NULL || loop->io == NULL ? NULL : loop;
 }
 
-static void
-count(TlsConnection *self, Handshakes *handshakes)
+/* May one more begin in this turn? */
+static bool
+has_room(Handshakes *handshakes, unsigned turn)
 {
-    self->has_begun = true;
-    self->is_counted = handshakes != NULL;
-    if (handshakes != NULL) {
-        handshakes->under_way++;
+    if (handshakes->turn != turn) {
+        handshakes->turn = turn;
+        handshakes->begun = 0;
     }
+    return handshakes->begun < HANDSHAKES_IN_A_TURN;
 }
 
 /* ---- the queue ---- */
@@ -57,108 +61,76 @@ take(Handshakes *handshakes)
     return self;
 }
 
-/* Begins one that was put off, unless something has ended it. -1 with SystemExit or KeyboardInterrupt. */
+/* Begins one that was put off, unless something has ended or begun it. -1 with SystemExit or KeyboardInterrupt. */
 static int
 begin(TlsConnection *self)
 {
-    if (self->ssl_state != self->state->openssl->handshaking || handshakes_of(self) == NULL) {
+    LoopObject *loop = loop_of(self);
+    if (self->has_begun || loop == NULL || self->ssl_state != self->state->openssl->handshaking) {
         return 0;
     }
-    count(self, handshakes_of(self));
+    self->has_begun = true;
+    loop->io->handshakes.begun++;
     PyObject *transport = Py_NewRef(self->transport);
+    PyObject *entered = transport_enter_context(SocketTransport_CAST(transport)->context);
     PyObject *result = PyObject_CallMethod((PyObject *)self, "_do_handshake", NULL);
     int err = 0;
     if (result == NULL) {
         err = transport_fail(SocketTransport_CAST(transport), "Fatal error: protocol.buffer_updated() call failed.");
     }
+    transport_leave_context(entered);
     Py_XDECREF(result);
     Py_DECREF(transport);
     return err;
 }
 
-/* Begins as many as may be under way, and `least`. -1 with SystemExit or KeyboardInterrupt. */
-static int
-begin_some(Handshakes *handshakes, size_t least)
-{
-    for (size_t i = 0; i < least || handshakes->under_way < HANDSHAKES_AT_ONCE; i++) {
-        TlsConnection *self = take(handshakes);
-        int err = self == NULL ? 0 : begin(self);
-        Py_XDECREF(self);
-        if (self == NULL || err < 0) {
-            return err;
-        }
-    }
-    return 0;
-}
+static int run_put_off(LoopObject *loop, PyObject *owner, PyObject *arg);
 
-/* ready_run: one is over. */
-static int
-run_begin(LoopObject *loop, PyObject *Py_UNUSED(owner), PyObject *Py_UNUSED(arg))
-{
-    loop->io->handshakes.is_queued = false;
-    return begin_some(&loop->io->handshakes, 0);
-}
-
-void
-handshakes_forget(TlsConnection *self)
-{
-    Handshakes *handshakes = handshakes_of(self);
-    if (self->is_counted && handshakes != NULL) {
-        handshakes->under_way--;
-    }
-    self->is_counted = false;
-}
-
-void
-handshakes_end(TlsConnection *self)
-{
-    handshakes_forget(self);
-    Handshakes *handshakes = handshakes_of(self);
-    if (handshakes != NULL && handshakes->first != NULL && !handshakes->is_queued) {
-        LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
-        handshakes->is_queued = loop_push(loop, run_begin, self->transport, NULL) == 0;
-        /* Without memory for it, the timer comes. */
-        PyErr_Clear();
-    }
-}
-
-/* Has _begin_put_off() called before long, with this connection or another; false without memory. */
+/* Has a record in the ready queue, of the next turn unless this one is still polling; false without memory. */
 static bool
-arm_timer(TlsConnection *self, LoopObject *loop)
+ensure_record(LoopObject *loop, PyObject *owner)
 {
     Handshakes *handshakes = &loop->io->handshakes;
-    if (!handshakes->is_armed) {
-        PyObject *method = PyObject_GetAttrString((PyObject *)self, "_begin_put_off");
-        PyObject *timer =
-            method == NULL ? NULL : PyObject_CallMethod((PyObject *)loop, "call_later", "dOO", PATIENCE, method, loop);
-        handshakes->is_armed = timer != NULL;
-        Py_XDECREF(method);
-        Py_XDECREF(timer);
-        PyErr_Clear();
+    if (!handshakes->is_queued) {
+        handshakes->is_queued = loop_push(loop, run_put_off, owner, NULL) == 0;
+        if (!handshakes->is_queued) {
+            PyErr_Clear();
+        }
     }
-    return handshakes->is_armed;
+    return handshakes->is_queued;
 }
 
-/* _begin_put_off(loop), by the timer: one that waits begins, though none was over. */
-PyObject *
-TLSConnection_begin_put_off(PyObject *op, PyObject *loop)
+/* ready_run: begins as many as the turn has room for. */
+static int
+run_put_off(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
-    State *state = TlsConnection_CAST(op)->state;
-    if (!loop_check(state, loop) || LoopObject_CAST(loop)->io == NULL) {
-        Py_RETURN_NONE;
+    Handshakes *handshakes = &loop->io->handshakes;
+    handshakes->is_queued = false;
+    /* Now, for what begins may run the loop. Without memory for it, all begin. */
+    bool all = handshakes->first != NULL && !ensure_record(loop, owner);
+    int err = 0;
+    while (err == 0 && handshakes->first != NULL && (all || has_room(handshakes, loop->io->turn))) {
+        TlsConnection *self = take(handshakes);
+        err = begin(self);
+        Py_DECREF(self);
     }
-    Handshakes *handshakes = &LoopObject_CAST(loop)->io->handshakes;
-    handshakes->is_armed = false;
-    size_t least = handshakes->first == NULL || arm_timer(handshakes->first, LoopObject_CAST(loop)) ? 1 : SIZE_MAX;
-    return begin_some(handshakes, least) < 0 ? NULL : Py_NewRef(Py_None);
+    return err;
 }
 
 /* Puts a handshake off, if it should be; false when it is to begin now. */
 static bool
-put_off(TlsConnection *self, Handshakes *handshakes)
+put_off(TlsConnection *self)
 {
-    if (handshakes == NULL || (handshakes->first == NULL && handshakes->under_way < HANDSHAKES_AT_ONCE) ||
-        !arm_timer(self, SocketTransport_CAST(self->transport)->loop)) {
+    LoopObject *loop = loop_of(self);
+    if (loop == NULL) {
+        return false;
+    }
+    Handshakes *handshakes = &loop->io->handshakes;
+    if (handshakes->first == NULL && has_room(handshakes, loop->io->turn)) {
+        handshakes->begun++;
+        return false;
+    }
+    if (!ensure_record(loop, self->transport)) {
         return false;
     }
     append(handshakes, self);
@@ -173,11 +145,11 @@ waits_to_begin(TlsConnection *self)
     if (self->has_begun || self->ssl == NULL || !openssl->SSL_is_server(self->ssl)) {
         return false;
     }
-    Handshakes *handshakes = handshakes_of(self);
-    if (self->is_put_off || openssl->BIO_ctrl_pending(self->incoming) == 0 || put_off(self, handshakes)) {
+    size_t said = openssl->BIO_ctrl_pending(self->incoming);
+    if (said == 0 || (said <= FIRST_WORD && (self->is_put_off || put_off(self)))) {
         return true;
     }
-    count(self, handshakes);
+    self->has_begun = true;
     return false;
 }
 

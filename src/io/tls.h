@@ -39,8 +39,7 @@ typedef struct TlsConnection {
     bool sinks;      /* the reader of a standard stream may be fed directly, see io/streamsink.h */
     bool is_exposed; /* the program has the SSLObject, and may write with it in between */
     bool has_begun;  /* the handshake of a server; see io/handshakes.h */
-    bool is_put_off; /* ... it will */
-    bool is_counted; /* ... and is under way */
+    bool is_put_off; /* ... has to wait */
     struct TlsConnection *next_put_off;
 
     double levels[TLS_MARKS]; /* `marks` in bytes */

@@ -129,9 +129,6 @@ set_state(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
             return -1;
         }
     }
-    if (self->is_counted && value != self->state->openssl->handshaking) {
-        handshakes_end(self);
-    }
     Py_XSETREF(self->ssl_state, Py_NewRef(value));
     return 0;
 }
@@ -196,7 +193,6 @@ static int
 TLSConnection_clear(PyObject *op)
 {
     TlsConnection *self = TlsConnection_CAST(op);
-    handshakes_forget(self);
     unbind(self);
     tls_drop_plain(self);
     Py_CLEAR(self->ssl_state);
@@ -253,7 +249,6 @@ static PyMethodDef TLSConnection_methods[] = {
     {"_write_appdata", TLSConnection_write_appdata, METH_O, NULL},
     {"_do_read", TLSConnection_do_read, METH_NOARGS, NULL},
     {"_do_handshake", TLSConnection_do_handshake, METH_NOARGS, NULL},
-    {"_begin_put_off", TLSConnection_begin_put_off, METH_O, NULL},
     {NULL},
 };
 

@@ -539,8 +539,11 @@ def test_what_wrong_threads_write_arrives(loop, run, authority, secure):
         )
 
         def write(index):
+            line = bytearray()
             for number in range(lines):
-                transport.write(b"%d %d\n" % (index, number))
+                # The buffer is the thread's again as soon as write() returns.
+                line[:] = b"%d %d\n" % (index, number)
+                transport.write(line)
 
         threads = loop.run_in_executor(None, each_in_a_thread, LOOPS, write)
         counts = [0] * LOOPS
