@@ -281,7 +281,7 @@ transport_force_close(SocketTransport *self, PyObject *exc)
     if (self->conn_lost) {
         return 0;
     }
-    if (self->stream != NULL && UNLIKELY(!io_may_touch(self->loop))) {
+    if (self->stream != NULL && self->loop != NULL && UNLIKELY(!io_may_touch(self->loop))) {
         return loop_push(self->loop, run_force_close, (PyObject *)self, exc);
     }
     transport_send_last(self);
