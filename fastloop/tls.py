@@ -129,9 +129,7 @@ class _GuardedSSLProtocol(sslproto.SSLProtocol):
     def _write_appdata(self, list_of_data: "Iterable[bytes | bytearray | memoryview[Any]]") -> None:
         if not _is_home(_home_of(self)):
             # Whose iterable it is, runs it, and may change what is in it as soon as this returns.
-            list_of_data = [
-                bytes(data) if isinstance(data, bytearray | memoryview) else data for data in list_of_data
-            ]
+            list_of_data = [bytes(data) if isinstance(data, bytearray | memoryview) else data for data in list_of_data]
         self._write_pieces(list_of_data)
 
 

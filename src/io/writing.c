@@ -617,7 +617,7 @@ SocketTransport_make_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     /* What a wrong thread wrote is flushed by a record. */
-    if ((self->loop == NULL || io_may_touch(self->loop)) && transport_flush(self) < 0) {
+    if (self->loop != NULL && io_may_touch(self->loop) && transport_flush(self) < 0) {
         return NULL;
     }
     if (self->loop == NULL) {
