@@ -442,7 +442,8 @@ def test_an_audit_hook_sees_each_question_about_a_numeric_address(python):
                 await ask("127.0.0.1")
             except PermissionError as error:
                 print("refused", error)
-        asyncio.Runner(loop_factory=new_event_loop).run(main())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
         """)
         == "refused 127.0.0.1\n"
     )
