@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from asyncio import unix_events
 
 import pytest
 
@@ -58,7 +59,9 @@ def test_pausing_a_read_pipe(loop, run):
         transport.pause_reading()
         w.write(b"held")
         await asyncio.sleep(0.01)
-        assert protocol.data == b"" and not transport.is_reading()
+        assert protocol.data == b""
+        # That of Debian 12 cannot tell.
+        assert "is_reading" not in vars(unix_events._UnixReadPipeTransport) or not transport.is_reading()
         transport.resume_reading()
         await until(lambda: protocol.data == b"held")
         transport.close()

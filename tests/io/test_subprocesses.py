@@ -191,6 +191,7 @@ def test_the_standard_streams_of_the_child_are_pipes(run):
     run(main())
 
 
+@pytest.mark.left_out(sys.version_info < (3, 11, 7), reason="Debian 12 reports an exception never retrieved")
 def test_a_child_that_does_not_read_holds_the_writer_up(run):
     async def main():
         process = await asyncio.create_subprocess_exec("sleep", "1000", stdin=subprocess.PIPE)

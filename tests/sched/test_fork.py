@@ -7,6 +7,9 @@ import pytest
 CHILD = """
 def in_child(function):
     '''Run function in a forked child; return its exit status.'''
+    # What waits in the buffers, the child would write once more.
+    sys.stdout.flush()
+    sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -327,7 +330,8 @@ def test_a_child_after_the_loops_end_leaves_the_parents_next_one_alone(forking, 
         forking(f"""
         def run(main):
             loop = new_event_loop()
-            print(loop.run_until_complete(main(loop)))
+            # What is left in the buffer, an exit of the child would write once more.
+            print(loop.run_until_complete(main(loop)), flush=True)
             loop.close()
         async def nothing(loop):
             return "nothing"
