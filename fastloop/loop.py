@@ -243,7 +243,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             and not self._debug
             and not self.is_closed()
             and not self._executor_shutdown_called
-            and self._keeps(_RESOLVING)
+            and self.run_in_executor == _RUN_IN_EXECUTOR.__get__(self)
+            and self.call_soon_threadsafe == _CALL_SOON_THREADSAFE.__get__(self)
             and getattr(socket.getaddrinfo, "__globals__", None) is vars(socket)
             and _socket.getaddrinfo is _GETADDRINFO
         )
@@ -300,8 +301,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self.call_exception_handler({"message": "Exception in the slow-callback hook", "exception": exc})
 
 
-# What the standard loop calls for a connection that it accepts, in sock_*() and in getaddrinfo(), and the fast paths of
-# the core do not.
+# What the standard loop calls for a connection that it accepts, in sock_*() and, at the end, in getaddrinfo(), and the
+# fast paths do not.
 _ACCEPTING = ("_accept_connection2", "_make_socket_transport", "create_task")
 _SOCKETS = (
     "_add_reader",
@@ -323,8 +324,8 @@ _SOCKETS = (
     "remove_writer",
 )
 _GETADDRINFO = _socket.getaddrinfo
-_RESOLVING = ("call_soon_threadsafe", "run_in_executor")
-_METHODS = {name: getattr(Loop, name) for name in (*_ACCEPTING, *_SOCKETS, *_RESOLVING)}
+_METHODS = {name: getattr(Loop, name) for name in (*_ACCEPTING, *_SOCKETS)}
+_CALL_SOON_THREADSAFE, _RUN_IN_EXECUTOR = Loop.call_soon_threadsafe, Loop.run_in_executor
 
 
 def _looks_numeric(host, port, flags):
