@@ -203,10 +203,12 @@ def make_protocol(
     **kwargs: "Any",
 ) -> sslproto.SSLProtocol:
     """Return an SSLProtocol, native where that is possible and not switched off."""
-    native = loop._use_native_tls and problem() is None and _is_plain(sslcontext) and _is_original()
-    kind = SSLProtocol if native else sslproto.SSLProtocol
-    if _compat.FREE_THREADED and _is_original():
-        kind = _GuardedSSLProtocol
+    kind = sslproto.SSLProtocol
+    if _compat.FREE_THREADED:
+        if _is_original():
+            kind = _GuardedSSLProtocol
+    elif loop._use_native_tls and problem() is None and _is_plain(sslcontext) and _is_original():
+        kind = SSLProtocol
     return kind(loop, app_protocol, sslcontext, *args, **kwargs)  # type: ignore[arg-type]
 
 

@@ -276,6 +276,14 @@ def outcome(function, *args, **kwargs):
     return "returned", value
 
 
+async def outcome_of(awaitable):
+    """('returned', value) or ('raised', type, text) of what is awaited."""
+    try:
+        return "returned", await awaitable
+    except (Exception, asyncio.CancelledError) as exc:
+        return "raised", type(exc), str(exc)
+
+
 def cpu_and_switches():
     """CPU seconds and voluntary context switches of this process so far."""
     import psutil

@@ -1,6 +1,5 @@
 """What the tests of the thread bridge share."""
 
-import asyncio
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -54,11 +53,3 @@ def idle_workers(executor):
 def workers(executor):
     """The names of an executor's workers, sorted."""
     return sorted(thread.name for thread in executor._threads)
-
-
-async def outcome_of(awaitable):
-    """('returned', value) or ('raised', type, text) of what is awaited."""
-    try:
-        return "returned", await awaitable
-    except (Exception, asyncio.CancelledError) as exc:
-        return "raised", type(exc), str(exc)

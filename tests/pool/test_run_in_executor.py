@@ -12,9 +12,9 @@ import weakref
 
 import pytest
 
-from helpers import PATIENCE, normalised, outcome, turns, until
+from helpers import PATIENCE, normalised, outcome, outcome_of, turns, until
 
-from .pools import idle_workers, occupy, outcome_of, pool_type, stock_loop, workers
+from .pools import idle_workers, occupy, pool_type, stock_loop, workers
 
 # ---------------------------------------------------------------- calling
 
