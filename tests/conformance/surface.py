@@ -826,7 +826,7 @@ def main():
     for difference in unexplained:
         print(difference)
     print(f"{len(found)} differences, {len(unexplained)} of them unexplained")
-    stale = [] if options.only else stale_explanations()
+    stale = stale_explanations()
     for line in stale:
         print(line)
     return 1 if unexplained or stale else 0

@@ -271,6 +271,12 @@ def test_the_tests_behind_the_promises_exist():
     assert promise_findings(ROOT) == []
 
 
+def test_every_explained_difference_is_looked_for():
+    surface = ROOT / "tests" / "conformance" / "surface.py"
+    asked = subprocess.run([sys.executable, surface, "no question has this text"], capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+
+
 @needs_readelf
 def test_extension_has_no_mutable_globals(extension):
     assert writable_findings(extension) == []
