@@ -532,6 +532,8 @@ ODD_NUMBERS = [
     "7",
     None,
     1e9,
+    float("inf"),
+    float("nan"),
     TypeError("a"),
     ValueError("b"),
     OSError("c"),
@@ -549,3 +551,45 @@ def test_file_objects_with_odd_numbers(loop, number, method):
             assert outcome(getattr(loop, method), *arguments) == outcome(getattr(stock, method), *arguments)
     finally:
         stock.close()
+
+
+@pytest.mark.fastloop_only("a direct comparison")
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+@pytest.mark.parametrize("number", [False, True])
+@pytest.mark.parametrize("first", ["bool", "number"])
+def test_a_bool_for_a_descriptor_warns_as_often_as_on_the_stock_loop(python, method, number, first):
+    """Newer versions of Python warn wherever epoll is told of a descriptor that was registered as a bool."""
+    answers = [
+        python(
+            f"""
+            import warnings
+            warnings.simplefilter("always")
+            output = os.fdopen(os.dup(1), "w")
+            near, far = os.pipe()
+            os.dup2(near, {int(number)})
+            warned = []
+            warnings.showwarning = lambda message, category, *place: warned.append((category.__name__, str(message)))
+            def ask(method, *args):
+                answer = getattr(loop, method)(*args)
+                print(method, args[0], answer, warned, file=output)
+                warned.clear()
+            loop = {make}
+            other = "add_writer" if "{method}" == "add_reader" else "add_reader"
+            told, again = ({number}, {int(number)}) if "{first}" == "bool" else ({int(number)}, {number})
+            for fd in (told, again):
+                ask("{method}", fd, int)
+                ask(other, fd, int)
+            for fd in (again, told):
+                ask("{method}".replace("add", "remove"), fd)
+                ask(other.replace("add", "remove"), fd)
+            warnings.simplefilter("error")
+            try:
+                ask("{method}", told, int)
+            except RuntimeWarning as exc:
+                print("raised", exc, file=output)
+            loop.close()
+            """
+        )
+        for make in ("asyncio.SelectorEventLoop()", "new_event_loop()")
+    ]
+    assert answers[0] == answers[1] != ""
