@@ -302,6 +302,23 @@ def test_a_descriptor_closed_by_its_owner_can_still_be_removed(loop, run, by):
     run(turns(2))
 
 
+@pytest.mark.parametrize("first", ["number", "object"])
+def test_a_closed_descriptor_is_found_by_what_was_registered_first(loop, first):
+    sock, other = socket_pair("unix")
+    number = sock.fileno()
+    loop.add_reader(number if first == "number" else sock, print)
+    loop.add_writer(sock if first == "number" else number, print)
+    assert loop.remove_reader(number) is True
+    sock.close()
+    if first == "object":
+        assert loop.remove_writer(sock) is True
+    else:
+        with pytest.raises(ValueError, match="^Invalid file descriptor: -1$"):
+            loop.remove_writer(sock)
+        assert loop.remove_writer(number) is True
+    other.close()
+
+
 def test_a_number_that_comes_back_can_be_registered_again(loop, run):
     """The owner closes a watched descriptor, and the kernel gives its number to another file."""
     first, second = socket_pair("unix")
