@@ -581,7 +581,7 @@ def test_a_bool_for_a_descriptor_warns_as_often_as_on_the_stock_loop(python, met
             f"""
             import warnings
             warnings.simplefilter("always")
-            output = os.fdopen(os.dup(1), "w")
+            output = os.fdopen(os.dup(1), "w", 1)
             near, far = os.pipe()
             os.dup2(near, {int(number)})
             warned = []
@@ -605,6 +605,7 @@ def test_a_bool_for_a_descriptor_warns_as_often_as_on_the_stock_loop(python, met
             except RuntimeWarning as exc:
                 print("raised", exc, file=output)
             loop.close()
+            output.close()
             """
         )
         for make in ("asyncio.SelectorEventLoop()", "new_event_loop()")
