@@ -306,8 +306,8 @@ poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *
     }
     /* A number that is no descriptor must not make the table grow. */
     PollerEntry *entry = get_entry(loop, fd);
-    bool added = entry == NULL;
-    if (added) {
+    bool is_new = entry == NULL || wanted(entry) == 0;
+    if (entry == NULL) {
         int err = pollset_change(loop->io->poller.set, fd, 0, event);
         if (err < 0) {
             uverror_raise(err);
@@ -324,7 +324,7 @@ poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *
     } else if (update(loop, fd, wanted(entry) | event) < 0) {
         return -1;
     }
-    if (entry->fileobj == NULL) {
+    if (is_new) {
         entry->fileobj = Py_XNewRef(fileobj);
     }
     set_record(loop, entry, event, run, owner);
@@ -510,6 +510,19 @@ poller_fd_of(PyObject *fileobj)
     return fd;
 }
 
+int
+poller_fd_to_find(PyObject *fileobj)
+{
+    PyObject *number = number_of(fileobj);
+    int fd = number == NULL ? -1 : poller_fd_of(number);
+    if (number != NULL && fd < 0 && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Clear();
+        fd = INT_MAX;
+    }
+    Py_XDECREF(number);
+    return fd;
+}
+
 /* Raises that a transport owns the descriptor, unless it is being closed. */
 static int
 refuse_owned(PyObject *fileobj, PyObject *transport, bool closing)
@@ -541,12 +554,13 @@ int
 poller_check_no_transport(LoopObject *loop, PyObject *fileobj, int *fd)
 {
     PyObject *number = number_of(fileobj);
-    *fd = number == NULL ? -1 : descriptor_of(number);
-    Py_XDECREF(number);
+    *fd = -1;
+    if (number == NULL) {
+        return -1;
+    }
+    *fd = descriptor_of(number);
+    Py_DECREF(number);
     if (*fd < 0) {
-        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
-            return -1;
-        }
         /* No transport has such a number; whoever uses it is told so. */
         PyErr_Clear();
         return 0;

@@ -69,6 +69,8 @@ int poller_set_transport(LoopObject *loop, int fd, SocketTransport *transport);
 
 /* A descriptor from an int or an object with fileno(), with the errors of the selectors module; -1 with one. */
 int poller_fd_of(PyObject *fileobj);
+/* The same for one that is looked for: INT_MAX, which no descriptor is, where the number is too large for one. */
+int poller_fd_to_find(PyObject *fileobj);
 
 /* Raises what loop._ensure_fd_no_transport(fileobj) raises; -1 if so, else 0 and the descriptor, which may be
    negative. */

@@ -52,6 +52,26 @@ parse_watch(WatchArgs *parsed, const char *method, bool takes_context, PyObject 
     return 0;
 }
 
+/* The bool that epoll is told in place of a descriptor when the reader or the writer is removed, or is added as `added`:
+   what was registered first counts. NULL when it is a number, or when nothing changes. */
+static PyObject *
+bool_for_descriptor(LoopObject *loop, int fd, unsigned event, PyObject *added)
+{
+    const PollerEntry *entry = poller_get_entry(loop, fd);
+    bool reads = entry != NULL && entry->reader.run != NULL;
+    bool writes = entry != NULL && entry->writer.run != NULL;
+    bool changes = (event == POLLSET_READ ? reads : writes) != (added != NULL);
+    PyObject *told = reads || writes ? entry->fileobj : added;
+    return changes && told != NULL && PyBool_Check(told) ? told : NULL;
+}
+
+/* Newer versions warn of a bool, wherever epoll is told: -1 with the warning as an exception. */
+static int
+warn_of_bool(PyObject *number)
+{
+    return number != NULL && PyObject_AsFileDescriptor(number) < 0 ? -1 : 0;
+}
+
 /* loop._add_reader() and its kin: the handle (new), or NULL with an exception. */
 static PyObject *
 add_handle(LoopObject *loop, WatchArgs *parsed, unsigned event)
@@ -63,10 +83,11 @@ add_handle(LoopObject *loop, WatchArgs *parsed, unsigned event)
     if (handle == NULL) {
         return NULL;
     }
-    PyObject *fileobj = PyLong_Check(parsed->fd) ? NULL : parsed->fd;
+    PyObject *fileobj = PyLong_CheckExact(parsed->fd) ? NULL : parsed->fd;
     int fd = poller_fd_of(parsed->fd);
-    /* Python code ran in fileno(). */
-    if (fd < 0 || loop_check_open(loop) < 0 ||
+    PyObject *odd = bool_for_descriptor(loop, fd, event, parsed->fd);
+    /* Python code ran in fileno(), and runs for a warning. */
+    if (fd < 0 || warn_of_bool(odd) < 0 || loop_check_open(loop) < 0 ||
         poller_watch(loop, fd, event, handle_run, (PyObject *)handle, fileobj) < 0) {
         Py_CLEAR(handle);
     }
@@ -110,22 +131,19 @@ remove_private(PyObject *op, PyObject *fileobj, unsigned event)
     if (loop->closed || loop->io == NULL) {
         Py_RETURN_FALSE;
     }
-    int fd = poller_fd_of(fileobj);
+    int fd = poller_fd_to_find(fileobj);
     if (fd < 0 && PyErr_ExceptionMatches(PyExc_ValueError) && loop->io != NULL) {
         fd = poller_find_fileobj(loop, fileobj);
         if (fd >= 0) {
             PyErr_Clear();
         }
     }
-    if (fd < 0 && PyErr_ExceptionMatches(PyExc_OverflowError)) {
-        PyErr_Clear();
-        Py_RETURN_FALSE;
-    }
     if (fd < 0) {
         return NULL;
     }
+    PyObject *odd = bool_for_descriptor(loop, fd, event, NULL);
     int found = poller_unwatch(loop, fd, event);
-    return found < 0 ? NULL : PyBool_FromLong(found);
+    return found < 0 || warn_of_bool(odd) < 0 ? NULL : PyBool_FromLong(found);
 }
 
 static PyObject *

@@ -293,33 +293,6 @@ deliver_buffered(SocketTransport *self, Py_ssize_t size)
     return err < 0 ? transport_fail(self, "Fatal error: protocol.buffer_updated() call failed.") : 0;
 }
 
-static int deliver_eof(SocketTransport *self);
-
-/* ready_run: the end of the stream, when it came together with data. */
-static int
-run_eof(LoopObject *Py_UNUSED(loop), PyObject *owner, PyObject *Py_UNUSED(arg))
-{
-    SocketTransport *self = SocketTransport_CAST(owner);
-    /* Who paused will see the end when he resumes, and who has resumed since sees it in the next poll. */
-    if (!transport_wants_reading(self) || self->reading) {
-        return 0;
-    }
-    PyObject *entered = transport_enter_context(self->context);
-    int err = deliver_eof(self);
-    transport_leave_context(entered);
-    return err;
-}
-
-/* libuv may report data and the end of the stream in one go. On the standard loop a turn lies between them, in which
-   whoever waited for the data runs. */
-static int
-deliver_eof_soon(SocketTransport *self)
-{
-    transport_stop_reading(self);
-    int err = loop_push(self->loop, run_eof, (PyObject *)self, NULL);
-    return err < 0 ? transport_fail(self, "Fatal read error on socket transport") : 0;
-}
-
 /* eof_received() was left by SystemExit or KeyboardInterrupt, which is set: as on the standard loop the end of the stream is
    told again, should the loop run once more. libuv tells it once for each start. */
 static void
@@ -370,6 +343,13 @@ deliver_error(SocketTransport *self, int code)
         transport_lose_descriptor(self);
         return 0;
     }
+    /* On the standard loop what was written in this turn has left before, and has met its own error first. */
+    if ((self->secured && transport_encrypt(self) < 0) || transport_flush(self) < 0) {
+        return -1;
+    }
+    if (self->conn_lost) {
+        return 0;
+    }
     uverror_raise(code);
     return transport_fail(self, "Fatal read error on socket transport");
 }
@@ -407,7 +387,7 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *own, bo
     if (size != UV_EOF) {
         return deliver_error(self, (int)size);
     }
-    return has_read_in_turn(self) ? deliver_eof_soon(self) : deliver_eof(self);
+    return deliver_eof(self);
 }
 
 /* Has the loop report how long a callback took, as it does for those of the ready queue. */
@@ -472,6 +452,8 @@ forget_read(struct IoPart *io)
     PyBuffer_Release(&io->read_view);
 }
 
+static int read_end_soon(SocketTransport *self);
+
 static void
 on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
 {
@@ -491,7 +473,8 @@ on_read(uv_stream_t *uv, ssize_t size, const uv_buf_t *buffer)
         return;
     }
     uint64_t start = UNLIKELY(loop->times_records) ? uv_hrtime() : 0;
-    if (finish_read(self, loop, size, buffer->base) < 0) {
+    bool unread = size == UV_EOF && buffer->base == NULL;
+    if ((unread ? read_end_soon(self) : finish_read(self, loop, size, buffer->base)) < 0) {
         loop_raise_later(loop);
     }
     if (UNLIKELY(start != 0)) {
@@ -539,6 +522,31 @@ run_read(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
         err = -1;
     }
     return err;
+}
+
+/* ready_run: reads to the end, or to the error in its place. */
+static int
+run_read_end(LoopObject *loop, PyObject *owner, PyObject *arg)
+{
+    SocketTransport *self = SocketTransport_CAST(owner);
+    /* Who paused will see the end when he resumes, and who has resumed since sees it in the next poll. */
+    if (!transport_wants_reading(self) || self->reading) {
+        return 0;
+    }
+    int err = transport_start_reading(self);
+    self->read_due = self->reading;
+    return err < 0 ? err : run_read(loop, owner, arg);
+}
+
+/* libuv calls a hang-up the end of the stream without a look: behind data that it has just read, and its newer versions
+   wherever there is nothing to read. But a peer may have reset the connection after it had sent something, and a socket
+   that was never connected has no end: the read that the standard loop makes in the next turn tells. */
+static int
+read_end_soon(SocketTransport *self)
+{
+    transport_stop_reading(self);
+    int err = loop_push(self->loop, run_read_end, (PyObject *)self, NULL);
+    return err < 0 ? transport_fail(self, "Fatal read error on socket transport") : 0;
 }
 
 /* ---- starting and stopping ---- */

@@ -523,13 +523,13 @@ push_all(SocketTransport *self, PyObject *list)
     return self->queue.count == 0 ? 0 : send_soon(self);
 }
 
-/* What asyncio.WriteTransport does, where the standard transport has no writelines() of its own. */
+/* What asyncio.WriteTransport does, where the standard transport has no writelines() of its own: write() may be replaced. */
 static PyObject * /* GCOV_EXCL_START: up to Python 3.11 */
 write_joined(PyObject *op, PyObject *iterable)
 {
     PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
     PyObject *joined = empty == NULL ? NULL : PyObject_CallMethod(empty, "join", "(O)", iterable);
-    PyObject *result = joined == NULL ? NULL : SocketTransport_write(op, joined);
+    PyObject *result = joined == NULL ? NULL : PyObject_CallMethod(op, "write", "(O)", joined);
     Py_XDECREF(empty);
     Py_XDECREF(joined);
     return result;

@@ -3,6 +3,7 @@
 import asyncio
 import collections.abc
 import contextlib
+import fcntl
 import functools
 import os
 import pathlib
@@ -18,6 +19,7 @@ import pytest
 from helpers import until
 
 PYTHON = sys.executable
+F_GETPIPE_SZ = 1032
 
 
 async def output_of(*arguments, data=None, **options):
@@ -95,6 +97,49 @@ def test_user_and_groups(run):
     user, group, groups = output.decode().splitlines()
     assert (int(user), int(group)) == (options["user"], options["group"])
     assert "extra_groups" not in options or "65533" in groups.split()
+
+
+def test_the_size_of_the_pipes(run):
+    async def main():
+        process = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1, pipesize=8192)
+        pipe = process._transport.get_pipe_transport(1).get_extra_info("pipe")
+        assert fcntl.fcntl(pipe.fileno(), F_GETPIPE_SZ) == 8192
+        assert await process.communicate(b"x" * 100_000) == (b"x" * 100_000, None)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"startupinfo": object()},
+        {"creationflags": 1},
+        {"process_group": 2**40},
+        {"process_group": "x"},
+        {"umask": "x"},
+        {"user": -1},
+        {"user": "no such user"},
+        {"group": "no such group"},
+        {"extra_groups": [-1]},
+        {"extra_groups": "x"},
+        {"pass_fds": [-1]},
+        {"pipesize": "x"},
+        {"env": {"A=": "b"}},
+        {"cwd": "/nonexistent"},
+        {"stdin": 1.5},
+        {"stdout": 10**6},
+        {"nonsense": 1},
+    ],
+    ids=str,
+)
+def test_what_popen_refuses(run, options):
+    """It is refused with Popen's own error, and nothing is left."""
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
+    with pytest.raises(Exception) as own:
+        subprocess.Popen(["true"], bufsize=0, **options)
+    with pytest.raises(type(own.value)) as caught:
+        run(output_of("true", **options))
+    assert str(caught.value) == str(own.value)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

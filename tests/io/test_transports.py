@@ -3,13 +3,26 @@
 import array
 import asyncio
 import contextlib
+import errno
 import gc
 import socket
+import struct
 import weakref
 
 import pytest
 
-from helpers import FORGETS_A_PAUSE, Connector, Descriptor, Recorder, normalised, outcome, socket_pair, turns, until
+from helpers import (
+    FAMILIES,
+    FORGETS_A_PAUSE,
+    Connector,
+    Descriptor,
+    Recorder,
+    normalised,
+    outcome,
+    socket_pair,
+    turns,
+    until,
+)
 
 PLAIN = [name for name in Connector.ENDPOINTS if not name.startswith("tls")]
 plain = pytest.mark.parametrize("connect", PLAIN, indirect=True)
@@ -719,6 +732,62 @@ def test_data_sent_just_before_the_end_is_delivered_before_the_end(connect, run)
             await until(lambda protocol=protocol: protocol.lost)
             assert protocol.data == b"data"
             assert protocol.story == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("connect", ["tcp-client", "tcp-server", "tls-client", "tls-server"], indirect=True)
+def test_data_sent_just_before_a_reset_is_not_all_there_is(connect, run):
+    async def main():
+        for _ in range(5):
+            _, protocol, peer = await connect()
+            await peer.sendall(b"data")
+            peer.reset()
+            await until(lambda protocol=protocol: protocol.lost)
+            assert type(protocol.error) is ConnectionResetError
+            # A TLS server that has something to send itself may meet the reset first.
+            if not connect.tls:
+                assert protocol.data == b"data"
+                assert protocol.story == ["connection_made", "data_received", "connection_lost"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_reset_behind_data_that_pause_the_reading(loop, run, pause):
+    async def main():
+        near, far = socket_pair("tcp")
+        reader, writer = await asyncio.open_connection(sock=near, limit=2 if pause else 2**16)
+        far.sendall(b"data")
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        assert await reader.readexactly(4) == b"data"
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        writer.close()
+        with pytest.raises(ConnectionResetError):
+            await writer.wait_closed()
+
+    run(main())
+
+
+UNCONNECTED = {"tcp": (errno.ENOTCONN, errno.EPIPE), "unix": (errno.EINVAL, errno.ENOTCONN)}
+
+
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize("kind", UNCONNECTED)
+def test_a_socket_that_was_never_connected(loop, run, kind, write):
+    """It has no end, only an error: that of the first call, to send or to receive."""
+
+    async def main():
+        with socket.socket(FAMILIES[kind]) as sock:
+            transport, protocol = await loop.connect_accepted_socket(Recorder, sock)
+            if write:
+                transport.write(b"to nobody")
+            await until(lambda: protocol.lost)
+            assert protocol.story == ["connection_made", "connection_lost"]
+            assert isinstance(protocol.error, OSError) and protocol.error.errno == UNCONNECTED[kind][write]
 
     run(main())
 

@@ -302,6 +302,23 @@ def test_a_descriptor_closed_by_its_owner_can_still_be_removed(loop, run, by):
     run(turns(2))
 
 
+@pytest.mark.parametrize("first", ["number", "object"])
+def test_a_closed_descriptor_is_found_by_what_was_registered_first(loop, first):
+    sock, other = socket_pair("unix")
+    number = sock.fileno()
+    loop.add_reader(number if first == "number" else sock, print)
+    loop.add_writer(sock if first == "number" else number, print)
+    assert loop.remove_reader(number) is True
+    sock.close()
+    if first == "object":
+        assert loop.remove_writer(sock) is True
+    else:
+        with pytest.raises(ValueError, match="^Invalid file descriptor: -1$"):
+            loop.remove_writer(sock)
+        assert loop.remove_writer(number) is True
+    other.close()
+
+
 def test_a_number_that_comes_back_can_be_registered_again(loop, run):
     """The owner closes a watched descriptor, and the kernel gives its number to another file."""
     first, second = socket_pair("unix")
@@ -532,6 +549,8 @@ ODD_NUMBERS = [
     "7",
     None,
     1e9,
+    float("inf"),
+    float("nan"),
     TypeError("a"),
     ValueError("b"),
     OSError("c"),
@@ -549,3 +568,46 @@ def test_file_objects_with_odd_numbers(loop, number, method):
             assert outcome(getattr(loop, method), *arguments) == outcome(getattr(stock, method), *arguments)
     finally:
         stock.close()
+
+
+@pytest.mark.fastloop_only("a direct comparison")
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+@pytest.mark.parametrize("number", [False, True])
+@pytest.mark.parametrize("first", ["bool", "number"])
+def test_a_bool_for_a_descriptor_warns_as_often_as_on_the_stock_loop(python, method, number, first):
+    """Newer versions of Python warn wherever epoll is told of a descriptor that was registered as a bool."""
+    answers = [
+        python(
+            f"""
+            import warnings
+            warnings.simplefilter("always")
+            output = os.fdopen(os.dup(1), "w", 1)
+            near, far = os.pipe()
+            os.dup2(near, {int(number)})
+            warned = []
+            warnings.showwarning = lambda message, category, *place: warned.append((category.__name__, str(message)))
+            def ask(method, *args):
+                answer = getattr(loop, method)(*args)
+                print(method, args[0], answer, warned, file=output)
+                warned.clear()
+            loop = {make}
+            other = "add_writer" if "{method}" == "add_reader" else "add_reader"
+            told, again = ({number}, {int(number)}) if "{first}" == "bool" else ({int(number)}, {number})
+            for fd in (told, again):
+                ask("{method}", fd, int)
+                ask(other, fd, int)
+            for fd in (again, told):
+                ask("{method}".replace("add", "remove"), fd)
+                ask(other.replace("add", "remove"), fd)
+            warnings.simplefilter("error")
+            try:
+                ask("{method}", told, int)
+            except RuntimeWarning as exc:
+                print("raised", exc, file=output)
+            loop.close()
+            output.close()
+            """
+        )
+        for make in ("asyncio.SelectorEventLoop()", "new_event_loop()")
+    ]
+    assert answers[0] == answers[1] != ""

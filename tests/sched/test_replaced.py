@@ -298,6 +298,14 @@ def test_a_transport_whose_write_is_patched(loop, run):
         with mock.patch.object(writer.transport, "write", side_effect=OSError("on purpose")):
             with pytest.raises(OSError, match="on purpose"):
                 writer.write(b"x")
+        with mock.patch.object(transport, "write") as write:
+            transport.writelines([b"two ", b"lines"])
+        if "writelines" in vars(asyncio.selector_events._SelectorSocketTransport):
+            assert write.call_args_list == []
+            assert await reader.readexactly(9) == b"two lines"
+        else:
+            # Up to Python 3.11 it is one write().
+            write.assert_called_once_with(b"two lines")
         transport.write(b"sent")
         assert await reader.readexactly(4) == b"sent"
         transport.close()
