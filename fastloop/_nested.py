@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 
+#: Asked in place of hasattr(): since 3.14 asyncio has a __getattr__(), which costs more than a short run does.
+_NAMES = vars(asyncio)
+
+
 def allowed() -> bool:
     """Whether nest_asyncio.apply() was called; without it a run inside a run is an error, as on the standard loop."""
-    return hasattr(asyncio, "_nest_patched")
+    return "_nest_patched" in _NAMES
 
 
 @contextlib.contextmanager

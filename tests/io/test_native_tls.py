@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import random
+import socket
 import ssl
 import stat
 import struct
@@ -15,7 +16,7 @@ import threading
 
 import pytest
 
-from helpers import BufferedRecorder, Recorder, small_buffers, socket_pair, turns, until
+from helpers import BufferedRecorder, Recorder, small_buffers, socket_pair, turns, until, without_clients
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -1221,6 +1222,41 @@ def test_the_upgrade_of_a_connection_with_data_on_its_way(loop, run, authority):
         assert await peer.read() == b"hello"
         protocol.transport.abort()
         await until(lambda: protocol.lost)
+        theirs.close()
+
+    run(main())
+
+
+@pytest.mark.left_out(
+    "_incoming" not in asyncio.BaseEventLoop.start_tls.__code__.co_names, reason="of later releases of Python 3.13"
+)
+def test_the_upgrade_of_streams_whose_reader_has_the_handshake(loop, run, authority):
+    async def serve(reader, writer):
+        assert await reader.readline() == b"STARTTLS\n"
+        await until(lambda: reader._buffer)
+        await writer.start_tls(authority.server)
+        writer.write(await reader.readline())
+        assert await reader.read() == b""
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        theirs = socket.create_connection(server.sockets[0].getsockname())
+        theirs.setblocking(False)
+        peer = RawPeer(loop, theirs, authority.client, server_hostname="localhost")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.do_handshake()
+        await peer.send(b"STARTTLS\n")
+        await peer.call(peer.tls.do_handshake)
+        await peer.send(peer.seal(b"hello\n"))
+        assert await peer.read() == b"hello\n"
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.send()
+        assert await peer.read() == b""
+        await without_clients(server)
         theirs.close()
 
     run(main())

@@ -6,6 +6,8 @@ import contextvars
 import gc
 import socket
 import ssl
+import time
+from asyncio import sslproto
 
 import pytest
 
@@ -312,9 +314,9 @@ def hello(context):
     return outgoing.read()
 
 
-def greeting(loop, served, authority, count):
+def greeting(server, authority, count):
     """Sockets on which clients have said hello to the server, and say nothing more."""
-    socks = [socket.create_connection(served.address) for _ in range(count)]
+    socks = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(count)]
     for sock in socks:
         sock.sendall(hello(authority.client))
     return socks
@@ -333,7 +335,7 @@ def test_a_crowd_shakes_hands(loop, run, served, authority):
 
 def test_a_crowd_that_stalls_in_the_handshake_does_not_hold_up_others(loop, run, served, authority):
     async def main():
-        socks = greeting(loop, served, authority, CROWD)
+        socks = greeting(served.server, authority, CROWD)
         _, protocol = await secure(loop, served.address, authority.client)
         await leave(protocol)
         # Each was answered.
@@ -350,7 +352,7 @@ def test_a_crowd_that_stalls_in_the_handshake_does_not_hold_up_others(loop, run,
 def test_clients_of_a_crowd_that_leave_in_the_handshake(loop, run, served, authority):
     async def main():
         for part in (0, 1, 2):
-            socks = greeting(loop, served, authority, CROWD)
+            socks = greeting(served.server, authority, CROWD)
             await turns(part)
             for number, sock in enumerate(socks):
                 Peer(sock).reset() if number % 2 else sock.close()
@@ -389,11 +391,106 @@ def test_callbacks_of_a_crowd_run_in_the_context_of_their_server(loop, run, auth
     assert sorted(seen) == [("first", "first")] * CROWD + [("second", "second")] * CROWD
 
 
-def test_a_loop_that_is_closed_while_a_crowd_shakes_hands(python, authority, tmp_path):
+def test_a_crowd_that_takes_too_long(loop, run, authority):
+    """Also those are dropped whose handshake has not begun by then."""
+
+    async def main():
+        made = []
+        context = authority.server_context("localhost")
+        context.sni_callback = lambda *_: time.sleep(0.005)
+        server = await loop.create_server(
+            lambda: made.append(Recorder()) or made[-1],
+            *("127.0.0.1", 0),
+            ssl=context,
+            ssl_handshake_timeout=0.05,
+            backlog=CROWD,
+        )
+        for sock in greeting(server, authority, CROWD):
+            await Peer(sock).leave()
+        await without_clients(server)
+        assert [protocol.events for protocol in made] == [[]] * CROWD
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_clients_of_a_crowd_that_say_more_than_hello(loop, run, served, authority):
+    """Nothing is kept of them for later."""
+
+    async def main():
+        socks = greeting(served.server, authority, CROWD)
+        for sock in socks[CROWD // 2 :]:
+            with contextlib.suppress(ConnectionError):
+                await Peer(sock).sendall(b"x" * 300_000)
+            await Peer(sock).leave()
+        _, protocol = await secure(loop, served.address, authority.client)
+        await leave(protocol)
+        for sock in socks[: CROWD // 2]:
+            assert (await Peer(sock).recv(1)) == b"\x16"
+            sock.close()
+
+    loop.set_debug(False)
+    run(main())
+
+
+def test_a_name_callback_that_ends_the_crowd(loop, run, authority):
+    called = []
+
+    def end(*_):
+        called.append(gc.collect())
+        server.close()
+        if hasattr(server, "abort_clients"):
+            server.abort_clients()
+
+    async def main():
+        for sock in greeting(server, authority, CROWD):
+            stack.callback(sock.close)
+        await until(lambda: called)
+        await turns(5)
+        stack.close()
+        await without_clients(server)
+
+    loop.set_debug(False)
+    context = authority.server_context("localhost")
+    context.sni_callback = end
+    server = run(loop.create_server(Recorder, "127.0.0.1", 0, ssl=context, backlog=CROWD))
+    with contextlib.ExitStack() as stack:
+        run(main())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_in_the_handshakes_of_a_crowd(loop, run, served, authority, contexts, guard, monkeypatch, error):
+    """It ends the connection, or the run, of which the next goes on with the others."""
+    raised = []
+
+    def fail(connection, exc):
+        raised.append(exc)
+        raise error("in the handshake")
+
+    loop.set_debug(False)
+    with contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setattr(sslproto.SSLProtocol, "_on_handshake_complete", fail)
+            for _ in range(CROWD):
+                sock = stack.enter_context(socket.create_connection(served.address))
+                sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            while len(raised) < CROWD:
+                stopping = loop.call_soon(loop.stop)
+                with contextlib.suppress(KeyboardInterrupt):
+                    loop.run_forever()
+                stopping.cancel()
+        told = [context["message"] for context in contexts.take()]
+    # Only one can leave a poll.
+    guard.unraisable.take()
+    assert told == ["Fatal error: protocol.buffer_updated() call failed."] * (CROWD if error is RuntimeError else 0)
+    assert [protocol.events for protocol in served.made] == [[]] * CROWD
+
+
+def test_a_loop_that_ends_while_a_crowd_shakes_hands(python, authority, tmp_path):
     authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
     python(
         f"""
-        import gc, socket, ssl, warnings, weakref
+        import gc, itertools, os, socket, ssl, warnings, weakref
         warnings.simplefilter("ignore")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain({str(tmp_path / "chain")!r})
@@ -403,26 +500,36 @@ def test_a_loop_that_is_closed_while_a_crowd_shakes_hands(python, authority, tmp
             def __init__(self):
                 made.add(self)
 
+        async def turns(count):
+            for _ in range(count):
+                await asyncio.sleep(0)
+
         async def main(loop, pause):
             server = await loop.create_server(Made, "127.0.0.1", 0, ssl=context)
             socks = [socket.create_connection(server.sockets[0].getsockname()) for _ in range({CROWD})]
             for sock in socks:
                 sock.sendall(hello)
-            for _ in range(pause):
-                await asyncio.sleep(0)
+            await turns(pause)
             server.close()
 
-        for pause in range(0, 20, 2):
+        for end, pause in itertools.product(("close", "drop", "fork"), (2, 4, 8)):
             made = weakref.WeakSet()
             loop = new_event_loop()
             loop.run_until_complete(main(loop, pause))
-            loop.close()
-            gc.collect()
-            assert not made
+            child = os.fork() if end == "fork" else None
+            if child == 0:
+                loop.run_until_complete(turns(pause // 2))
+            if end != "drop":
+                loop.close()
+                gc.collect()
+                assert not made
             gone = weakref.ref(loop)
             del loop
             gc.collect()
-            assert gone() is None
+            assert gone() is None and not made
+            if child == 0:
+                os._exit(0)
+            assert child is None or os.waitpid(child, 0) == (child, 0)
         """,
         stderr=None,
     )
@@ -607,6 +714,18 @@ def test_both_sides_upgrade_a_connection(loop, run, authority):
         await until(lambda: client.lost and server.lost)
         assert client.events.count("connection_made") == 1
         assert client.error is None and server.error is None
+
+    run(main())
+
+
+def test_a_crowd_upgrades_its_connections(loop, run, authority):
+    async def main():
+        pairs = await asyncio.gather(*[upgraded_pair(loop, authority) for _ in range(CROWD)])
+        for number, (client, server) in enumerate(pairs):
+            client.transport.write(b"%d" % number)
+            await until(lambda server=server, number=number: server.data.endswith(b"%d" % number))
+        await leave(*[client for client, _ in pairs])
+        await until(lambda: all(server.lost for _, server in pairs))
 
     run(main())
 
