@@ -38,8 +38,8 @@ class StreamReader(stock_reader):
     __module__ = stock_reader.__module__
     __doc__ = stock_reader.__doc__
 
-    # A core function returns bytes, or a future that has become `_waiter`, or None: then the standard method serves, the
-    # present one before a wait, and after it the one that would have been waiting.
+    # A core function returns bytes, or a future that has become `_waiter`, or None: then the standard method serves,
+    # the present one before a wait, and after it the one that would have been waiting.
     # The types are in comments, since the standard methods have none that inspect.signature() shows.
 
     async def read(self, n=-1):
