@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 else:
     stock_reader = asyncio.StreamReader
 stock_protocol = asyncio.StreamReaderProtocol
+stock_readexactly = stock_reader.readexactly
+stock_readuntil = stock_reader.readuntil
 
 # What StreamReader.__init__() sets. The core looks at nothing else, and at the number of them.
 READER_FIELDS = {"_limit", "_loop", "_buffer", "_eof", "_waiter", "_exception", "_transport", "_paused"}
@@ -36,7 +38,8 @@ class StreamReader(stock_reader):
     __module__ = stock_reader.__module__
     __doc__ = stock_reader.__doc__
 
-    # A core function returns bytes, or a future that has become `_waiter`, or None: then the standard method serves.
+    # A core function returns bytes, or a future that has become `_waiter`, or None: then the standard method serves,
+    # the present one before a wait, and after it the one that would have been waiting.
     # The types are in comments, since the standard methods have none that inspect.signature() shows.
 
     async def read(self, n=-1):
@@ -61,50 +64,49 @@ class StreamReader(stock_reader):
     async def readexactly(self, n):
         # type: (int) -> bytes
         found = _stream_read_exactly(self, n, False)
+        if found is None:
+            return await super().readexactly(n)
         while type(found) is not bytes:
-            if found is None:
-                return await super().readexactly(n)
             try:
                 await found
             finally:
                 self._waiter = None
             found = _stream_read_exactly(self, n, True)
+            if found is None:
+                return await stock_readexactly(self, n)
         return found
 
     async def readuntil(self, separator=b"\n"):
         # type: (Any) -> bytes
-        scanned = -1
-        found = _stream_read_until(self, separator, scanned)
+        found = _stream_read_until(self, separator, -1)
+        if found is None:
+            return await super().readuntil(separator)
         while type(found) is not bytes:
-            if found is None:
-                return await super().readuntil(separator)
-            scanned = max(scanned, 0)
+            waiter, scanned = found
             try:
-                await found
+                await waiter
             finally:
                 self._waiter = None
-            # Measured before: a transport that is resumed may deliver at once, what nobody has looked at.
-            size = len(self._buffer)
             found = _stream_read_until(self, separator, scanned)
-            scanned = max(scanned, size)
+            if found is None:
+                return await stock_readuntil(self, separator)
         return found
 
     async def readline(self):
         # type: () -> bytes
-        scanned = -1
         try:
-            found = _stream_read_until(self, b"\n", scanned)
+            found = _stream_read_until(self, b"\n", -1)
+            if found is None:
+                return await super().readline()
             while type(found) is not bytes:
-                if found is None:
-                    return await super().readline()
-                scanned = max(scanned, 0)
+                waiter, scanned = found
                 try:
-                    await found
+                    await waiter
                 finally:
                     self._waiter = None
-                size = len(self._buffer)
                 found = _stream_read_until(self, b"\n", scanned)
-                scanned = max(scanned, size)
+                if found is None:
+                    return await stock_readuntil(self, b"\n")
             return found
         except IncompleteReadError as exc:
             return exc.partial

@@ -66,7 +66,7 @@ io_flush(LoopObject *loop)
     if (UNLIKELY(io == NULL)) {
         return;
     }
-    poller_end_turn(&io->poller);
+    poller_end_turn(loop);
     io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (io->flush_head != NULL) {
         loop_leave_task(loop);
@@ -183,6 +183,7 @@ io_clear(LoopObject *loop)
 const LoopHooks io_hooks = {
     .open = io_open,
     .collect = connect_collect,
+    .glance = poller_glance,
     .flush = io_flush,
     .close = io_close,
     .abandon = io_abandon,

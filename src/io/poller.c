@@ -16,7 +16,12 @@
 #include "io/transport.h"
 #include "sched/loop.h"
 
-enum { FIRST_SIZE = 64 };
+enum {
+    FIRST_SIZE = 64,
+    /* After so many turns in a row with something to do the set is asked itself; not again for so many once that was vain. */
+    GLANCE_AFTER = 16,
+    GLANCE_REST = 1000,
+};
 
 void
 poller_init(Poller *poller)
@@ -183,6 +188,18 @@ dispatch(LoopObject *loop, PollsetEvent *event)
     }
 }
 
+/* Queues what the set has ready; how much it was. */
+static int
+dispatch_ready(LoopObject *loop)
+{
+    PollsetEvent events_ready[POLLSET_BATCH];
+    int count = pollset_poll(loop->io->poller.set, events_ready);
+    for (int i = 0; i < count; i++) {
+        dispatch(loop, &events_ready[i]);
+    }
+    return count;
+}
+
 static void
 on_poll(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
 {
@@ -201,11 +218,7 @@ on_poll(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
         dispatch_record(loop, sole, POLLSET_READ);
         return;
     }
-    PollsetEvent events_ready[POLLSET_BATCH];
-    int count = pollset_poll(poller->set, events_ready);
-    for (int i = 0; i < count; i++) {
-        dispatch(loop, &events_ready[i]);
-    }
+    (void)dispatch_ready(loop);
 }
 
 /* Has libuv watch the set. A negative libuv code on failure. */
@@ -609,10 +622,35 @@ poller_has_writer(LoopObject *loop, int fd, PyObject *owner)
 }
 
 void
-poller_end_turn(Poller *poller)
+poller_end_turn(LoopObject *loop)
 {
-    poller->polled = false;
+    Poller *poller = &loop->io->poller;
     poller->is_steady = true;
+    if (!poller->polled) {
+        poller->streak = Py_MIN(poller->streak, 0);
+    } else if (poller->streak < GLANCE_AFTER) {
+        poller->streak++;
+    }
+    poller->polled = false;
+    /* What transports have to read comes in the order in which it came. */
+    loop->may_glance = poller->streak == GLANCE_AFTER && loop->io->streams == NULL;
+}
+
+bool
+poller_glance(LoopObject *loop)
+{
+    Poller *poller = &loop->io->poller;
+    if (poller->polled) {
+        /* The turn that a nested run is in. */
+        return false;
+    }
+    loop_leave_task(loop);
+    if (dispatch_ready(loop) <= 0) {
+        poller->streak = -GLANCE_REST;
+        return false;
+    }
+    poller->polled = true;
+    return true;
 }
 
 /* ---- life ---- */

@@ -33,6 +33,7 @@ typedef struct {
     size_t watched_count; /* of descriptors that the set watches, and the sum of their numbers: that of the only one */
     size_t watched_sum;
     size_t callback_count; /* of readers and writers that are callbacks of the program */
+    int streak;            /* turns in a row in which the set was ready; below 0, so many to wait before that counts */
     bool polled;           /* in this turn already: libuv may call more than once in one poll */
     bool is_steady;        /* nothing has changed in the set since the end of the last turn */
     bool is_unsure;        /* the kernel may watch what we do not know of any more, see is_sole_reader() */
@@ -53,7 +54,9 @@ int poller_wait(LoopObject *loop, int fd, unsigned event, ready_run run, PyObjec
 void poller_end_wait(LoopObject *loop, int fd, unsigned event, PyObject *owner);
 
 /* The end of a turn: the next poll is that of another. */
-void poller_end_turn(Poller *poller);
+void poller_end_turn(LoopObject *loop);
+/* LoopHooks.glance(): asks the set itself. */
+bool poller_glance(LoopObject *loop);
 /* What waits for a descriptor, or NULL; good until anything is changed. */
 const PollerEntry *poller_get_entry(LoopObject *loop, int fd);
 /* The descriptor under which a file object was registered that has been closed since; -1 when it was not. */

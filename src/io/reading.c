@@ -428,6 +428,10 @@ finish_read(SocketTransport *self, LoopObject *loop, ssize_t size, const char *d
     Py_buffer view = io->read_view;
     io->read_bytes = NULL;
     io->read_view = (Py_buffer){NULL};
+    if (UNLIKELY(size == UV_ENOBUFS) && view.obj != NULL) {
+        /* It has items, but no bytes: recv_into() fills it with 0, and that is the end of the stream. */
+        size = UV_EOF;
+    }
     /* A get_buffer() that ran the loop may have had another read end in between. */
     bool asked = self->in_alloc || view.obj != NULL;
     self->in_alloc = false;

@@ -1,7 +1,8 @@
 /* What StreamReader's coroutines do between two waits. fastloop/_streams.py has the coroutines.
 
    Each function takes the reader first and returns bytes when it is done, a future to wait for before it is called
-   again, or None when the standard method must do the work: something was replaced, or the argument is unusual. */
+   again (with the progress, where that is a number), or None when the standard method must do the work: something was
+   replaced, or the argument is unusual. */
 
 #include "io/streamreader.h"
 
@@ -312,7 +313,25 @@ find(PyObject *buffer, Py_ssize_t offset, PyObject *separator)
     return found == NULL ? -1 : found - start;
 }
 
-/* `scanned`: how long the buffer was when the separator was not in it, -1 at first. */
+/* start_waiting(), and how much was looked through; in a tuple. */
+static PyObject *
+start_waiting_for_separator(ReaderView *view, Py_ssize_t scanned)
+{
+    PyObject *size = PyLong_FromSsize_t(scanned);
+    PyObject *pair = size == NULL ? NULL : PyTuple_Pack(2, Py_None, size);
+    PyObject *future = pair == NULL ? NULL : start_waiting(view, "readuntil");
+    Py_XDECREF(size);
+    if (future == NULL) {
+        Py_XDECREF(pair);
+        return NULL;
+    }
+    /* In place of None. */
+    PyTuple_SET_ITEM(pair, 0, future);
+    Py_DECREF(Py_None);
+    return pair;
+}
+
+/* `scanned`: how long the buffer was when the separator was not in it, -1 at first. Waiting, it returns a pair. */
 static PyObject *
 read_until(ReaderView *view, PyObject *separator, Py_ssize_t scanned)
 {
@@ -337,8 +356,9 @@ read_until(ReaderView *view, PyObject *separator, Py_ssize_t scanned)
         if (offset > view->limit) {
             return raise_overrun(view, "Separator is not found, and chunk exceed the limit", offset);
         }
+        scanned = size;
     }
-    return view->eof ? raise_incomplete(view, Py_None) : start_waiting(view, "readuntil");
+    return view->eof ? raise_incomplete(view, Py_None) : start_waiting_for_separator(view, Py_MAX(scanned, 0));
 }
 
 /* ---- what Python calls ---- */

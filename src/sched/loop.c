@@ -604,13 +604,15 @@ poll_events(LoopObject *loop)
         if (poll_between(loop, now) < 0) {
             return -1;
         }
+    } else if (loop->may_glance && may_skip_poll(loop, now) && loop->state->io_hooks->glance(loop)) {
+        loop->turns_since_poll++;
+        return 0;
     } else {
-        int polled = sleep_until_event(loop, now);
+        int polled = sleep_until_event(loop, &now);
         if (polled < 0) {
             return -1;
         }
         inbox_drain(&loop->inbox, &loop->ready);
-        now = compat_monotonic_ns();
         if (polled == 0) {
             /* One short job after the other must not keep what is ready waiting. */
             if (may_skip_poll(loop, now)) {

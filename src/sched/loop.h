@@ -22,6 +22,9 @@ struct LoopHooks {
     int (*open)(LoopObject *loop);
     /* After the poll of a turn, when `has_found`: queues what counts as found by it, though no system call told. */
     void (*collect)(LoopObject *loop);
+    /* Instead of a poll of a turn without work, when `may_glance` and the last poll was short ago: queues what can be found
+       without uv_run(); false if that is nothing. */
+    bool (*glance)(LoopObject *loop);
     /* The end of a turn, and of a run: sends what was written in it. Reports its own errors. */
     void (*flush)(LoopObject *loop);
     /* Loop.close(): closes every uv handle of the layer; may run Python code. */
@@ -71,6 +74,7 @@ struct LoopObject {
     bool polling;          /* inside uv_run(), which must not be entered again */
     bool poll_defers;      /* ... without blocking: there is work, which comes before what the poll finds */
     bool has_found;        /* LoopHooks.collect() has something for the next poll, which must not block */
+    bool may_glance;       /* LoopHooks.glance() will probably find something */
     bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
     _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */

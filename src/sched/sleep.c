@@ -268,9 +268,9 @@ spin_until_woken(LoopObject *loop, uint64_t budget_ns)
 }
 
 int
-sleep_until_event(LoopObject *loop, uint64_t now)
+sleep_until_event(LoopObject *loop, uint64_t *clock)
 {
-    uint64_t wait_ns;
+    uint64_t now = *clock, wait_ns;
     /* Other threads run meanwhile, and a replaced time() right away. */
     loop_leave_task(loop);
     if (!time_to_wait(loop, now, &wait_ns)) {
@@ -279,6 +279,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
     /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
     if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed || loop->has_found) {
         loop_poll_now(loop);
+        *clock = compat_monotonic_ns();
         return 1;
     }
     uint64_t spin_ns = time_to_spin(loop, now, wait_ns);
@@ -287,13 +288,14 @@ sleep_until_event(LoopObject *loop, uint64_t now)
     if (inbox_has_records(&loop->inbox) || loop->stopping || loop->has_late_wakeups) {
         loop->inbox.waiting = NOT_WAITING;
         loop_poll_now(loop);
+        *clock = compat_monotonic_ns();
         return 1;
     }
     handle_free_list_trim(loop);
     loop_release(loop);
     if (spin_ns > 0 && spin_until_woken(loop, spin_ns)) {
         loop_enter(loop);
-        loop->last_release_ns = compat_monotonic_ns();
+        *clock = loop->last_release_ns = compat_monotonic_ns();
         /* As if there had been work from the start. */
         return 0;
     }
@@ -307,7 +309,7 @@ sleep_until_event(LoopObject *loop, uint64_t now)
         spend_lead(loop, now + wait_ns);
     }
     loop_enter(loop);
-    loop->last_release_ns = compat_monotonic_ns();
+    *clock = loop->last_release_ns = compat_monotonic_ns();
     if (timed && uv_is_active((uv_handle_t *)loop->coarse_timer)) {
         uv_timer_stop(loop->coarse_timer);
     }

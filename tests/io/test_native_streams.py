@@ -650,6 +650,40 @@ def test_replaced_while_waiting(run):
     run(main())
 
 
+@pytest.mark.parametrize("name", ["readuntil", "readline", "readexactly"])
+def test_who_waits_goes_on_by_the_methods_it_began_with(run, monkeypatch, name):
+    async def main():
+        async with connected() as connection:
+            task = asyncio.ensure_future(getattr(connection.reader, name)(*[4] * (name == "readexactly")))
+            await turns(2)
+            for method in ("read", "readline", "readuntil", "readexactly"):
+                monkeypatch.setattr(connection.reader, method, None)
+                monkeypatch.setattr(asyncio.StreamReader, method, None)
+            await connection.feed(b"ab")
+            await connection.feed(b"c\nd")
+            monkeypatch.undo()
+            assert await task == b"abc\n"
+            assert await connection.reader.read(9) == b"d"
+
+    run(main())
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\r\n"])
+def test_what_was_looked_through_is_not_looked_through_again(run, separator):
+    async def main():
+        async with connected(limit=100) as connection:
+            task = asyncio.ensure_future(connection.reader.readuntil(separator))
+            await connection.feed(b"12345678")
+            # Somebody else took it away.
+            connection.reader._buffer.clear()
+            await connection.feed(b"a" + separator + b"b")
+            await connection.feed(b"cdefghij" + separator + b"k")
+            assert await task == b"a" + separator + b"bcdefghij" + separator
+            assert await connection.reader.readexactly(1) == b"k"
+
+    run(main())
+
+
 def test_subclasses_are_left_alone(run):
     fed = []
 

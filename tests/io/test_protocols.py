@@ -547,6 +547,21 @@ def test_a_buffer_that_cannot_be_filled_ends_the_connection(connect, run, contex
     run(main())
 
 
+@plain
+def test_a_buffer_of_no_bytes_is_the_end_of_the_stream(connect, run):
+    class Empty(bytearray):
+        def __len__(self):
+            return 5
+
+    async def main():
+        _, protocol, peer = await connect(lambda: BufferedRecorder(get_buffer=lambda p: Empty()))
+        await peer.sendall(b"data")
+        await until(lambda: protocol.lost)
+        assert protocol.events[-2:] == ["eof_received", "connection_lost"]
+
+    run(main())
+
+
 # ---------------------------------------------------------------- contexts
 
 variable = contextvars.ContextVar("variable", default=0)

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 
 import pytest
@@ -117,6 +119,60 @@ def test_a_ready_descriptor_is_served_beside_a_chain_that_never_pauses(loop, run
 
     run(main())
     assert max(waited) <= limit
+
+
+def test_whatever_happens_beside_a_descriptor_that_is_always_ready_is_seen(loop, run, pair):
+    """Nothing but its callback runs: each turn finds it ready."""
+    first, second = pair
+    calls = []
+
+    def pass_on():
+        calls.append(first.recv(1))
+        second.send(b"x")
+
+    async def calls_later(count=100):
+        before = len(calls)
+        done = loop.create_future()
+
+        def look():
+            if len(calls) < before + count:
+                loop.call_later(0.001, look)
+            else:
+                done.set_result(None)
+
+        look()
+        await done
+
+    async def main():
+        second.send(b"x")
+        loop.add_reader(first, pass_on)
+        await calls_later()
+        done = loop.create_future()
+        thread = threading.Thread(target=lambda: loop.call_soon_threadsafe(done.set_result, "by a thread"))
+        thread.start()
+        assert await done == "by a thread"
+        thread.join()
+        await calls_later()
+        done = loop.create_future()
+        loop.add_signal_handler(signal.SIGUSR1, done.set_result, "by a signal")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert await done == "by a signal"
+        loop.remove_signal_handler(signal.SIGUSR1)
+        await calls_later()
+        other, peer = socket_pair("unix")
+        reader, writer = await asyncio.open_unix_connection(sock=other)
+        peer.send(b"by a transport")
+        assert await reader.read(100) == b"by a transport"
+        writer.close()
+        await writer.wait_closed()
+        peer.close()
+        await calls_later()
+        loop.remove_reader(first)
+        count = len(calls)
+        await asyncio.sleep(0.001)
+        assert len(calls) == count
+
+    run(main())
 
 
 def test_reader_and_writer_of_one_descriptor_are_independent(loop, run, pair):
