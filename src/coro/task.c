@@ -543,28 +543,20 @@ task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
 
 /* ---- records ---- */
 
-/* The end of a record: an error that leaves run_forever() is passed on, any other is reported. */
+/* The end of a record with an error: one that leaves run_forever() is passed on, any other is reported as that of the
+   callback which call_soon() would have had. */
 static int
-end_record(LoopObject *loop, int err, const char *message)
+report_error(LoopObject *loop, PyObject *task, PyObject *arg, PyObject *context, bool is_wakeup)
 {
-    if (LIKELY(err == 0)) {
-        return 0;
-    }
     loop_leave_task(loop);
     if (loop_must_propagate()) {
         return -1;
     }
-    loop_report(loop, message, NULL);
-    return 0;
-}
-
-static inline int
-leave_context(PyObject *context, int err)
-{
-    if (UNLIKELY(PyContext_Exit(context) < 0)) {
-        err = -1;
-    }
-    Py_DECREF(context);
+    PyObject *exc = compat_take_exception();
+    PyObject *callback = is_wakeup ? wakeup_new(loop->state, task) : PyCFunction_New(step_methods, task);
+    int err = handle_report(loop, exc, callback, arg, context);
+    Py_XDECREF(callback);
+    Py_DECREF(exc);
     return err;
 }
 
@@ -578,11 +570,13 @@ task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
         FL_BEGIN_CRITICAL_SECTION(owner);
         err = task_step(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = leave_context(context, err);
-    } else {
-        Py_DECREF(context);
+        err = PyContext_Exit(context) < 0 ? -1 : err;
     }
-    return end_record(loop, err, "Exception in callback task_step()");
+    if (UNLIKELY(err < 0)) {
+        err = report_error(loop, owner, arg, context, false);
+    }
+    Py_DECREF(context);
+    return err;
 }
 
 /* Does freeing a value of this type run no code at all? */
@@ -629,14 +623,16 @@ task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
         FL_BEGIN_CRITICAL_SECTION(owner);
         err = wakeup(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = leave_context(context, err);
-    } else {
-        Py_DECREF(context);
+        err = PyContext_Exit(context) < 0 ? -1 : err;
     }
+    if (UNLIKELY(err < 0)) {
+        err = report_error(loop, owner, arg, context, true);
+    }
+    Py_DECREF(context);
     if (loop->left_task != NULL && Py_REFCNT(arg) == 1 && !dies_silently(loop->state->coro, arg)) {
         loop_leave_task(loop);
     }
-    return end_record(loop, err, "Exception in callback task_wakeup()");
+    return err;
 }
 
 /* ---- starting ---- */
