@@ -1105,13 +1105,22 @@ Loop_set_slow_seconds(PyObject *op, PyObject *seconds)
 
 /* ---- replaced methods ---- */
 
+/* Is it the same method, given to the same type or to a subclass (see Loop_own_methods())? */
+static bool
+is_same_method(PyObject *found, PyObject *original)
+{
+    return found == original ||
+           (Py_IS_TYPE(found, &PyMethodDescr_Type) && Py_IS_TYPE(original, &PyMethodDescr_Type) &&
+            ((PyMethodDescrObject *)found)->d_method == ((PyMethodDescrObject *)original)->d_method);
+}
+
 /* Is `name`, looked up on the type of `op`, still the method of _core.Loop? */
 static bool
 type_keeps(LoopObject *loop, PyObject *name)
 {
     PyObject *found = PyObject_GetAttr((PyObject *)Py_TYPE(loop), name);
     PyObject *original = PyObject_GetAttr((PyObject *)loop->state->LoopType, name);
-    bool same = found != NULL && found == original;
+    bool same = found != NULL && original != NULL && is_same_method(found, original);
     Py_XDECREF(found);
     Py_XDECREF(original);
     PyErr_Clear();
@@ -1323,21 +1332,50 @@ Loop_dealloc(PyObject *op)
     Py_XDECREF(module);
 }
 
+static int
+add_method(PyTypeObject *type, PyMethodDef *method)
+{
+    PyObject *descriptor = PyDescr_NewMethod(type, method);
+    if (descriptor == NULL) {
+        return -1;
+    }
+    int err = PyObject_SetAttrString((PyObject *)type, method->ml_name, descriptor);
+    Py_DECREF(descriptor);
+    return err;
+}
+
 int
 loop_add_methods(PyTypeObject *type, PyMethodDef *methods)
 {
     for (PyMethodDef *method = methods; method->ml_name != NULL; method++) {
-        PyObject *descriptor = PyDescr_NewMethod(type, method);
-        if (descriptor == NULL) {
-            return -1;
-        }
-        int err = PyObject_SetAttrString((PyObject *)type, method->ml_name, descriptor);
-        Py_DECREF(descriptor);
-        if (err < 0) {
+        if (add_method(type, method) < 0) {
             return -1;
         }
     }
     return 0;
+}
+
+PyDoc_STRVAR(Loop_own_methods_doc, "_own_methods($type, /)\n--\n\n"
+                                   "Give a subclass the native methods that it does not replace as its own: those of\n"
+                                   "exactly the type of the object are what the interpreter calls directly.");
+
+static PyObject *
+Loop_own_methods(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyTypeObject *type = (PyTypeObject *)op;
+    State *state = state_of_type(type);
+    if (state == NULL) {
+        return NULL;
+    }
+    PyObject *name, *method;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(state->LoopType->tp_dict, &position, &name, &method)) {
+        int known = Py_IS_TYPE(method, &PyMethodDescr_Type) ? PyDict_Contains(type->tp_dict, name) : 1;
+        if (known < 0 || (known == 0 && add_method(type, ((PyMethodDescrObject *)method)->d_method) < 0)) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
 }
 
 #define FASTCALL_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
@@ -1368,6 +1406,7 @@ static PyMethodDef Loop_methods[] = {
     {"_run_once", Loop_run_once, METH_NOARGS, Loop_run_once_doc},
     {"_close_core", Loop_close_core, METH_NOARGS, Loop_close_core_doc},
     {"_note_replaced_methods", Loop_note_replaced, METH_NOARGS, Loop_note_replaced_doc},
+    {"_own_methods", Loop_own_methods, METH_NOARGS | METH_CLASS, Loop_own_methods_doc},
     {"_read_metrics", Loop_read_metrics, METH_NOARGS,
      "_read_metrics($self, /)\n--\n\nWhat the core counts, as a dict; metrics() adds to it."},
     {"set_metrics", Loop_set_metrics, METH_O,
