@@ -220,8 +220,11 @@ compat_share_type(PyTypeObject *type)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 /* For the parts of one hot path that are functions so that it can be read. */
 #define ALWAYS_INLINE __attribute__((always_inline)) static inline
+/* For what is rarely called where the rest of the function needs no registers to be saved. */
+#define NEVER_INLINE __attribute__((noinline)) static
 #else
 #define ALWAYS_INLINE static inline
+#define NEVER_INLINE static
 #define LIKELY(x) (x)
 #define UNLIKELY(x) (x)
 #endif

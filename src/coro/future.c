@@ -416,13 +416,6 @@ future_clear_fields(BaseFuture *fut)
     fut->blocking = 0;
 }
 
-bool
-future_is_recyclable(CoroState *coro, PyObject *op)
-{
-    return coro->recycle && !layout_has_weakrefs(op) && !layout_has_dict(op, coro->fresh_values) &&
-           !PyObject_GC_IsFinalized(op);
-}
-
 void
 future_dealloc_by_base(PyObject *op, destructor dealloc)
 {

@@ -151,7 +151,12 @@ int future_set_locked(PyObject *op, PyObject *value, void *closure);
 /* Drops everything a future holds except its loop. */
 void future_clear_fields(BaseFuture *fut);
 /* May the object go to a free list? Its type must be exactly ours. */
-bool future_is_recyclable(CoroState *coro, PyObject *op);
+static inline bool
+future_is_recyclable(CoroState *coro, PyObject *op)
+{
+    return coro->recycle && !layout_has_weakrefs(op) && !layout_has_dict(op, coro->fresh_values) &&
+           !PyObject_GC_IsFinalized(op);
+}
 /* The free lists of a loop, if this thread may touch them. */
 static inline CoroPart *
 coro_part_here(LoopObject *loop)

@@ -35,14 +35,10 @@ step_from_callback(PyObject *op, PyObject *args)
 
 static PyMethodDef step_methods[] = {{"task_step", step_from_callback, METH_VARARGS, NULL}, {NULL}};
 
-/* Has the task resumed in the next turn, with an exception if `exc` is not NULL. */
+/* step_soon() by the public call_soon() of any loop. */
 static int
-step_soon(State *state, BaseTask *task, PyObject *exc)
+step_by_call_soon(State *state, BaseTask *task, PyObject *exc)
 {
-    LoopObject *native = loop_if_native(state, task->fut.loop);
-    if (LIKELY(native != NULL && PyContext_CheckExact(task->context))) {
-        return loop_push(native, task_step_run, (PyObject *)task, exc);
-    }
     PyObject *callback = PyCFunction_New(step_methods, (PyObject *)task);
     if (callback == NULL) {
         return -1;
@@ -55,6 +51,17 @@ step_soon(State *state, BaseTask *task, PyObject *exc)
     Py_DECREF(context);
     Py_DECREF(callback);
     return err;
+}
+
+/* Has the task resumed in the next turn, with an exception if `exc` is not NULL. */
+ALWAYS_INLINE int
+step_soon(State *state, BaseTask *task, PyObject *exc)
+{
+    LoopObject *native = loop_if_native(state, task->fut.loop);
+    if (LIKELY(native != NULL && PyContext_CheckExact(task->context))) {
+        return loop_push(native, task_step_run, (PyObject *)task, exc);
+    }
+    return step_by_call_soon(state, task, exc);
 }
 
 /* Has RuntimeError(message) thrown into the coroutine in the next turn; steals `message`. */
@@ -468,7 +475,7 @@ task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc)
 /* ---- a wake-up ---- */
 
 /* What a done future hands to the task that waited: `*exc` is the exception to throw (new) or NULL. */
-static int
+ALWAYS_INLINE int
 outcome_of_plain(CoroState *coro, BaseFuture *fut, PyObject **exc)
 {
     *exc = NULL;
@@ -743,7 +750,7 @@ format_name(uint64_t number)
 } /* GCOV_EXCL_STOP */
 
 /* Renumbers an int that nobody else holds, in place; false if it cannot be. */
-static bool
+ALWAYS_INLINE bool
 renumber(PyObject *spare, uint64_t number)
 {
 #if HAVE_COMPACT_LONG
@@ -759,20 +766,25 @@ renumber(PyObject *spare, uint64_t number)
     return false;
 }
 
+/* Finds out where automatic names come from; -1 with an exception. */
+static int
+find_names(CoroState *coro)
+{
+    PyObject *make_task = PyObject_GetAttrString(coro->helpers, "make_task");
+    int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, &coro->names);
+    Py_XDECREF(make_task);
+    coro->names_known = err == 0;
+    return err;
+}
+
 /* `spare` is NULL or the name of a task that is gone, whose reference is taken. */
-static PyObject *
+ALWAYS_INLINE PyObject *
 automatic_name(CoroState *coro, PyObject *spare)
 {
     TaskNames *names = &coro->names;
-    if (UNLIKELY(!coro->names_known)) {
-        PyObject *make_task = PyObject_GetAttrString(coro->helpers, "make_task");
-        int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, names);
-        Py_XDECREF(make_task);
-        if (err < 0) {
-            Py_XDECREF(spare);
-            return NULL;
-        }
-        coro->names_known = true;
+    if (UNLIKELY(!coro->names_known) && find_names(coro) < 0) {
+        Py_XDECREF(spare);
+        return NULL;
     }
     uint64_t *counter = names->counter == NULL ? &names->own_counter : names->counter;
 #if HAVE_FREE_THREADING
@@ -790,7 +802,7 @@ automatic_name(CoroState *coro, PyObject *spare)
 }
 
 /* The name to keep for what the user gave, which may be NULL or None. Takes the reference to `spare`. */
-static PyObject *
+ALWAYS_INLINE PyObject *
 make_name(CoroState *coro, PyObject *name, PyObject *spare)
 {
     if (name == NULL || name == Py_None) {
