@@ -320,6 +320,21 @@ compat_monotonic_ns(void)
 #endif
 }
 
+/* A counter of the CPU that rises steadily, at a rate of its own; the clock where there is none. */
+static inline uint64_t
+compat_ticks(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ __volatile__("mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks;
+#else
+    return compat_monotonic_ns();
+#endif
+}
+
 /* On how many CPUs may this thread run? */
 static inline int
 compat_usable_cpus(void)

@@ -579,9 +579,9 @@ poll_between(LoopObject *loop, uint64_t now)
 
 /* Was the last poll so short ago that a turn with work may do without? */
 static inline bool
-may_skip_poll(LoopObject *loop, uint64_t now)
+may_skip_poll(LoopObject *loop)
 {
-    return loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < loop->poll_interval_ns &&
+    return loop->turns_since_poll < POLL_INTERVAL_TURNS && ticks_is_recent(&loop->last_poll, loop->poll_interval_ns) &&
            !loop->stopping;
 }
 
@@ -595,11 +595,11 @@ poll_events(LoopObject *loop)
         loop->state->wake_late(loop);
     }
     bool busy = loop->ready.count > 0 || loop->stopping || loop->has_found;
-    uint64_t now = compat_monotonic_ns();
-    if (busy && may_skip_poll(loop, now)) {
+    if (busy && may_skip_poll(loop)) {
         loop->turns_since_poll++;
         return 0;
     }
+    uint64_t now = compat_monotonic_ns(), now_ticks = compat_ticks();
     if (busy) {
         if (poll_between(loop, now) < 0) {
             return -1;
@@ -611,9 +611,10 @@ poll_events(LoopObject *loop)
         }
         inbox_drain(&loop->inbox, &loop->ready);
         now = compat_monotonic_ns();
+        now_ticks = compat_ticks();
         if (polled == 0) {
             /* One short job after the other must not keep what is ready waiting. */
-            if (may_skip_poll(loop, now)) {
+            if (may_skip_poll(loop)) {
                 loop->turns_since_poll++;
                 return 0;
             }
@@ -621,7 +622,7 @@ poll_events(LoopObject *loop)
         }
     }
     loop->turns_since_poll = 0;
-    loop->last_poll_ns = now;
+    ticks_note(&loop->last_poll, now, now_ticks, loop->poll_interval_ns);
     if (UNLIKELY(loop->pending != NULL)) {
         PyObject *exc = loop->pending;
         loop->pending = NULL;
