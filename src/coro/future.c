@@ -209,15 +209,10 @@ future_wake_late(LoopObject *loop)
 }
 
 int
-future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context)
+future_add_another_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context)
 {
     if (fut->state != FUTURE_PENDING) {
         return queue_callback(state, loop_if_native(state, fut->loop), fut, callback, context);
-    }
-    if (fut->callback0 == NULL && fut->callbacks == NULL) {
-        fut->callback0 = Py_NewRef(callback);
-        fut->context0 = Py_NewRef(context);
-        return 0;
     }
     PyObject *pair = PyTuple_Pack(2, callback, context);
     if (pair == NULL) {

@@ -135,7 +135,18 @@ int future_cancel(State *state, BaseFuture *fut, PyObject *msg);
 int future_notify(State *state, BaseFuture *fut);
 /* State.wake_late: the same once more for those in which there are wake-ups left, for want of memory. */
 void future_wake_late(LoopObject *loop);
-int future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context);
+/* add_done_callback(), where the future is not pending or has a callback already. */
+int future_add_another_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context);
+static inline int
+future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context)
+{
+    if (LIKELY(fut->state == FUTURE_PENDING && fut->callback0 == NULL && fut->callbacks == NULL)) {
+        fut->callback0 = Py_NewRef(callback);
+        fut->context0 = Py_NewRef(context);
+        return 0;
+    }
+    return future_add_another_callback(state, fut, callback, context);
+}
 /* The CancelledError that a cancelled future raises; the one that cancelled it is handed over once. */
 PyObject *future_make_cancelled_error(CoroState *coro, BaseFuture *fut);
 
