@@ -1006,6 +1006,37 @@ task_free_list_clear(CoroPart *part)
     coro_free_list_clear(part->free_tasks, &part->free_task_count);
 }
 
+/* ---- names ---- */
+
+/* Gives the task another name, if `expected` is NULL or the one that it has. Steals `name`. */
+static void
+replace_name(CoroState *coro, BaseTask *task, PyObject *expected, PyObject *name)
+{
+    compat_mutex_lock(&coro->names_lock);
+    if (expected == NULL || task->name == expected) {
+        PyObject *old = task->name;
+        task->name = name;
+        name = old;
+    }
+    compat_mutex_unlock(&coro->names_lock);
+    Py_XDECREF(name);
+}
+
+int
+task_set_name(CoroState *coro, PyObject *task, PyObject *name)
+{
+    PyObject *text = PyUnicode_CheckExact(name) ? Py_NewRef(name)
+                     : name == Py_None          ? Py_NewRef(coro->str_None)
+                                                : PyObject_Str(name);
+    if (text == NULL) {
+        return -1;
+    }
+    replace_name(coro, BaseTask_CAST(task), NULL, text);
+    return 0;
+}
+
+/* ---- what the base does not do ---- */
+
 static PyTypeObject *
 base_of(PyObject *op)
 {
@@ -1066,20 +1097,6 @@ read_name(CoroState *coro, BaseTask *task)
     return name;
 }
 
-/* Gives the task another name, if `expected` is NULL or the one that it has. Steals `name`. */
-static void
-replace_name(CoroState *coro, BaseTask *task, PyObject *expected, PyObject *name)
-{
-    compat_mutex_lock(&coro->names_lock);
-    if (expected == NULL || task->name == expected) {
-        PyObject *old = task->name;
-        task->name = name;
-        name = old;
-    }
-    compat_mutex_unlock(&coro->names_lock);
-    Py_XDECREF(name);
-}
-
 static PyObject *
 Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -1103,11 +1120,9 @@ static PyObject *
 Task_set_name(PyObject *op, PyObject *value)
 {
     State *state = state_of_object(op);
-    PyObject *name = state == NULL ? NULL : PyUnicode_CheckExact(value) ? Py_NewRef(value) : PyObject_Str(value);
-    if (name == NULL) {
+    if (state == NULL || task_set_name(state->coro, op, value) < 0) {
         return NULL;
     }
-    replace_name(state->coro, BaseTask_CAST(op), NULL, name);
     Py_RETURN_NONE;
 }
 
