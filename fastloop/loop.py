@@ -301,6 +301,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
             self.call_exception_handler({"message": "Exception in the slow-callback hook", "exception": exc})
 
 
+Loop._own_methods()
+
 # What the standard loop calls for a connection that it accepts, in sock_*() and, at the end, in getaddrinfo(), and the
 # fast paths do not.
 _ACCEPTING = ("_accept_connection2", "_make_socket_transport", "create_task")

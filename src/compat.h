@@ -220,8 +220,11 @@ compat_share_type(PyTypeObject *type)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 /* For the parts of one hot path that are functions so that it can be read. */
 #define ALWAYS_INLINE __attribute__((always_inline)) static inline
+/* For what is rarely called where the rest of the function needs no registers to be saved. */
+#define NEVER_INLINE __attribute__((noinline)) static
 #else
 #define ALWAYS_INLINE static inline
+#define NEVER_INLINE static
 #define LIKELY(x) (x)
 #define UNLIKELY(x) (x)
 #endif
@@ -314,6 +317,21 @@ compat_monotonic_ns(void)
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+#endif
+}
+
+/* A counter of the CPU that rises steadily, at a rate of its own; the clock where there is none. */
+static inline uint64_t
+compat_ticks(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ __volatile__("mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks;
+#else
+    return compat_monotonic_ns();
 #endif
 }
 

@@ -156,7 +156,7 @@ refill(PyObject *exc, PyObject *value)
     PyObject *first = PyTuple_GET_ITEM(args, 0);
     PyObject *second = ((PyStopIterationObject *)exc)->value;
     PyTuple_SET_ITEM(args, 0, value);
-    if (UNLIKELY(!PyObject_GC_IsTracked(args))) {
+    if (PyType_IS_GC(Py_TYPE(value)) && UNLIKELY(!PyObject_GC_IsTracked(args))) {
         /* The collector left it out when it held nothing but None. */
         PyObject_GC_Track(args);
     }
@@ -194,27 +194,30 @@ raise_stop_with_none(AwaiterObject *it, BaseFuture *fut)
     }
 }
 
-/* raise_stop_iteration() with the exception that the loop keeps for it; the iterator empties it when it dies, which is right after
-   the value was taken, unless somebody iterates by hand. */
+/* raise_stop_iteration(), with the exception that the loop keeps for it where there is one; the iterator empties it when
+   it dies, which is right after the value was taken, unless somebody iterates by hand. */
 static void
-raise_kept_stop_iteration(AwaiterObject *it, CoroPart *part, PyObject *value)
+raise_result(AwaiterObject *it, PyObject *value)
 {
-    PyObject *exc = part->stop_iteration;
+    CoroPart *part = it->loop == NULL ? NULL : coro_part_here(it->loop);
+    PyObject *exc = part == NULL ? NULL : part->stop_iteration;
     if (LIKELY(exc != NULL && is_unused(exc))) {
+        it->kept_exception = true;
         Py_INCREF(exc);
         refill(exc, Py_NewRef(value));
-        it->kept_exception = true;
         compat_restore_exception(exc);
         return;
     }
-    raise_stop_iteration(value);
-    /* One for the next time. */
-    PyObject *raised = compat_take_exception();
-    if (raised != NULL) {
-        Py_XSETREF(part->stop_iteration, PyObject_CallOneArg(PyExc_StopIteration, Py_None));
-        PyErr_Clear();
-        compat_restore_exception(raised);
+    /* One for the next time. Where nothing runs, the collector may close the loop meanwhile. */
+    exc = part == NULL ? NULL : PyObject_CallOneArg(PyExc_StopIteration, Py_None);
+    PyErr_Clear();
+    part = exc == NULL ? NULL : coro_part_here(it->loop);
+    if (part != NULL) {
+        Py_XSETREF(part->stop_iteration, exc);
+    } else {
+        Py_XDECREF(exc);
     }
+    raise_stop_iteration(value);
 }
 
 /* After use. One that somebody holds, or has put a traceback on, is given up. */
@@ -251,12 +254,7 @@ iternext_any(AwaiterObject *it)
     if (!returned) {
         return result;
     }
-    CoroPart *part = it->loop == NULL ? NULL : coro_part_here(it->loop);
-    if (part == NULL) {
-        raise_stop_iteration(result);
-    } else {
-        raise_kept_stop_iteration(it, part, result);
-    }
+    raise_result(it, result);
     return NULL;
 }
 
@@ -265,17 +263,19 @@ Awaiter_iternext(PyObject *op)
 {
     AwaiterObject *it = AwaiterObject_CAST(op);
 #if !HAVE_FREE_THREADING
-    /* What nearly every await does, without the calls: it begins, and it ends with None. */
+    /* What nearly every await does, without the calls: it begins, and it ends with a result. */
     BaseFuture *fut = it->fut;
     if (LIKELY(fut != NULL)) {
         if (fut->state == FUTURE_PENDING && LIKELY(!fut->blocking)) {
             fut->blocking = 1;
             return Py_NewRef((PyObject *)fut);
         }
-        if (fut->state == FUTURE_FINISHED && fut->exception == NULL && fut->result == Py_None) {
+        if (fut->state == FUTURE_FINISHED && LIKELY(fut->exception == NULL)) {
             fut->log_tb = 0;
             it->fut = NULL;
-            if (UNLIKELY(compat_exceptions_are_seen())) {
+            if (fut->result != Py_None) {
+                raise_result(it, Py_NewRef(fut->result));
+            } else if (UNLIKELY(compat_exceptions_are_seen())) {
                 raise_stop_with_none(it, fut);
             }
             Py_DECREF((PyObject *)fut);

@@ -181,12 +181,9 @@ new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 {
     PyObject *task = task_new(loop, given->coroutine, NULL, given->context, true);
     PyObject *name = given->name == NULL ? Py_None : given->name;
-    if (task != NULL && (name != Py_None || loop->state->coro->names_none)) {
-        PyObject *result = PyObject_CallMethod(task, "set_name", "(O)", name);
-        if (result == NULL) {
-            Py_CLEAR(task);
-        }
-        Py_XDECREF(result);
+    if (task != NULL && (name != Py_None || loop->state->coro->names_none) &&
+        task_set_name(loop->state->coro, task, name) < 0) {
+        Py_CLEAR(task);
     }
     return task;
 }

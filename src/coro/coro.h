@@ -59,6 +59,7 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(ensure_future, "ensure_future")                               \
     X(cancelled, "cancelled")                                       \
     X(exception, "exception")                                       \
+    X(None, "None")                                                 \
     X(_chain_future, "_chain_future")                               \
     X(_set_concurrent_future_state, "_set_concurrent_future_state") \
     X(set_running_or_notify_cancel, "set_running_or_notify_cancel")

@@ -209,15 +209,10 @@ future_wake_late(LoopObject *loop)
 }
 
 int
-future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context)
+future_add_another_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context)
 {
     if (fut->state != FUTURE_PENDING) {
         return queue_callback(state, loop_if_native(state, fut->loop), fut, callback, context);
-    }
-    if (fut->callback0 == NULL && fut->callbacks == NULL) {
-        fut->callback0 = Py_NewRef(callback);
-        fut->context0 = Py_NewRef(context);
-        return 0;
     }
     PyObject *pair = PyTuple_Pack(2, callback, context);
     if (pair == NULL) {
@@ -414,13 +409,6 @@ future_clear_fields(BaseFuture *fut)
     fut->state = FUTURE_PENDING;
     fut->log_tb = 0;
     fut->blocking = 0;
-}
-
-bool
-future_is_recyclable(CoroState *coro, PyObject *op)
-{
-    return coro->recycle && !layout_has_weakrefs(op) && !layout_has_dict(op, coro->fresh_values) &&
-           !PyObject_GC_IsFinalized(op);
 }
 
 void

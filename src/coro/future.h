@@ -135,7 +135,18 @@ int future_cancel(State *state, BaseFuture *fut, PyObject *msg);
 int future_notify(State *state, BaseFuture *fut);
 /* State.wake_late: the same once more for those in which there are wake-ups left, for want of memory. */
 void future_wake_late(LoopObject *loop);
-int future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context);
+/* add_done_callback(), where the future is not pending or has a callback already. */
+int future_add_another_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context);
+static inline int
+future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject *context)
+{
+    if (LIKELY(fut->state == FUTURE_PENDING && fut->callback0 == NULL && fut->callbacks == NULL)) {
+        fut->callback0 = Py_NewRef(callback);
+        fut->context0 = Py_NewRef(context);
+        return 0;
+    }
+    return future_add_another_callback(state, fut, callback, context);
+}
 /* The CancelledError that a cancelled future raises; the one that cancelled it is handed over once. */
 PyObject *future_make_cancelled_error(CoroState *coro, BaseFuture *fut);
 
@@ -151,7 +162,12 @@ int future_set_locked(PyObject *op, PyObject *value, void *closure);
 /* Drops everything a future holds except its loop. */
 void future_clear_fields(BaseFuture *fut);
 /* May the object go to a free list? Its type must be exactly ours. */
-bool future_is_recyclable(CoroState *coro, PyObject *op);
+static inline bool
+future_is_recyclable(CoroState *coro, PyObject *op)
+{
+    return coro->recycle && !layout_has_weakrefs(op) && !layout_has_dict(op, coro->fresh_values) &&
+           !PyObject_GC_IsFinalized(op);
+}
 /* The free lists of a loop, if this thread may touch them. */
 static inline CoroPart *
 coro_part_here(LoopObject *loop)

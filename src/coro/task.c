@@ -35,14 +35,10 @@ step_from_callback(PyObject *op, PyObject *args)
 
 static PyMethodDef step_methods[] = {{"task_step", step_from_callback, METH_VARARGS, NULL}, {NULL}};
 
-/* Has the task resumed in the next turn, with an exception if `exc` is not NULL. */
+/* step_soon() by the public call_soon() of any loop. */
 static int
-step_soon(State *state, BaseTask *task, PyObject *exc)
+step_by_call_soon(State *state, BaseTask *task, PyObject *exc)
 {
-    LoopObject *native = loop_if_native(state, task->fut.loop);
-    if (LIKELY(native != NULL && PyContext_CheckExact(task->context))) {
-        return loop_push(native, task_step_run, (PyObject *)task, exc);
-    }
     PyObject *callback = PyCFunction_New(step_methods, (PyObject *)task);
     if (callback == NULL) {
         return -1;
@@ -55,6 +51,17 @@ step_soon(State *state, BaseTask *task, PyObject *exc)
     Py_DECREF(context);
     Py_DECREF(callback);
     return err;
+}
+
+/* Has the task resumed in the next turn, with an exception if `exc` is not NULL. */
+ALWAYS_INLINE int
+step_soon(State *state, BaseTask *task, PyObject *exc)
+{
+    LoopObject *native = loop_if_native(state, task->fut.loop);
+    if (LIKELY(native != NULL && PyContext_CheckExact(task->context))) {
+        return loop_push(native, task_step_run, (PyObject *)task, exc);
+    }
+    return step_by_call_soon(state, task, exc);
 }
 
 /* Has RuntimeError(message) thrown into the coroutine in the next turn; steals `message`. */
@@ -468,7 +475,7 @@ task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc)
 /* ---- a wake-up ---- */
 
 /* What a done future hands to the task that waited: `*exc` is the exception to throw (new) or NULL. */
-static int
+ALWAYS_INLINE int
 outcome_of_plain(CoroState *coro, BaseFuture *fut, PyObject **exc)
 {
     *exc = NULL;
@@ -543,28 +550,20 @@ task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
 
 /* ---- records ---- */
 
-/* The end of a record: an error that leaves run_forever() is passed on, any other is reported. */
+/* The end of a record with an error: one that leaves run_forever() is passed on, any other is reported as that of the
+   callback which call_soon() would have had. */
 static int
-end_record(LoopObject *loop, int err, const char *message)
+report_error(LoopObject *loop, PyObject *task, PyObject *arg, PyObject *context, bool is_wakeup)
 {
-    if (LIKELY(err == 0)) {
-        return 0;
-    }
     loop_leave_task(loop);
     if (loop_must_propagate()) {
         return -1;
     }
-    loop_report(loop, message, NULL);
-    return 0;
-}
-
-static inline int
-leave_context(PyObject *context, int err)
-{
-    if (UNLIKELY(PyContext_Exit(context) < 0)) {
-        err = -1;
-    }
-    Py_DECREF(context);
+    PyObject *exc = compat_take_exception();
+    PyObject *callback = is_wakeup ? wakeup_new(loop->state, task) : PyCFunction_New(step_methods, task);
+    int err = handle_report(loop, exc, callback, arg, context);
+    Py_XDECREF(callback);
+    Py_DECREF(exc);
     return err;
 }
 
@@ -578,11 +577,13 @@ task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
         FL_BEGIN_CRITICAL_SECTION(owner);
         err = task_step(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = leave_context(context, err);
-    } else {
-        Py_DECREF(context);
+        err = PyContext_Exit(context) < 0 ? -1 : err;
     }
-    return end_record(loop, err, "Exception in callback task_step()");
+    if (UNLIKELY(err < 0)) {
+        err = report_error(loop, owner, arg, context, false);
+    }
+    Py_DECREF(context);
+    return err;
 }
 
 /* Does freeing a value of this type run no code at all? */
@@ -629,14 +630,16 @@ task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
         FL_BEGIN_CRITICAL_SECTION(owner);
         err = wakeup(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = leave_context(context, err);
-    } else {
-        Py_DECREF(context);
+        err = PyContext_Exit(context) < 0 ? -1 : err;
     }
+    if (UNLIKELY(err < 0)) {
+        err = report_error(loop, owner, arg, context, true);
+    }
+    Py_DECREF(context);
     if (loop->left_task != NULL && Py_REFCNT(arg) == 1 && !dies_silently(loop->state->coro, arg)) {
         loop_leave_task(loop);
     }
-    return end_record(loop, err, "Exception in callback task_wakeup()");
+    return err;
 }
 
 /* ---- starting ---- */
@@ -747,7 +750,7 @@ format_name(uint64_t number)
 } /* GCOV_EXCL_STOP */
 
 /* Renumbers an int that nobody else holds, in place; false if it cannot be. */
-static bool
+ALWAYS_INLINE bool
 renumber(PyObject *spare, uint64_t number)
 {
 #if HAVE_COMPACT_LONG
@@ -763,20 +766,25 @@ renumber(PyObject *spare, uint64_t number)
     return false;
 }
 
+/* Finds out where automatic names come from; -1 with an exception. */
+static int
+find_names(CoroState *coro)
+{
+    PyObject *make_task = PyObject_GetAttrString(coro->helpers, "make_task");
+    int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, &coro->names);
+    Py_XDECREF(make_task);
+    coro->names_known = err == 0;
+    return err;
+}
+
 /* `spare` is NULL or the name of a task that is gone, whose reference is taken. */
-static PyObject *
+ALWAYS_INLINE PyObject *
 automatic_name(CoroState *coro, PyObject *spare)
 {
     TaskNames *names = &coro->names;
-    if (UNLIKELY(!coro->names_known)) {
-        PyObject *make_task = PyObject_GetAttrString(coro->helpers, "make_task");
-        int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, names);
-        Py_XDECREF(make_task);
-        if (err < 0) {
-            Py_XDECREF(spare);
-            return NULL;
-        }
-        coro->names_known = true;
+    if (UNLIKELY(!coro->names_known) && find_names(coro) < 0) {
+        Py_XDECREF(spare);
+        return NULL;
     }
     uint64_t *counter = names->counter == NULL ? &names->own_counter : names->counter;
 #if HAVE_FREE_THREADING
@@ -794,7 +802,7 @@ automatic_name(CoroState *coro, PyObject *spare)
 }
 
 /* The name to keep for what the user gave, which may be NULL or None. Takes the reference to `spare`. */
-static PyObject *
+ALWAYS_INLINE PyObject *
 make_name(CoroState *coro, PyObject *name, PyObject *spare)
 {
     if (name == NULL || name == Py_None) {
@@ -998,6 +1006,37 @@ task_free_list_clear(CoroPart *part)
     coro_free_list_clear(part->free_tasks, &part->free_task_count);
 }
 
+/* ---- names ---- */
+
+/* Gives the task another name, if `expected` is NULL or the one that it has. Steals `name`. */
+static void
+replace_name(CoroState *coro, BaseTask *task, PyObject *expected, PyObject *name)
+{
+    compat_mutex_lock(&coro->names_lock);
+    if (expected == NULL || task->name == expected) {
+        PyObject *old = task->name;
+        task->name = name;
+        name = old;
+    }
+    compat_mutex_unlock(&coro->names_lock);
+    Py_XDECREF(name);
+}
+
+int
+task_set_name(CoroState *coro, PyObject *task, PyObject *name)
+{
+    PyObject *text = PyUnicode_CheckExact(name) ? Py_NewRef(name)
+                     : name == Py_None          ? Py_NewRef(coro->str_None)
+                                                : PyObject_Str(name);
+    if (text == NULL) {
+        return -1;
+    }
+    replace_name(coro, BaseTask_CAST(task), NULL, text);
+    return 0;
+}
+
+/* ---- what the base does not do ---- */
+
 static PyTypeObject *
 base_of(PyObject *op)
 {
@@ -1058,20 +1097,6 @@ read_name(CoroState *coro, BaseTask *task)
     return name;
 }
 
-/* Gives the task another name, if `expected` is NULL or the one that it has. Steals `name`. */
-static void
-replace_name(CoroState *coro, BaseTask *task, PyObject *expected, PyObject *name)
-{
-    compat_mutex_lock(&coro->names_lock);
-    if (expected == NULL || task->name == expected) {
-        PyObject *old = task->name;
-        task->name = name;
-        name = old;
-    }
-    compat_mutex_unlock(&coro->names_lock);
-    Py_XDECREF(name);
-}
-
 static PyObject *
 Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -1095,11 +1120,9 @@ static PyObject *
 Task_set_name(PyObject *op, PyObject *value)
 {
     State *state = state_of_object(op);
-    PyObject *name = state == NULL ? NULL : PyUnicode_CheckExact(value) ? Py_NewRef(value) : PyObject_Str(value);
-    if (name == NULL) {
+    if (state == NULL || task_set_name(state->coro, op, value) < 0) {
         return NULL;
     }
-    replace_name(state->coro, BaseTask_CAST(op), NULL, name);
     Py_RETURN_NONE;
 }
 

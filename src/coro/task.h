@@ -23,6 +23,9 @@ extern PyType_Spec Task_spec;
 /* New task of a loop of ours. `name` and `context` may be NULL. */
 PyObject *task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *context, bool eager);
 
+/* set_name() of a task that is exactly ours. -1 with an exception. */
+int task_set_name(CoroState *coro, PyObject *task, PyObject *name);
+
 /* Frees what is parked. */
 void task_free_list_clear(CoroPart *part);
 

@@ -59,6 +59,15 @@ io_open(LoopObject *loop)
     return 0;
 }
 
+NEVER_INLINE void
+flush_transports(LoopObject *loop)
+{
+    loop_leave_task(loop);
+    transport_flush_all(loop);
+    /* The other end may be ours: programs count on an answer within two turns. */
+    loop_poll_soon(loop);
+}
+
 static void
 io_flush(LoopObject *loop)
 {
@@ -68,11 +77,8 @@ io_flush(LoopObject *loop)
     }
     poller_end_turn(loop);
     io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
-    if (io->flush_head != NULL) {
-        loop_leave_task(loop);
-        transport_flush_all(loop);
-        /* The other end may be ours: programs count on an answer within two turns. */
-        loop_poll_soon(loop);
+    if (UNLIKELY(io->flush_head != NULL)) {
+        flush_transports(loop);
     }
 }
 

@@ -343,19 +343,15 @@ call_in_context(LoopObject *loop, HandleObject *handle, Call *call)
     return result;
 }
 
-/* Passes the exception that is set to loop._report_handle_error(handle, exc), which builds the standard context. */
+/* Passes an exception to loop._report_handle_error(handle, exc), which builds the standard context. -1 with one that ends
+   the run. */
 static int
-report_error(LoopObject *loop, PyObject *handle)
+report(LoopObject *loop, PyObject *handle, PyObject *exc)
 {
-    if (loop_must_propagate()) {
-        return -1;
-    }
-    PyObject *exc = compat_take_exception();
     PyObject *before = loop_begin_handling(exc);
     PyObject *result =
         PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_handle_error, handle, exc, NULL);
     loop_end_handling(before);
-    Py_DECREF(exc);
     if (result == NULL) {
         if (loop_must_propagate()) {
             return -1;
@@ -365,6 +361,36 @@ report_error(LoopObject *loop, PyObject *handle)
     }
     Py_DECREF(result);
     return 0;
+}
+
+/* The same with the exception that is set. */
+static int
+report_error(LoopObject *loop, PyObject *handle)
+{
+    if (loop_must_propagate()) {
+        return -1;
+    }
+    PyObject *exc = compat_take_exception();
+    int err = report(loop, handle, exc);
+    Py_DECREF(exc);
+    return err;
+}
+
+int
+handle_report(LoopObject *loop, PyObject *exc, PyObject *callback, PyObject *arg, PyObject *context)
+{
+    HandleObject *handle =
+        callback == NULL ? NULL : make(loop, loop->state->HandleType, callback, &arg, arg == NULL ? 0 : 1, context);
+    if (handle == NULL) {
+        /* For want of memory, then, without. */
+        compat_restore_exception(Py_NewRef(exc));
+        loop_report(loop, "Exception in callback", NULL);
+        return 0;
+    }
+    PyObject_GC_Track(handle);
+    int err = report(loop, (PyObject *)handle, exc);
+    Py_DECREF(handle);
+    return err;
 }
 
 /* Calls what the handle has to call. -1 with an exception that ends the run. */

@@ -65,6 +65,11 @@ int handle_run_threadsafe(LoopObject *loop, PyObject *owner, PyObject *arg);
 /* ready_run of any other object with `_run()` and `_cancelled`, such as asyncio.Handle. */
 int handle_run_foreign(LoopObject *loop, PyObject *owner, PyObject *arg);
 
+/* Reports `exc`, which callback(arg) raised in a record that had no handle, with the handle that call_soon() would have
+   made. `arg` may be NULL, and so may `callback`, for which there was no memory then. -1 with an exception that ends
+   the run. */
+int handle_report(LoopObject *loop, PyObject *exc, PyObject *callback, PyObject *arg, PyObject *context);
+
 /* The handle's record of where it was made, from the Python frame that called us; debug mode only. */
 int handle_set_traceback(LoopObject *loop, HandleObject *handle);
 

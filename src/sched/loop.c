@@ -579,9 +579,9 @@ poll_between(LoopObject *loop, uint64_t now)
 
 /* Was the last poll so short ago that a turn with work may do without? */
 static inline bool
-may_skip_poll(LoopObject *loop, uint64_t now)
+may_skip_poll(LoopObject *loop)
 {
-    return loop->turns_since_poll < POLL_INTERVAL_TURNS && now - loop->last_poll_ns < loop->poll_interval_ns &&
+    return loop->turns_since_poll < POLL_INTERVAL_TURNS && ticks_is_recent(&loop->last_poll, loop->poll_interval_ns) &&
            !loop->stopping;
 }
 
@@ -595,16 +595,16 @@ poll_events(LoopObject *loop)
         loop->state->wake_late(loop);
     }
     bool busy = loop->ready.count > 0 || loop->stopping || loop->has_found;
-    uint64_t now = compat_monotonic_ns();
-    if (busy && may_skip_poll(loop, now)) {
+    if (busy && may_skip_poll(loop)) {
         loop->turns_since_poll++;
         return 0;
     }
+    uint64_t now = compat_monotonic_ns(), now_ticks = compat_ticks();
     if (busy) {
         if (poll_between(loop, now) < 0) {
             return -1;
         }
-    } else if (loop->may_glance && may_skip_poll(loop, now) && loop->state->io_hooks->glance(loop)) {
+    } else if (loop->may_glance && may_skip_poll(loop) && loop->state->io_hooks->glance(loop)) {
         loop->turns_since_poll++;
         return 0;
     } else {
@@ -613,9 +613,10 @@ poll_events(LoopObject *loop)
             return -1;
         }
         inbox_drain(&loop->inbox, &loop->ready);
+        now_ticks = compat_ticks();
         if (polled == 0) {
             /* One short job after the other must not keep what is ready waiting. */
-            if (may_skip_poll(loop, now)) {
+            if (may_skip_poll(loop)) {
                 loop->turns_since_poll++;
                 return 0;
             }
@@ -623,7 +624,7 @@ poll_events(LoopObject *loop)
         }
     }
     loop->turns_since_poll = 0;
-    loop->last_poll_ns = now;
+    ticks_note(&loop->last_poll, now, now_ticks, loop->poll_interval_ns);
     if (UNLIKELY(loop->pending != NULL)) {
         PyObject *exc = loop->pending;
         loop->pending = NULL;
@@ -1107,13 +1108,22 @@ Loop_set_slow_seconds(PyObject *op, PyObject *seconds)
 
 /* ---- replaced methods ---- */
 
+/* Is it the same method, given to the same type or to a subclass (see Loop_own_methods())? */
+static bool
+is_same_method(PyObject *found, PyObject *original)
+{
+    return found == original ||
+           (Py_IS_TYPE(found, &PyMethodDescr_Type) && Py_IS_TYPE(original, &PyMethodDescr_Type) &&
+            ((PyMethodDescrObject *)found)->d_method == ((PyMethodDescrObject *)original)->d_method);
+}
+
 /* Is `name`, looked up on the type of `op`, still the method of _core.Loop? */
 static bool
 type_keeps(LoopObject *loop, PyObject *name)
 {
     PyObject *found = PyObject_GetAttr((PyObject *)Py_TYPE(loop), name);
     PyObject *original = PyObject_GetAttr((PyObject *)loop->state->LoopType, name);
-    bool same = found != NULL && found == original;
+    bool same = found != NULL && original != NULL && is_same_method(found, original);
     Py_XDECREF(found);
     Py_XDECREF(original);
     PyErr_Clear();
@@ -1325,21 +1335,50 @@ Loop_dealloc(PyObject *op)
     Py_XDECREF(module);
 }
 
+static int
+add_method(PyTypeObject *type, PyMethodDef *method)
+{
+    PyObject *descriptor = PyDescr_NewMethod(type, method);
+    if (descriptor == NULL) {
+        return -1;
+    }
+    int err = PyObject_SetAttrString((PyObject *)type, method->ml_name, descriptor);
+    Py_DECREF(descriptor);
+    return err;
+}
+
 int
 loop_add_methods(PyTypeObject *type, PyMethodDef *methods)
 {
     for (PyMethodDef *method = methods; method->ml_name != NULL; method++) {
-        PyObject *descriptor = PyDescr_NewMethod(type, method);
-        if (descriptor == NULL) {
-            return -1;
-        }
-        int err = PyObject_SetAttrString((PyObject *)type, method->ml_name, descriptor);
-        Py_DECREF(descriptor);
-        if (err < 0) {
+        if (add_method(type, method) < 0) {
             return -1;
         }
     }
     return 0;
+}
+
+PyDoc_STRVAR(Loop_own_methods_doc, "_own_methods($type, /)\n--\n\n"
+                                   "Give a subclass the native methods that it does not replace as its own: those of\n"
+                                   "exactly the type of the object are what the interpreter calls directly.");
+
+static PyObject *
+Loop_own_methods(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyTypeObject *type = (PyTypeObject *)op;
+    State *state = state_of_type(type);
+    if (state == NULL) {
+        return NULL;
+    }
+    PyObject *name, *method;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(state->LoopType->tp_dict, &position, &name, &method)) {
+        int known = Py_IS_TYPE(method, &PyMethodDescr_Type) ? PyDict_Contains(type->tp_dict, name) : 1;
+        if (known < 0 || (known == 0 && add_method(type, ((PyMethodDescrObject *)method)->d_method) < 0)) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
 }
 
 #define FASTCALL_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
@@ -1370,6 +1409,7 @@ static PyMethodDef Loop_methods[] = {
     {"_run_once", Loop_run_once, METH_NOARGS, Loop_run_once_doc},
     {"_close_core", Loop_close_core, METH_NOARGS, Loop_close_core_doc},
     {"_note_replaced_methods", Loop_note_replaced, METH_NOARGS, Loop_note_replaced_doc},
+    {"_own_methods", Loop_own_methods, METH_NOARGS | METH_CLASS, Loop_own_methods_doc},
     {"_read_metrics", Loop_read_metrics, METH_NOARGS,
      "_read_metrics($self, /)\n--\n\nWhat the core counts, as a dict; metrics() adds to it."},
     {"set_metrics", Loop_set_metrics, METH_O,

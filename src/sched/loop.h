@@ -10,6 +10,7 @@
 
 #include "base/lead.h"
 #include "base/spin.h"
+#include "base/ticks.h"
 #include "sched/gate.h"
 #include "sched/handle.h"
 #include "sched/inbox.h"
@@ -96,7 +97,7 @@ struct LoopObject {
     Spin spin;
     Metrics metrics;
 
-    uint64_t last_poll_ns;
+    Ticks last_poll;
     uint64_t last_release_ns;
     unsigned turns_since_poll;
 

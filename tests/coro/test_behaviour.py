@@ -12,7 +12,7 @@ import unittest.mock
 import pytest
 
 import fastloop
-from fastloop import _core
+from fastloop import _compat, _core
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "fastloop": fastloop.new_event_loop}
 HAS_EAGER = hasattr(asyncio, "eager_task_factory")
@@ -306,6 +306,59 @@ def test_step_of_a_done_task(loop):
     loop.run_until_complete(task)
     with pytest.raises(asyncio.InvalidStateError, match="already done"):
         call_in_loop(loop, wakeup, future)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("record", ["step", "wakeup"])
+def test_errors_of_steps_and_wakeups_are_told_with_their_handle(loop, record, debug):
+    """Both are refused for a task that somebody has completed; the handler runs in the task's context since 3.12."""
+    variable = contextvars.ContextVar("variable", default="the handler's")
+    context = contextvars.copy_context()
+    context.run(variable.set, "the task's")
+    reports = []
+    loop.set_exception_handler(lambda _, report: reports.append((report, variable.get())))
+    loop.set_debug(debug)
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future), context=context)
+    if record == "wakeup":
+        turn(loop)
+        future.set_result(None)
+    asyncio.Future.set_result(task, "early")
+    turn(loop)
+    ((report, seen),) = reports
+    assert set(report) == {"message", "exception", "handle"} | ({"source_traceback"} if debug else set())
+    assert isinstance(report["exception"], asyncio.InvalidStateError)
+    assert seen == ("the task's" if sys.version_info >= (3, 12) else "the handler's")
+    handle = report["handle"]
+    assert isinstance(handle, asyncio.Handle)
+    assert handle._context is context and not handle.cancelled() and handle._loop is loop
+    assert handle._args == ((future,) if record == "wakeup" else ())
+    source = _compat.format_callback_source(loop, handle._callback, handle._args)
+    assert report["message"] == f"Exception in callback {source}"
+    assert report.get("source_traceback") == handle._source_traceback
+    assert ("task_wakeup" if record == "wakeup" else "step") in report["message"].lower()
+    task.get_coro().close()
+
+
+@pytest.mark.parametrize("record", ["step", "wakeup"])
+def test_a_context_that_is_entered_already(loop, record):
+    """The loop itself runs in the task's context: neither can enter it, which is told, and nothing resumes the task."""
+    context = contextvars.copy_context()
+    reports = []
+    loop.call_exception_handler = reports.append
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future), context=context)
+    if record == "wakeup":
+        turn(loop)
+        future.set_result(None)
+    context.run(turn, loop, 2)
+    (report,) = reports
+    assert set(report) == {"message", "exception", "handle"} and report["handle"]._context is context
+    assert re.fullmatch("cannot enter context: .* is already entered", str(report["exception"]))
+    assert type(report["exception"]) is RuntimeError and not task.done()
+    task.get_coro().close()
+    task._log_destroy_pending = False
+    del loop.call_exception_handler
 
 
 def test_wakeup_by_hand(loop):

@@ -432,3 +432,20 @@ def test_a_clock_that_uses_the_loop_before_it_sleeps(loop, action):
     loop.run_forever()
     assert ran == (["scheduled"] if action == "schedule" else [])
     timer.cancel()
+
+
+@pytest.mark.fastloop_only("of the native methods")
+def test_native_methods_are_those_of_the_very_type(loop):
+    """The interpreter calls a method directly only if it belongs to exactly the type of the object."""
+    for name in ("call_soon", "call_soon_threadsafe", "call_later", "call_at", "create_task", "create_future", "time"):
+        method = vars(type(loop))[name]
+        assert method.__objclass__ is type(loop) and method.__text_signature__.startswith("($self")
+
+    class Derived(type(loop)):
+        def call_at(self, when, callback, *args, context=None):
+            return super().call_at(when + 1000, callback, *args, context=context)
+
+    derived = Derived()
+    assert derived.call_later(0, nothing).when() > derived.time() + 900
+    assert derived.run_until_complete(asyncio.sleep(0, 5)) == 5
+    derived.close()
