@@ -1,6 +1,7 @@
 /* How a loop with nothing to do waits.
 
-   First by spinning for a moment, if short jobs are under way in other threads (base/spin.h), then in the poll.
+   First by spinning for a moment, if short jobs are under way in other threads, or these call it again and again
+   (base/spin.h), then in the poll.
 
    libuv counts in whole milliseconds and rounds down. A far deadline is left to a uv_timer (the time-out of the poll: no
    system call of its own) that ends a little early; the last stretch is timed by a timerfd, in nanoseconds, and set by a

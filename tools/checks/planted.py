@@ -83,7 +83,7 @@ DEFECTS = {
         "src/sched/handle.c",
         "Py_XSETREF(*source_traceback_of(handle, loop->state), stack);",
         "Py_DECREF(stack);",
-        "tests/sched",
+        "tests/sched/test_exceptions.py",
         "[1-9][0-9]* failed",
     ),
     # An assertion of CPython's headers: a type that is not what it is taken for.
