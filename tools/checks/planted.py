@@ -100,7 +100,7 @@ DEFECTS = {
         "gc",
         "src/sched/handle.c",
         "PyObject_GC_Track(handle);\n    handle->when = when;",
-        "handle->when_object = (PyObject *)1;\n    PyObject_GC_Track(handle);\n    Py_XDECREF(PyList_New(0));\n"
+        "handle->when_object = (PyObject *)1;\n    PyObject_GC_Track(handle);\n    Py_XDECREF(PySet_New(NULL));\n"
         "    handle->when = when;",
         "tests/sched/test_timers.py -k when_is",
         "Segmentation fault",
