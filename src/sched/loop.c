@@ -722,7 +722,7 @@ turn(LoopObject *loop)
 }
 
 /* A fork takes no thread along that is just sending a wake-up; nobody must wait for it. Threads of the child are not among
-   them: who finds the loop blocked is the one that sends, and in the child it has not been so before this. What blocked in
+   them: who finds the loop waiting is one that sends, and in the child it has not been so before this. What blocked in
    a thread of the parent counts as running for good. */
 static void
 forget_senders_of_parent(LoopObject *loop)
