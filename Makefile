@@ -25,7 +25,7 @@ PYTEST := -m pytest -p no:asyncio -p no:anyio $(PYTEST_OPTIONS)
 C_FILES = $(shell find src -name '*.[ch]')
 
 .PHONY: help build debug test switches test-debug gc asan stress interpreters tsan traces model soak valgrind \
-	checked-debug checked-asan demo conformance conformance-debug ecosystem bench bench-smoke picture docs lint format \
+	checked-debug checked-asan demo conformance conformance-debug ecosystem bench bench-smoke picture docs lint format planted \
 	sdist wheel check-wheel clean refs leaks coverage checked-coverage fuzz checked-fuzz analyze reproducible parallel
 
 help:
@@ -166,6 +166,11 @@ valgrind: checked-debug ## run some tests on fastloop under valgrind memcheck
 	@$(SETUP) valgrind
 	$(call checked,$(VALGRIND_SECONDS),PYTHONMALLOC=malloc PYTEST_DISABLE_PLUGIN_AUTOLOAD=1,valgrind -q --error-exitcode=9 --leak-check=no --undef-value-errors=no \
 	--num-callers=25 --suppressions=$(CURDIR)/tools/valgrind.supp) -p timeout --loop fastloop
+
+# CHECKS="asan valgrind" for some of them; PYTHON=python3.11 for `gc`, one that was built for it for `tsan`.
+planted: build ## plant a defect for each sanitizer and kin in a copy of the source: it must be reported
+	@command -v valgrind >/dev/null || $(SETUP) valgrind
+	$(PY) tools/checks/planted.py $(CHECKS)
 
 # Only what a target needs, without running it.
 setup-%:

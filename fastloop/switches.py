@@ -11,7 +11,7 @@ import warnings
 PARTS = {
     "tasks": "asyncio's own Task and Future",
     "pool": "concurrent.futures.ThreadPoolExecutor",
-    "spin": "waits for short jobs and timers that block at once",
+    "spin": "waits for short jobs, calls of threads and timers that block at once",
     "sockets": "asyncio's own datagram transport and sock_*() coroutines",
     "connect": "connecting to numeric addresses and Unix sockets through a Python socket",
     "servers": "asyncio.Server's own methods that count connections",

@@ -1,6 +1,6 @@
 """Hello over HTTP/1.1 by frameworks as users start them, with 50 connections kept alive."""
 
-from benchmarks.registry import DEFAULT, QUICK, server
+from benchmarks.registry import DEFAULT, FULL, QUICK, server
 
 HELLO = b"Hello, World!"
 HTTP = {"group": "http", "kind": "tcp", "mode": "http", "connections": 50, "unit": "request"}
@@ -36,6 +36,23 @@ async def aiohttp(listener, tls):
     await web.SockSite(runner, listener).start()
     return runner
 
+
+async def fastapi(listener, tls):
+    """A `def` endpoint of FastAPI under uvicorn, which anyio runs in a thread."""
+    import fastapi
+    import uvicorn
+
+    app = fastapi.FastAPI()
+
+    @app.get("/")
+    def hello():
+        return fastapi.Response(HELLO, media_type="text/plain")
+
+    config = uvicorn.Config(app, http="httptools", lifespan="off", access_log=False, log_level="error")
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+server("fastapi/def", n=2000, tier=FULL, **HTTP)(fastapi)
 
 for name, run, n in (("uvicorn/hello", uvicorn, 20_000), ("aiohttp/hello", aiohttp, 10_000)):
     server(name, n=n, tier=QUICK, **HTTP)(run)

@@ -9,6 +9,12 @@ enum {
     LOOKS_PER_CLOCK = 16,
 };
 
+void
+spin_init(Spin *spin, uint32_t max_ns)
+{
+    *spin = (Spin){.max_ns = max_ns};
+}
+
 uint64_t
 spin_budget(Spin *spin, uint64_t now)
 {
@@ -22,7 +28,7 @@ spin_budget(Spin *spin, uint64_t now)
         spin->off_until_ns = now + OFF_NS;
         return 0;
     }
-    spin->budget_ns = SPIN_MAX_NS;
+    spin->budget_ns = spin->max_ns;
     return spin->budget_ns;
 }
 
@@ -31,7 +37,7 @@ spin_note(Spin *spin, bool hit)
 {
     if (hit) {
         spin->misses = 0;
-        spin->budget_ns = spin->budget_ns * 2 > SPIN_MAX_NS ? SPIN_MAX_NS : spin->budget_ns * 2;
+        spin->budget_ns = spin->budget_ns * 2 > spin->max_ns ? spin->max_ns : spin->budget_ns * 2;
     } else if (++spin->misses < MISSES_MAX) {
         spin->budget_ns = spin->budget_ns / 2 < MIN_NS ? MIN_NS : spin->budget_ns / 2;
     } else {
@@ -41,17 +47,30 @@ spin_note(Spin *spin, bool hit)
     }
 }
 
-bool
-spin_until(const _Atomic int *word, int value, uint64_t budget_ns)
+static inline bool
+spin_between(const _Atomic int *word, int least, int most, uint64_t budget_ns)
 {
     uint64_t start = compat_monotonic_ns();
     do {
         for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
-            if (atomic_load_explicit(word, memory_order_acquire) == value) {
+            int found = atomic_load_explicit(word, memory_order_acquire);
+            if (found >= least && found <= most) {
                 return true;
             }
             compat_pause();
         }
     } while (compat_monotonic_ns() - start < budget_ns);
     return false;
+}
+
+bool
+spin_until(const _Atomic int *word, int value, uint64_t budget_ns)
+{
+    return spin_between(word, value, value, budget_ns);
+}
+
+bool
+spin_until_at_least(const _Atomic int *word, int value, uint64_t budget_ns)
+{
+    return spin_between(word, value, INT_MAX, budget_ns);
 }

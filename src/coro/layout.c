@@ -122,7 +122,13 @@ layout_verify(PyObject *base_future, PyObject *base_task)
 bool
 layout_has_weakrefs(PyObject *op)
 {
-    return *(PyObject **)((char *)op + Py_TYPE(op)->tp_weaklistoffset) != NULL;
+    PyObject **list = (PyObject **)((char *)op + Py_TYPE(op)->tp_weaklistoffset);
+#if HAVE_FREE_THREADING
+    /* Another thread may be freeing a weak reference. */
+    return __atomic_load_n(list, __ATOMIC_RELAXED) != NULL;
+#else
+    return *list != NULL;
+#endif
 }
 
 uint32_t /* GCOV_EXCL_START: another version of Python */

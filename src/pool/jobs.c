@@ -598,6 +598,7 @@ JobQueue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     queue->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     queue->executor_globals = Py_NewRef(executor_globals);
     queue->counts_each = counts_each;
+    spin_init(&queue->spin, SPIN_MAX_NS);
     queue->empty = 1;
     if (uv_mutex_init(&queue->lock) < 0) {
         Py_DECREF(queue);

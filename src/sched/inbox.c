@@ -114,18 +114,25 @@ inbox_wake_if_waiting(Inbox *inbox)
 bool
 inbox_begin_send(Inbox *inbox)
 {
-    if (inbox->waiting <= WOKEN || atomic_exchange(&inbox->waiting, WOKEN) != BLOCKED || !inbox->open) {
+    if (LIKELY(inbox->waiting <= WOKEN) || !inbox->open) {
         return false;
     }
     inbox->senders++;
     return true;
 }
 
-void
+bool
 inbox_send_released(Inbox *inbox)
 {
-    wakeup_send(inbox->wakeup);
+    int before = inbox->waiting;
+    if (before > WOKEN) {
+        before = atomic_exchange(&inbox->waiting, WOKEN);
+    }
+    if (before == BLOCKED) {
+        wakeup_send(inbox->wakeup);
+    }
     inbox->senders--;
+    return before == SPINNING;
 }
 
 int /* GCOV_EXCL_START: only without a GIL */

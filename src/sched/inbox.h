@@ -50,9 +50,10 @@ int inbox_push_threadsafe(Inbox *inbox, ready_run run, PyObject *owner, PyObject
 void inbox_wake_threadsafe(Inbox *inbox);
 /* Ends the wait under way, if the loop waits. The record for it must have been queued before. */
 void inbox_wake_if_waiting(Inbox *inbox);
-/* With a GIL, the same without that. What inbox_begin_send() says to be necessary, and only that, is to be sent. */
+/* With a GIL, the same without that: what inbox_begin_send() says to be necessary, and only that, is to be sent. Says
+   whether the loop was spinning. */
 bool inbox_begin_send(Inbox *inbox);
-void inbox_send_released(Inbox *inbox);
+bool inbox_send_released(Inbox *inbox);
 /* Moves everything to the ready queue; what there is no memory for stays, and what is ready makes room. */
 void inbox_drain(Inbox *inbox, Ready *ready);
 /* Appends the owners of the records to a list; -1 with an exception. */

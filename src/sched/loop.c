@@ -162,10 +162,52 @@ push_handle(LoopObject *loop, HandleObject *handle)
 void
 loop_wake_threadsafe(LoopObject *loop)
 {
-    if (!HAVE_FREE_THREADING && inbox_begin_send(&loop->inbox)) {
+    if (HAVE_FREE_THREADING) {
+        return;
+    }
+    if (loop->inbox.waiting == SPINNING) {
+        inbox_wake_if_waiting(&loop->inbox);
+    } else if (inbox_begin_send(&loop->inbox)) {
         PyThreadState *thread_state = PyEval_SaveThread();
-        inbox_send_released(&loop->inbox);
+        (void)inbox_send_released(&loop->inbox);
         PyEval_RestoreThread(thread_state);
+    }
+}
+
+/* Gives a loop that spins the GIL, and stays for a moment: when the loop waits again before that is over, neither of the
+   two has blocked. */
+static void
+stay_with_spinning(LoopObject *loop, uint64_t now)
+{
+    uint64_t budget_ns = spin_budget(&loop->caller_spin, now);
+    PyThreadState *thread_state = PyEval_SaveThread();
+    bool stays = inbox_send_released(&loop->inbox) && budget_ns > 0;
+    bool done = stays && spin_until_at_least(&loop->inbox.waiting, SPINNING, budget_ns);
+    if (done) {
+        /* It is about to let go of the GIL. */
+        (void)spin_until(&loop->state->attached, 0, SPIN_RELEASE_NS);
+    }
+    PyEval_RestoreThread(thread_state);
+    if (stays) {
+        spin_note(&loop->caller_spin, done);
+        loop->last_stay_ns = compat_monotonic_ns();
+    }
+}
+
+/* loop_wake_threadsafe() for a caller who may want what comes of it. Who comes back at once does not: its calls are a burst,
+   which the loop had better find together. */
+static void
+wake_for_caller_threadsafe(LoopObject *loop)
+{
+    if (HAVE_FREE_THREADING || LIKELY(loop->inbox.waiting != SPINNING)) {
+        loop_wake_threadsafe(loop);
+        return;
+    }
+    uint64_t now = compat_monotonic_ns();
+    if (now - loop->last_stay_ns < SPIN_BURST_NS || !inbox_begin_send(&loop->inbox)) {
+        loop_wake_threadsafe(loop);
+    } else {
+        stay_with_spinning(loop, now);
     }
 }
 
@@ -259,7 +301,7 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (loop_push_quietly(loop, run, (PyObject *)handle, NULL) < 0) {
         Py_CLEAR(handle);
     }
-    loop_wake_threadsafe(loop);
+    wake_for_caller_threadsafe(loop);
     return (PyObject *)handle;
 }
 
@@ -683,7 +725,7 @@ turn(LoopObject *loop)
 }
 
 /* A fork takes no thread along that is just sending a wake-up; nobody must wait for it. Threads of the child are not among
-   them: who finds the loop blocked is the one that sends, and in the child it has not been so before this. What blocked in
+   them: who finds the loop waiting is one that sends, and in the child it has not been so before this. What blocked in
    a thread of the parent counts as running for good. */
 static void
 forget_senders_of_parent(LoopObject *loop)
@@ -1237,6 +1279,9 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->clock_resolution = 1e-9;
     loop->poll_interval_ns = POLL_INTERVAL_NS;
     loop->may_spin = true;
+    spin_init(&loop->job_spin, SPIN_MAX_NS);
+    spin_init(&loop->call_spin, SPIN_CALL_MAX_NS);
+    spin_init(&loop->caller_spin, SPIN_CALL_MAX_NS);
     loop->pid = getpid();
     note_replaced_methods(loop);
     loop->gate = HAVE_FREE_THREADING ? gate_new(state) : NULL;

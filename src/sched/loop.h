@@ -94,7 +94,11 @@ struct LoopObject {
     _Atomic bool may_spin;               /* FASTLOOP_DISABLE=spin takes it away */
     _Atomic int jobs_under_way;          /* of run_in_executor(), natively */
     _Atomic uint32_t job_ns;             /* what these take on average */
-    Spin spin;
+    Spin job_spin;                       /* in a wait for their outcomes */
+    Spin call_spin;                      /* in a wait for a call of another thread */
+    Spin caller_spin;                    /* of such threads; under the GIL, as the next */
+    uint64_t last_stay_ns;               /* when one of them has ended */
+    bool called_soon;                    /* such a call has ended the last wait, and that was short */
     Metrics metrics;
 
     Ticks last_poll;

@@ -1,6 +1,7 @@
 /* How a loop with nothing to do waits.
 
-   First by spinning for a moment, if short jobs are under way in other threads (base/spin.h), then in the poll.
+   First by spinning for a moment, if short jobs are under way in other threads, or these call it again and again
+   (base/spin.h), then in the poll.
 
    libuv counts in whole milliseconds and rounds down. A far deadline is left to a uv_timer (the time-out of the poll: no
    system call of its own) that ends a little early; the last stretch is timed by a timerfd, in nanoseconds, and set by a
@@ -239,23 +240,23 @@ time_to_wait(LoopObject *loop, uint64_t now, uint64_t *wait_ns)
     return true;
 }
 
-/* How long to spin for the outcome of a short job, before blocking. */
-static uint64_t
-time_to_spin(LoopObject *loop, uint64_t now, uint64_t wait_ns)
+/* What to spin for before blocking: the outcome of a short job, or a call that may come as soon as the last one; or NULL. */
+static Spin *
+spin_of(LoopObject *loop)
 {
-    if (LIKELY(loop->jobs_under_way == 0) || !loop->may_spin || loop->job_ns >= SPIN_JOB_MAX_NS ||
-        wait_ns < SPIN_MAX_NS) {
-        return 0;
+    if (loop->jobs_under_way > 0) {
+        return loop->job_ns < SPIN_JOB_MAX_NS ? &loop->job_spin : NULL;
     }
-    return spin_budget(&loop->spin, now);
+    return UNLIKELY(loop->called_soon) ? &loop->call_spin : NULL;
 }
 
 /* Without the thread state: is the loop woken while it spins? From here on it is BLOCKED, or has been woken. */
 static bool
-spin_until_woken(LoopObject *loop, uint64_t budget_ns)
+spin_until_woken(LoopObject *loop, Spin *spin, uint64_t budget_ns)
 {
+    uint64_t start = compat_monotonic_ns();
     bool woken = spin_until(&loop->inbox.waiting, WOKEN, budget_ns);
-    spin_note(&loop->spin, woken);
+    spin_note(spin, woken && compat_monotonic_ns() - start < SPIN_MAX_NS);
     int spinning = SPINNING;
     if (!woken && atomic_compare_exchange_strong(&loop->inbox.waiting, &spinning, BLOCKED)) {
         return false;
@@ -282,7 +283,9 @@ sleep_until_event(LoopObject *loop, uint64_t *clock)
         *clock = compat_monotonic_ns();
         return 1;
     }
-    uint64_t spin_ns = time_to_spin(loop, now, wait_ns);
+    Spin *spin = spin_of(loop);
+    bool may_spin = spin != NULL && loop->may_spin && wait_ns >= spin->max_ns;
+    uint64_t spin_ns = may_spin ? spin_budget(spin, now) : 0;
     /* See inbox.h for the order. */
     loop->inbox.waiting = spin_ns > 0 ? SPINNING : BLOCKED;
     if (inbox_has_records(&loop->inbox) || loop->stopping || loop->has_late_wakeups) {
@@ -293,7 +296,7 @@ sleep_until_event(LoopObject *loop, uint64_t *clock)
     }
     handle_free_list_trim(loop);
     loop_release(loop);
-    if (spin_ns > 0 && spin_until_woken(loop, spin_ns)) {
+    if (spin_ns > 0 && spin_until_woken(loop, spin, spin_ns)) {
         loop_enter(loop);
         *clock = loop->last_release_ns = compat_monotonic_ns();
         /* As if there had been work from the start. */
@@ -308,8 +311,10 @@ sleep_until_event(LoopObject *loop, uint64_t *clock)
     if (loop->precise_expired && timed && has_lead(loop, wait_ns)) {
         spend_lead(loop, now + wait_ns);
     }
+    bool called = loop->inbox.waiting == WOKEN;
     loop_enter(loop);
     *clock = loop->last_release_ns = compat_monotonic_ns();
+    loop->called_soon = called && loop->last_release_ns - now < SPIN_CALL_SOON_NS;
     if (timed && uv_is_active((uv_handle_t *)loop->coarse_timer)) {
         uv_timer_stop(loop->coarse_timer);
     }

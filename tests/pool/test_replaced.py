@@ -112,6 +112,22 @@ def test_the_executor_class_replaced_in_its_module(loop, run, monkeypatch):
     assert made == [{"thread_name_prefix": "asyncio"}] and type(loop._default_executor) is Mine
 
 
+def test_the_thread_class_replaced_in_its_module(loop, run, monkeypatch):
+    seen = []
+
+    class Mine(threading.Thread):
+        def run(self):
+            seen.append("begun")
+            super().run()
+            seen.append("ended")
+
+    monkeypatch.setattr(threading, "Thread", Mine)
+    assert type(run(loop.run_in_executor(None, threading.current_thread))) is Mine
+    run(loop.shutdown_default_executor())
+    # Where that starts a thread to wait in, it is one more.
+    assert seen.count("begun") == seen.count("ended") >= 1
+
+
 def test_a_future_factory_of_the_loops_own(loop, run):
     class Mine(asyncio.Future):
         pass

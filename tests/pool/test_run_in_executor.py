@@ -377,6 +377,31 @@ def test_trace_and_profile_functions_of_threads_see_the_job(loop, run, install):
     assert ("watched", "call") in seen
 
 
+# The first free-threaded Python does not reach other threads by them.
+@pytest.mark.left_out(
+    sys.version_info < (3, 12) or not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="this Python sets them for its own thread alone",
+)
+@pytest.mark.parametrize("kind", ["trace", "profile"])
+def test_trace_and_profile_functions_of_all_threads_reach_a_worker_that_waits(loop, run, kind):
+    seen = set()
+
+    def watched():
+        return 1
+
+    def watch(frame, event, arg):
+        seen.add((frame.f_code.co_name, event))
+
+    install = getattr(threading, f"set{kind}_all_threads")
+    run(loop.run_in_executor(None, watched))
+    install(watch)
+    try:
+        run(loop.run_in_executor(None, watched))
+    finally:
+        install(None)
+    assert ("watched", "call") in seen and workers(loop._default_executor) == ["asyncio_0"]
+
+
 def test_nothing_of_a_finished_job_is_kept(loop, run):
     class Thing:
         def method(self, other):
@@ -543,6 +568,14 @@ def test_a_standard_thread_pool(loop, run):
         assert run(loop.run_in_executor(pool, threading.current_thread)).name == "mine_0"
     assert outcome(loop.run_in_executor, pool, abs, 1) == (
         "raised", RuntimeError, "cannot schedule new futures after shutdown")  # fmt: skip
+
+
+@pytest.mark.left_out(sys.version_info < (3, 14), reason="the class is new in Python 3.14")
+def test_a_pool_of_interpreters(loop, run):
+    with concurrent.futures.InterpreterPoolExecutor(1) as pool:
+        assert run(loop.run_in_executor(pool, pow, 2, 5)) == 32
+        with pytest.raises(ZeroDivisionError):
+            run(loop.run_in_executor(pool, divmod, 1, 0))
 
 
 def test_a_subclass_with_its_own_submit(loop, loop_name, run):

@@ -4,6 +4,7 @@ Each checker returns its findings as a list of lines, empty when all is well, an
 """
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -407,6 +408,15 @@ def test_planted_promise(plant):
         "docs/promises.md", "| Promise | Tests |\n| --- | --- |\n| A | io/test_some.py: kept, broken; io/gone.py |\n"
     )
     assert promise_findings(tree) == ["3: no test_broken in io/test_some.py", "3: no tests/io/gone.py"]
+
+
+def test_checks_find_where_to_plant_their_defects():
+    """`make planted` builds and runs; here is only seen that it could."""
+    planted = runpy.run_path(str(ROOT / "tools" / "checks" / "planted.py"))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for defect in planted["DEFECTS"].values():
+        assert defect.new in planted["plant"](defect, (ROOT / defect.file).read_text())
+        assert defect.target in targets
 
 
 @needs_readelf

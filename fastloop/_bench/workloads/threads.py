@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -17,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+    from concurrent.futures import ThreadPoolExecutor
 
     from fastloop._bench.registry import Metrics
 
@@ -72,6 +74,30 @@ async def run_in_executor_100(n: int) -> None:
     loop = asyncio.get_running_loop()
     for _ in range(max(1, n // 100)):
         await asyncio.gather(*[loop.run_in_executor(None, nothing) for _ in range(100)])
+
+
+@functools.cache
+def hundred_workers(loop: asyncio.AbstractEventLoop) -> ThreadPoolExecutor:
+    """The loop's kind of pool with a hundred threads, all of them started."""
+    # Not before: that import takes milliseconds.
+    from concurrent.futures import ThreadPoolExecutor
+
+    from fastloop import Loop, ThreadPool
+
+    pool = ThreadPool(100) if isinstance(loop, Loop) else ThreadPoolExecutor(100)
+    here = threading.Barrier(100)
+    for job in [pool.submit(here.wait) for _ in range(100)]:
+        job.result()
+    return pool
+
+
+@case("run_in_executor/100 workers", group="threads", unit="job", n=10_000, tier=FULL)
+async def run_in_hundred_workers(n: int) -> None:
+    """A hundred jobs at once for a hundred threads."""
+    loop = asyncio.get_running_loop()
+    pool = hundred_workers(loop)
+    for _ in range(max(1, n // 100)):
+        await asyncio.gather(*[loop.run_in_executor(pool, nothing) for _ in range(100)])
 
 
 @case("to_thread/one", group="threads", unit="job", n=5000)
