@@ -70,7 +70,8 @@ struct SocketTransport {
     bool opened; /* completely made: the finaliser has something to say */
     bool losing; /* connection_lost() was or is being called */
     bool over;
-    bool closing;
+    /* Other threads may ask. */
+    _Atomic bool closing;
     bool unclosed;     /* only the finaliser has closed it */
     bool eof;          /* write_eof() was called */
     bool shutdown_due; /* ... and takes effect when the output is gone */
