@@ -119,16 +119,16 @@ typedef struct {
 
 /* Of one module object. */
 typedef struct CoroState {
-    bool native;            /* the structs are as layout.h says */
-    bool recycle;           /* an object without attributes can be told from one with */
-    bool standard_registry; /* ... or not: asyncio's set is of an unknown kind, they are in it one by one */
-    _Atomic bool installed; /* our tasks are seen by asyncio.all_tasks() */
-    bool checks_context;    /* Task.__init__() refuses a context that is none */
-    bool free_keywords;     /* BaseEventLoop.create_task() passes any keyword on to the task */
-    bool names_later;       /* it names what a task factory has made, ... */
-    bool names_none;        /* ... "None" if no name is given */
-    bool dicts_known;       /* layout_dict_slot() may be used */
-    bool names_known;       /* `names` is set */
+    bool native;              /* the structs are as layout.h says */
+    bool recycle;             /* an object without attributes can be told from one with */
+    bool standard_registry;   /* ... or not: asyncio's set is of an unknown kind, they are in it one by one */
+    _Atomic bool installed;   /* our tasks are seen by asyncio.all_tasks() */
+    bool checks_context;      /* Task.__init__() refuses a context that is none */
+    bool free_keywords;       /* BaseEventLoop.create_task() passes any keyword on to the task */
+    bool names_later;         /* it names what a task factory has made, ... */
+    bool names_none;          /* ... "None" if no name is given */
+    bool dicts_known;         /* layout_dict_slot() may be used */
+    _Atomic bool names_known; /* `names` is set */
 #if HAVE_RUNNING_TASK_SLOT
     size_t running_at;   /* see layout_find_running_task() */
     size_t task_list_at; /* see layout_find_task_list() */

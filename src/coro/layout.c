@@ -365,7 +365,7 @@ layout_find_name_counter(PyObject *asyncio_module, PyObject *make_task, TaskName
         }
         previous = number;
         for (Py_ssize_t i = 0; i < count && candidates != 0; i++) {
-            if (words[i] != number) {
+            if (__atomic_load_n(&words[i], __ATOMIC_RELAXED) != number) {
                 candidates &= ~((uint64_t)1 << i);
             }
         }
@@ -381,7 +381,7 @@ layout_find_name_counter(PyObject *asyncio_module, PyObject *make_task, TaskName
             candidates >>= 1;
             found++;
         }
-        *found -= ROUNDS;
+        __atomic_sub_fetch(found, ROUNDS, __ATOMIC_RELAXED);
         names->counter = found;
     }
     return 0;

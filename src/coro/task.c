@@ -770,10 +770,17 @@ renumber(PyObject *spare, uint64_t number)
 static int
 find_names(CoroState *coro)
 {
+    TaskNames names = {NULL};
     PyObject *make_task = PyObject_GetAttrString(coro->helpers, "make_task");
-    int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, &coro->names);
+    int err = make_task == NULL ? -1 : layout_find_name_counter(coro->asyncio_module, make_task, &names);
     Py_XDECREF(make_task);
-    coro->names_known = err == 0;
+    compat_mutex_lock(&coro->names_lock);
+    /* Another thread may have found them meanwhile, and count already. */
+    if (err == 0 && !coro->names_known) {
+        coro->names = names;
+        coro->names_known = true;
+    }
+    compat_mutex_unlock(&coro->names_lock);
     return err;
 }
 

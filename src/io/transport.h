@@ -70,22 +70,22 @@ struct SocketTransport {
     bool opened; /* completely made: the finaliser has something to say */
     bool losing; /* connection_lost() was or is being called */
     bool over;
-    /* Other threads may ask. */
+    /* Other threads may ask for these. */
     _Atomic bool closing;
-    bool unclosed;     /* only the finaliser has closed it */
-    bool eof;          /* write_eof() was called */
-    bool shutdown_due; /* ... and takes effect when the output is gone */
-    bool paused;       /* pause_reading() was called */
-    bool starting;     /* reading starts after connection_made(), see run_start_reading() */
-    bool reading;      /* libuv reads, or will once the allocation callback has returned */
-    bool read_due;     /* ... and has found something that a record will read */
-    bool in_alloc;     /* between libuv's allocation and read callbacks, where reading cannot be stopped */
-    bool writing;      /* a write is in flight */
-    bool buffered;     /* the protocol is a BufferedProtocol */
-    bool secured;      /* the protocol is a TLSConnection, see io/tls.h */
-    bool sinks;        /* it is a standard stream's, and its reader may be fed directly */
-    uint8_t bulk;      /* steps of room that the next read gets for itself, 0 for the loop's buffer */
-    uint8_t was_bulk;  /* what the last read of a Protocol would have needed */
+    _Atomic bool paused; /* pause_reading() was called */
+    bool unclosed;       /* only the finaliser has closed it */
+    bool eof;            /* write_eof() was called */
+    bool shutdown_due;   /* ... and takes effect when the output is gone */
+    bool starting;       /* reading starts after connection_made(), see run_start_reading() */
+    bool reading;        /* libuv reads, or will once the allocation callback has returned */
+    bool read_due;       /* ... and has found something that a record will read */
+    bool in_alloc;       /* between libuv's allocation and read callbacks, where reading cannot be stopped */
+    bool writing;        /* a write is in flight */
+    bool buffered;       /* the protocol is a BufferedProtocol */
+    bool secured;        /* the protocol is a TLSConnection, see io/tls.h */
+    bool sinks;          /* it is a standard stream's, and its reader may be fed directly */
+    uint8_t bulk;        /* steps of room that the next read gets for itself, 0 for the loop's buffer */
+    uint8_t was_bulk;    /* what the last read of a Protocol would have needed */
     bool protocol_paused;
     IoTraits traits;
 };

@@ -64,12 +64,16 @@ struct LoopObject {
     GateObject *gate;             /* what other threads go through to what is the loop's; NULL where there is a GIL */
     _Atomic unsigned long holder; /* the thread that is inside run_turns() or close(), 0 for none */
     _Atomic unsigned long thread_id; /* what Python calls the running thread, 0 while not running */
-    bool opened;                     /* the inbox exists */
     _Atomic bool closed;
     _Atomic bool stopping;
     _Atomic bool debug;
     _Atomic bool times_records;    /* debug, or there is a slow-callback hook */
     _Atomic bool has_late_wakeups; /* futures keep wake-ups of tasks for which the ready queue had no memory */
+    _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
+    _Atomic bool native_call_at;   /* likewise call_at() */
+    _Atomic bool native_time;      /* likewise time() */
+    /* Eight, so that no compiler reads one of these with one of those. */
+    bool opened; /* the inbox exists */
     bool in_turn;
     bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
@@ -78,10 +82,7 @@ struct LoopObject {
     bool may_glance;       /* LoopHooks.glance() will probably find something */
     bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
-    _Atomic bool native_call_soon; /* neither a subclass nor the instance replaced call_soon() */
-    _Atomic bool native_call_at;   /* likewise call_at() */
-    _Atomic bool native_time;      /* likewise time() */
-    pid_t pid;                     /* of the process that made, or last re-armed, the uv_loop */
+    pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
