@@ -307,6 +307,13 @@ compat_dict_is_watched(PyObject *dict)
 #define HAVE_DICT_VERSION 0
 #endif
 
+/* The system tells the error of a TCP connection to the first call after it, whether that reads or writes. */
+#if defined(__linux__)
+#define HAVE_ERRORS_TOLD_ONCE 1
+#else
+#define HAVE_ERRORS_TOLD_ONCE 0
+#endif
+
 /* The clock of time.monotonic(), in nanoseconds; uv_hrtime() is another one on macOS. */
 static inline uint64_t
 compat_monotonic_ns(void)

@@ -31,9 +31,9 @@ ticks_note(Ticks *ticks, uint64_t now, uint64_t now_ticks, uint64_t interval_ns)
     uint64_t elapsed_ns = now - ticks->begun_ns, elapsed_ticks = now_ticks - ticks->begun_ticks;
     bool is_fresh = elapsed_ns <= TICKS_BASE_NS;
     if (LIKELY(is_fresh) && elapsed_ns >= TICKS_BASE_MIN_NS) {
-        /* More than this per nanosecond has no CPU: its counter was set. */
+        /* More than this has no CPU: its counter was set, or we were interrupted between it and the clock. */
         uint64_t most = elapsed_ns * TICKS_PER_NS_MAX;
-        ticks->interval_ticks = interval_ns * (elapsed_ticks < most ? elapsed_ticks : most) / elapsed_ns;
+        ticks->interval_ticks = elapsed_ticks < most ? interval_ns * elapsed_ticks / elapsed_ns : 0;
     }
     if (UNLIKELY(!is_fresh)) {
         ticks->begun_ns = now;

@@ -6,6 +6,7 @@
 #include "coro/future.h"
 
 #include "coro/awaiter.h"
+#include "coro/registry.h"
 #include "coro/task.h"
 
 /* ---- scheduling ---- */
@@ -468,6 +469,15 @@ PyDoc_STRVAR(Future_set_result_doc, "set_result($self, result, /)\n--\n\n"
                                     "Mark the future done and set its result.\n\n"
                                     "Raises InvalidStateError if it is done already. See asyncio.Future.set_result().");
 
+/* One of these methods is called with a task: asyncio's list of tasks has only those that are pending. */
+static inline void
+leave_tasks(State *state, PyObject *op)
+{
+    if (UNLIKELY(!Py_IS_TYPE(op, state->coro->FutureType)) && PyObject_TypeCheck(op, state->coro->TaskType)) {
+        registry_remove(TaskObject_CAST(op));
+    }
+}
+
 static PyObject *
 Future_set_result(PyObject *op, PyObject *result)
 {
@@ -480,6 +490,7 @@ Future_set_result(PyObject *op, PyObject *result)
     FL_BEGIN_CRITICAL_SECTION(op);
     err = future_check_pending(state, fut);
     if (err == 0) {
+        leave_tasks(state, op);
         err = future_finish(state, fut, result);
     }
     FL_END_CRITICAL_SECTION();
@@ -525,6 +536,7 @@ Future_set_exception(PyObject *op, PyObject *exception)
     FL_BEGIN_CRITICAL_SECTION(op);
     plain = plain && fut->loop != NULL && fut->state == FUTURE_PENDING;
     if (plain) {
+        leave_tasks(state, op);
         err = future_fail(state, fut, exception);
     }
     FL_END_CRITICAL_SECTION();
@@ -685,6 +697,7 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     bool pending;
     FL_BEGIN_CRITICAL_SECTION(op);
     pending = fut->state == FUTURE_PENDING;
+    leave_tasks(state, op);
     err = future_cancel(state, fut, count == 0 ? Py_None : args[0]);
     FL_END_CRITICAL_SECTION();
     return err < 0 ? NULL : PyBool_FromLong(pending);

@@ -561,7 +561,8 @@ report_error(LoopObject *loop, PyObject *task, PyObject *arg, PyObject *context,
     }
     PyObject *exc = compat_take_exception();
     PyObject *callback = is_wakeup ? wakeup_new(loop->state, task) : PyCFunction_New(step_methods, task);
-    int err = handle_report(loop, exc, callback, arg, context);
+    /* asyncio's step keeps the exception that it throws to itself. */
+    int err = handle_report(loop, exc, callback, is_wakeup ? arg : NULL, context);
     Py_XDECREF(callback);
     Py_DECREF(exc);
     return err;

@@ -306,10 +306,31 @@ read_eof_again(SocketTransport *self)
     compat_restore_exception(leaving);
 }
 
+/* On the standard loop what was written in this turn has left before what is read now, and has met its own error first. */
+static int
+flush_first(SocketTransport *self)
+{
+    return (self->secured && transport_encrypt(self) < 0) ? -1 : transport_flush(self);
+}
+
+/* Has the read got the error that the write before it has on the standard loop? Then that write would get EPIPE. */
+static bool
+is_told_once(SocketTransport *self, int code)
+{
+    return HAVE_ERRORS_TOLD_ONCE && self->family != AF_UNIX && code != UV_ENOTCONN;
+}
+
 /* The peer will send no more: true from eof_received() keeps the connection open for writing. */
 static int
 deliver_eof(SocketTransport *self)
 {
+    if (self->conn_lost) {
+        return 0;
+    }
+    if (flush_first(self) < 0) {
+        read_eof_again(self);
+        return -1;
+    }
     if (self->conn_lost) {
         return 0;
     }
@@ -343,8 +364,7 @@ deliver_error(SocketTransport *self, int code)
         transport_lose_descriptor(self);
         return 0;
     }
-    /* On the standard loop what was written in this turn has left before, and has met its own error first. */
-    if ((self->secured && transport_encrypt(self) < 0) || transport_flush(self) < 0) {
+    if (!is_told_once(self, code) && flush_first(self) < 0) {
         return -1;
     }
     if (self->conn_lost) {

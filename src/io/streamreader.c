@@ -317,17 +317,23 @@ find(PyObject *buffer, Py_ssize_t offset, PyObject *separator)
 static PyObject *
 start_waiting_for_separator(ReaderView *view, Py_ssize_t scanned)
 {
-    PyObject *size = PyLong_FromSsize_t(scanned);
-    PyObject *pair = size == NULL ? NULL : PyTuple_Pack(2, Py_None, size);
-    PyObject *future = pair == NULL ? NULL : start_waiting(view, "readuntil");
-    Py_XDECREF(size);
+    /* First of all: a tuple may start a collection, and what was loaded of the reader is borrowed. And one with nothing in it
+       that the collector knows is not tracked, so that a future put into it later would stay for good. */
+    PyObject *future = start_waiting(view, "readuntil");
     if (future == NULL) {
-        Py_XDECREF(pair);
         return NULL;
     }
-    /* In place of None. */
-    PyTuple_SET_ITEM(pair, 0, future);
-    Py_DECREF(Py_None);
+    PyObject *size = PyLong_FromSsize_t(scanned);
+    PyObject *pair = size == NULL ? NULL : PyTuple_Pack(2, future, size);
+    if (pair == NULL) {
+        PyObject *exc = compat_take_exception();
+        if (reader_set(view, FIELD_WAITER, Py_None) < 0) {
+            PyErr_Clear();
+        }
+        compat_restore_exception(exc);
+    }
+    Py_XDECREF(size);
+    Py_DECREF(future);
     return pair;
 }
 

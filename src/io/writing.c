@@ -532,7 +532,11 @@ write_joined(PyObject *op, PyObject *iterable)
     PyObject *result = joined == NULL ? NULL : PyObject_CallMethod(op, "write", "(O)", joined);
     Py_XDECREF(empty);
     Py_XDECREF(joined);
-    return result;
+    if (result == NULL) {
+        return NULL;
+    }
+    Py_DECREF(result);
+    Py_RETURN_NONE;
 } /* GCOV_EXCL_STOP */
 
 PyObject *

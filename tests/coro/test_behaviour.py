@@ -308,8 +308,31 @@ def test_step_of_a_done_task(loop):
         call_in_loop(loop, wakeup, future)
 
 
-@pytest.mark.parametrize("debug", [False, True])
-@pytest.mark.parametrize("record", ["step", "wakeup"])
+class BadYield:
+    def __await__(self):
+        yield 5
+
+
+@pytest.mark.parametrize("end", ["set_result", "set_exception", "cancel"])
+def test_a_task_that_somebody_has_completed_is_no_task_any_more(loop, end):
+    """asyncio's list has only pending tasks: debug builds of Python end where it has others."""
+    reports = []
+    loop.set_exception_handler(lambda _, report: reports.append(report))
+    task = loop.create_task(wait_for(loop.create_future()))
+    arguments = {"set_result": [1], "set_exception": [ValueError()], "cancel": []}[end]
+    getattr(type(loop.create_future()), end)(task, *arguments)
+    assert task.done() and asyncio.all_tasks(loop) == set()
+    assert end != "set_exception" or task.exception() is arguments[0]
+    turn(loop)
+    (report,) = reports
+    assert isinstance(report["exception"], asyncio.InvalidStateError)
+    task.get_coro().close()
+
+
+@pytest.mark.parametrize(
+    ("record", "debug"),
+    [("step", False), ("step", True), ("step that throws", False), ("wakeup", False), ("wakeup", True)],
+)
 def test_errors_of_steps_and_wakeups_are_told_with_their_handle(loop, record, debug):
     """Both are refused for a task that somebody has completed; the handler runs in the task's context since 3.12."""
     variable = contextvars.ContextVar("variable", default="the handler's")
@@ -319,8 +342,8 @@ def test_errors_of_steps_and_wakeups_are_told_with_their_handle(loop, record, de
     loop.set_exception_handler(lambda _, report: reports.append((report, variable.get())))
     loop.set_debug(debug)
     future = loop.create_future()
-    task = loop.create_task(wait_for(future), context=context)
-    if record == "wakeup":
+    task = loop.create_task(wait_for(BadYield() if record == "step that throws" else future), context=context)
+    if record != "step":
         turn(loop)
         future.set_result(None)
     asyncio.Future.set_result(task, "early")

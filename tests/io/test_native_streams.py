@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import unittest.mock
+import warnings
 import weakref
 
 import pytest
@@ -952,3 +953,32 @@ def test_threads_are_not_stopped_for_a_reader(python):
         """)
         == "[]\n"
     )
+
+
+@pytest.mark.parametrize("call", ["read()", "readexactly(9)", "readline()", "readuntil()"])
+def test_what_waits_for_data_can_be_collected(loop, call):
+    """Task, coroutine, reader and waiter are a cycle once the loop and the connection are gone."""
+
+    class Witness:
+        pass
+
+    async def reading(witness):
+        near, far = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=near)
+        with far:
+            loop.call_soon(loop.stop)
+            await eval(f"reader.{call}")
+        del writer
+
+    witness = Witness()
+    seen = weakref.ref(witness)
+    task = loop.create_task(reading(witness))
+    task._log_destroy_pending = False
+    loop.run_forever()
+    del task, witness
+    with warnings.catch_warnings():
+        # Of a socket, a transport and a loop.
+        warnings.simplefilter("ignore", ResourceWarning)
+        loop.close()
+        gc.collect()
+    assert seen() is None

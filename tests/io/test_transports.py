@@ -772,6 +772,26 @@ def test_a_reset_behind_data_that_pause_the_reading(loop, run, pause):
     run(main())
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_an_answer_to_a_peer_that_is_gone(loop, run, kind):
+    """What is written meets the error before anything more is read: a reset of TCP, or a closed Unix socket."""
+
+    async def main():
+        near, far = socket_pair(kind)
+        _, protocol = await loop.create_connection(
+            lambda: Recorder(data_received=lambda self, *_: self.transport.write(b"answer")), sock=near
+        )
+        far.sendall(b"question")
+        if kind == "tcp":
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        await until(lambda: protocol.lost)
+        assert type(protocol.error) is (ConnectionResetError if kind == "tcp" else BrokenPipeError)
+        assert protocol.story == ["connection_made", "data_received", "connection_lost"]
+
+    run(main())
+
+
 UNCONNECTED = {"tcp": (errno.ENOTCONN, errno.EPIPE), "unix": (errno.EINVAL, errno.ENOTCONN)}
 
 

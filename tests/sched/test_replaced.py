@@ -299,7 +299,7 @@ def test_a_transport_whose_write_is_patched(loop, run):
             with pytest.raises(OSError, match="on purpose"):
                 writer.write(b"x")
         with mock.patch.object(transport, "write") as write:
-            transport.writelines([b"two ", b"lines"])
+            assert transport.writelines([b"two ", b"lines"]) is None
         if "writelines" in vars(asyncio.selector_events._SelectorSocketTransport):
             assert write.call_args_list == []
             assert await reader.readexactly(9) == b"two lines"
