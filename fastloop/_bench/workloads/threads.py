@@ -91,7 +91,7 @@ def hundred_workers(loop: asyncio.AbstractEventLoop) -> ThreadPoolExecutor:
     return pool
 
 
-@case("run_in_executor/100 workers", group="threads", unit="job", n=10_000, tier=FULL)
+@case("run_in_executor/100-workers", group="threads", unit="job", n=10_000, tier=FULL)
 async def run_in_hundred_workers(n: int) -> None:
     """A hundred jobs at once for a hundred threads."""
     loop = asyncio.get_running_loop()
