@@ -122,13 +122,9 @@ layout_verify(PyObject *base_future, PyObject *base_task)
 bool
 layout_has_weakrefs(PyObject *op)
 {
+    /* Without a GIL another thread may be freeing a weak reference. */
     PyObject **list = (PyObject **)((char *)op + Py_TYPE(op)->tp_weaklistoffset);
-#if HAVE_FREE_THREADING
-    /* Another thread may be freeing a weak reference. */
     return __atomic_load_n(list, __ATOMIC_RELAXED) != NULL;
-#else
-    return *list != NULL;
-#endif
 }
 
 uint32_t /* GCOV_EXCL_START: another version of Python */
