@@ -28,6 +28,7 @@
 #define STATE_NAMES(X)           \
     X(call_soon)                 \
     X(call_at)                   \
+    X(is_running)                \
     X(_call_replaced_call_at)    \
     X(time)                      \
     X(context)                   \

@@ -7,6 +7,7 @@
 #include "coro/chain.h"
 #include "coro/future.h"
 #include "coro/registry.h"
+#include "coro/step.h"
 #include "coro/task.h"
 
 /* ---- the part of a loop ---- */
@@ -439,8 +440,9 @@ make_types(PyObject *module, CoroState *coro)
     Py_DECREF(bases);
     coro->AwaiterType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Awaiter_spec, NULL);
     coro->WakeupType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Wakeup_spec, NULL);
+    coro->StepType = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Step_spec, NULL);
     if (coro->FutureType == NULL || coro->TaskType == NULL || coro->AwaiterType == NULL || coro->WakeupType == NULL ||
-        take_methods_of_base(coro) < 0) {
+        coro->StepType == NULL || take_methods_of_base(coro) < 0) {
         return -1;
     }
 #define X(name) compat_share_type(coro->name##Type);

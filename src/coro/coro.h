@@ -68,7 +68,8 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(Future)         \
     X(Task)           \
     X(Awaiter)        \
-    X(Wakeup)
+    X(Wakeup)         \
+    X(Step)
 
 #if HAVE_UNLOCKED_FUTURES
 /* Methods of asyncio's own types that change, or look at, what another thread may be completing or running, with their
@@ -82,6 +83,7 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(_make_cancelled_error, "($self, /)", "The CancelledError to raise.")
 /* Those of tasks only. */
 #define UNLOCKED_TASK_METHODS(X)                                                            \
+    X(cancel, "($self, /, msg=None)", "Have CancelledError thrown into the coroutine.")     \
     X(get_coro, "($self, /)", "The coroutine.")                                             \
     X(get_context, "($self, /)", "The context in which the coroutine runs.")                \
     X(get_stack, "($self, /, *, limit=None)", "The frames of the coroutine.")               \
@@ -106,7 +108,7 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     UNLOCKED_METHODS(X)      \
     UNLOCKED_ATTRIBUTES(X)   \
     UNLOCKED_TASK_METHODS(X) \
-    UNLOCKED_TASK_ATTRIBUTES(X) X(cancel)
+    UNLOCKED_TASK_ATTRIBUTES(X)
 #else
 #define UNLOCKED_NAMES(X)
 #endif

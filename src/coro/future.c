@@ -682,11 +682,6 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     if (state == NULL) {
         return NULL;
     }
-#if HAVE_UNLOCKED_FUTURES
-    if (PyObject_TypeCheck(op, state->coro->base_task)) {
-        return future_call_locked(op, &state->coro->unlocked_cancel, args, nargs, kwnames);
-    }
-#endif
     BaseFuture *fut = BaseFuture_CAST(op);
     Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
     if (count > 1 || fut->loop == NULL ||

@@ -364,8 +364,8 @@ registry_remove(TaskObject *task)
 
 /* ---- current_task ---- */
 
-PyObject *
-current_task_swap(CoroState *coro, PyObject *loop, PyObject *task)
+static PyObject *
+swap_by_standard(CoroState *coro, PyObject *loop, PyObject *task)
 {
     PyObject *stack[2] = {loop, task};
     return PyObject_Vectorcall(coro->swap_current_task, stack, 2, NULL);
@@ -387,6 +387,18 @@ running_task_slot(CoroState *coro, PyObject *loop)
 #endif
 }
 
+PyObject *
+current_task_swap(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
+{
+    PyObject **slot = running_task_slot(coro, loop);
+    if (UNLIKELY(slot == NULL)) {
+        return swap_by_standard(coro, loop, task);
+    }
+    PyObject *previous = *slot == NULL ? Py_NewRef(Py_None) : *slot;
+    *slot = task == Py_None ? NULL : Py_NewRef(task);
+    return previous;
+}
+
 int
 current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
@@ -395,7 +407,7 @@ current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loo
         *slot = Py_NewRef(task);
         return 0;
     }
-    PyObject *previous = current_task_swap(coro, loop, task);
+    PyObject *previous = current_task_swap(coro, NULL, loop, task);
     if (previous == NULL) {
         return -1;
     }
@@ -403,7 +415,7 @@ current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loo
         Py_DECREF(previous);
         return 0;
     }
-    Py_XDECREF(current_task_swap(coro, loop, previous));
+    Py_XDECREF(current_task_swap(coro, NULL, loop, previous));
     if (!PyErr_Occurred()) {
         PyErr_Format(PyExc_RuntimeError, "Cannot enter into task %R while another task %R is being executed.", task,
                      previous);
@@ -421,13 +433,13 @@ current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loo
         Py_DECREF(task);
         return 0;
     }
-    PyObject *previous = current_task_swap(coro, loop, Py_None);
+    PyObject *previous = current_task_swap(coro, NULL, loop, Py_None);
     if (LIKELY(previous == task)) {
         Py_DECREF(previous);
         return 0;
     }
     if (previous != NULL) {
-        Py_XDECREF(current_task_swap(coro, loop, previous));
+        Py_XDECREF(current_task_swap(coro, NULL, loop, previous));
         if (!PyErr_Occurred()) {
             PyErr_Format(PyExc_RuntimeError, "Invalid attempt to leave task %R while task %R is entered.", task,
                          previous);
@@ -465,6 +477,12 @@ current_task_forget(LoopObject *loop)
     if (raised != NULL) {
         compat_restore_exception(raised);
     }
+}
+
+PyObject *
+current_task_swap(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
+{
+    return swap_by_standard(coro, loop, task);
 }
 
 int
@@ -577,13 +595,21 @@ note_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
     part->shown_keys = layout_dict_keys(coro->current_tasks);
 }
 
-/* Replaces the entry of an unchanged dict. A store into its slot takes a tenth of PyDict_SetItem(); the dict has the same
+/* Where an unchanged dict has its entry, or NULL. A store there takes a tenth of PyDict_SetItem(); the dict has the same
    keys as before, and nobody but us looks at the version of this one. */
+static inline PyObject **
+shown_slot(CoroState *coro, CoroPart *part)
+{
+    return LIKELY(part->shown_keys == layout_dict_keys(coro->current_tasks)) ? part->shown_slot : NULL;
+}
+
+/* Replaces the entry of an unchanged dict. */
 static int
 replace_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
 {
-    if (LIKELY(part->shown_slot != NULL && part->shown_keys == layout_dict_keys(coro->current_tasks))) {
-        Py_SETREF(*part->shown_slot, Py_NewRef(task));
+    PyObject **slot = shown_slot(coro, part);
+    if (LIKELY(slot != NULL)) {
+        Py_SETREF(*slot, Py_NewRef(task));
         return 0;
     }
     int err = PyDict_SetItem(coro->current_tasks, loop, task);
@@ -591,6 +617,20 @@ replace_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
         note_shown(coro, part, loop, task);
     }
     return err;
+}
+
+PyObject *
+current_task_swap(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    CoroPart *part = native == NULL || native->left_task != NULL || task == Py_None ? NULL : native->coro;
+    PyObject **slot =
+        part != NULL && compat_dict_version(coro->current_tasks) == part->shown_version ? shown_slot(coro, part) : NULL;
+    if (UNLIKELY(slot == NULL)) {
+        return swap_by_standard(coro, loop, task);
+    }
+    PyObject *previous = *slot;
+    *slot = Py_NewRef(task);
+    return previous;
 }
 
 int

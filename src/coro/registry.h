@@ -21,7 +21,7 @@ int current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyOb
 int current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
 /* State.leave_task */
 void current_task_forget(LoopObject *loop);
-/* Puts `task` (or None) in and returns what was there (or None). */
-PyObject *current_task_swap(CoroState *coro, PyObject *loop, PyObject *task);
+/* Puts `task` (or None) in and returns what was there (or None). `native` is the loop if it is one of ours, or NULL. */
+PyObject *current_task_swap(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
 
 #endif

@@ -11,42 +11,22 @@
 #include "base/contexts.h"
 #include "coro/awaiter.h"
 #include "coro/registry.h"
+#include "coro/step.h"
 
 /* ---- scheduling a step ---- */
-
-/* Called by call_soon() of loops that take no records: the loop has entered the context. */
-static PyObject *
-step_from_callback(PyObject *op, PyObject *args)
-{
-    PyObject *exc = NULL;
-    State *state = state_of_object(op);
-    if (state == NULL || !PyArg_ParseTuple(args, "|O:task_step", &exc)) {
-        return NULL;
-    }
-    int err;
-    FL_BEGIN_CRITICAL_SECTION(op);
-    err = task_step(state, NULL, BaseTask_CAST(op), exc);
-    FL_END_CRITICAL_SECTION();
-    if (err < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef step_methods[] = {{"task_step", step_from_callback, METH_VARARGS, NULL}, {NULL}};
 
 /* step_soon() by the public call_soon() of any loop. */
 static int
 step_by_call_soon(State *state, BaseTask *task, PyObject *exc)
 {
-    PyObject *callback = PyCFunction_New(step_methods, (PyObject *)task);
+    PyObject *callback = step_new(state, (PyObject *)task, exc);
     if (callback == NULL) {
         return -1;
     }
     /* A foreign call_soon() may run code that replaces the task's fields. */
     PyObject *context = Py_NewRef(task->context);
     PyObject *loop = Py_NewRef(task->fut.loop);
-    int err = coro_call_soon(state, loop, callback, exc, context);
+    int err = coro_call_soon(state, loop, callback, NULL, context);
     Py_DECREF(loop);
     Py_DECREF(context);
     Py_DECREF(callback);
@@ -560,8 +540,7 @@ report_error(LoopObject *loop, PyObject *task, PyObject *arg, PyObject *context,
         return -1;
     }
     PyObject *exc = compat_take_exception();
-    PyObject *callback = is_wakeup ? wakeup_new(loop->state, task) : PyCFunction_New(step_methods, task);
-    /* asyncio's step keeps the exception that it throws to itself. */
+    PyObject *callback = is_wakeup ? wakeup_new(loop->state, task) : step_new(loop->state, task, arg);
     int err = handle_report(loop, exc, callback, is_wakeup ? arg : NULL, context);
     Py_XDECREF(callback);
     Py_DECREF(exc);
@@ -652,7 +631,8 @@ run_eagerly(State *state, BaseTask *task)
     CoroState *coro = state->coro;
     PyObject *loop = Py_NewRef(task->fut.loop);
     PyObject *context = Py_NewRef(task->context);
-    PyObject *previous = current_task_swap(coro, loop, (PyObject *)task);
+    LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
+    PyObject *previous = current_task_swap(coro, native, loop, (PyObject *)task);
     if (previous == NULL) {
         Py_DECREF(loop);
         Py_DECREF(context);
@@ -671,7 +651,7 @@ run_eagerly(State *state, BaseTask *task)
         }
     }
     PyObject *raised = compat_take_exception();
-    PyObject *current = current_task_swap(coro, loop, previous);
+    PyObject *current = current_task_swap(coro, native, loop, previous);
     if (current == NULL) {
         err = -1;
     }
@@ -700,8 +680,14 @@ run_eagerly(State *state, BaseTask *task)
 static int
 loop_runs(State *state, PyObject *loop)
 {
-    if (coro_is_loop(state, loop) && !loop_is_held_here(LoopObject_CAST(loop))) {
-        return 0;
+    if (coro_is_loop(state, loop)) {
+        LoopObject *native = LoopObject_CAST(loop);
+        if (!loop_is_held_here(native)) {
+            return 0;
+        }
+        if (LIKELY(native->native_is_running)) {
+            return native->thread_id != 0;
+        }
     }
     PyObject *answer = PyObject_CallMethodNoArgs(loop, state->coro->str_is_running);
     int runs = answer == NULL ? -1 : Py_IsTrue(answer);

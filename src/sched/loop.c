@@ -1190,6 +1190,7 @@ note_replaced_methods(LoopObject *loop)
     loop->native_call_soon = instance_keeps(loop, state->str_call_soon) && type_keeps(loop, state->str_call_soon);
     loop->native_call_at = instance_keeps(loop, state->str_call_at) && type_keeps(loop, state->str_call_at);
     loop->native_time = instance_keeps(loop, state->str_time) && type_keeps(loop, state->str_time);
+    loop->native_is_running = instance_keeps(loop, state->str_is_running) && type_keeps(loop, state->str_is_running);
 }
 
 static int
@@ -1200,7 +1201,8 @@ Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     if (err == 0 && PyUnicode_Check(name) &&
         (PyUnicode_Compare(name, loop->state->str_call_soon) == 0 ||
          PyUnicode_Compare(name, loop->state->str_call_at) == 0 ||
-         PyUnicode_Compare(name, loop->state->str_time) == 0)) {
+         PyUnicode_Compare(name, loop->state->str_time) == 0 ||
+         PyUnicode_Compare(name, loop->state->str_is_running) == 0)) {
         note_replaced_methods(loop);
     }
     return err;

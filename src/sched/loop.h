@@ -93,6 +93,7 @@ struct LoopObject {
 
     unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */
     _Atomic bool may_spin;               /* FASTLOOP_DISABLE=spin takes it away */
+    _Atomic bool native_is_running;      /* as native_call_soon */
     _Atomic int jobs_under_way;          /* of run_in_executor(), natively */
     _Atomic uint32_t job_ns;             /* what these take on average */
     Spin job_spin;                       /* in a wait for their outcomes */

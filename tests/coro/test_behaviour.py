@@ -13,7 +13,6 @@ import pytest
 
 import fastloop
 from fastloop import _compat, _core
-from helpers import GIL
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "fastloop": fastloop.new_event_loop}
 HAS_EAGER = hasattr(asyncio, "eager_task_factory")
@@ -314,8 +313,7 @@ class BadYield:
         yield 5
 
 
-# Without a GIL fastloop.Future.cancel() of a task is Task.cancel().
-@pytest.mark.parametrize("end", ["set_result", "set_exception", *(["cancel"] if GIL else [])])
+@pytest.mark.parametrize("end", ["set_result", "set_exception", "cancel"])
 def test_a_task_that_somebody_has_completed_is_no_task_any_more(loop, end):
     """asyncio's list has only pending tasks: debug builds of Python end where it has others."""
     reports = []
@@ -333,7 +331,7 @@ def test_a_task_that_somebody_has_completed_is_no_task_any_more(loop, end):
 
 @pytest.mark.parametrize(
     ("record", "debug"),
-    [("step", False), ("step", True), ("step that throws", False), ("wakeup", False), ("wakeup", True)],
+    [(record, debug) for record in ("step", "step that throws", "wakeup") for debug in (False, True)],
 )
 def test_errors_of_steps_and_wakeups_are_told_with_their_handle(loop, record, debug):
     """Both are refused for a task that somebody has completed; the handler runs in the task's context since 3.12."""
@@ -816,6 +814,22 @@ def test_eager_task_outside_a_running_loop(loop):
     task = loop.create_task(nothing())
     assert not task.done()
     loop.run_until_complete(task)
+
+
+@pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
+def test_eager_tasks_ask_a_replaced_is_running(loop):
+    asked = []
+
+    async def main():
+        loop.is_running = lambda: asked.append(1) and False
+        loop.set_task_factory(asyncio.eager_task_factory)
+        task = loop.create_task(nothing())
+        del loop.is_running
+        assert not task.done() and loop.create_task(nothing()).done()
+        await task
+
+    loop.run_until_complete(main())
+    assert asked == [1]
 
 
 # ---- all_tasks, current_task ----

@@ -360,6 +360,56 @@ def test_eager_tasks_inside_a_step(observed):
     assert {name for where, name in seen if where == "eager, later"} == {"eager"}
 
 
+def other_loop_in_a_thread():
+    thread = threading.Thread(target=asyncio.run, args=(asyncio.sleep(0),))
+    thread.start()
+    thread.join()
+
+
+def dict_with_new_tables():
+    registry = getattr(_asyncio, "_current_tasks", {})
+    registry.update(dict.fromkeys(range(100)))
+    for key in range(100):
+        del registry[key]
+
+
+@pytest.mark.left_out(not hasattr(asyncio, "eager_task_factory"), reason="needs eager tasks (3.12)")
+@pytest.mark.parametrize("change", [None, other_loop_in_a_thread, dict_with_new_tables])
+@pytest.mark.parametrize("start", ["step", "callback"])
+def test_eager_tasks_that_nest(loop, start, change):
+    """Each is the current task from its beginning to its end, also around one that it starts."""
+    seen = []
+
+    async def nest(depth):
+        here = asyncio.current_task()
+        if change is not None and depth % 2:
+            change()
+        if depth < 4:
+            seen.append(loop.create_task(nest(depth + 1)))
+        assert asyncio.current_task() is here
+        return here
+
+    def begin():
+        before = asyncio.current_task()
+        seen.append(loop.create_task(nest(0)))
+        assert asyncio.current_task() is before
+
+    async def main():
+        loop.set_task_factory(asyncio.eager_task_factory)
+        for _ in range(3):
+            if start == "step":
+                begin()
+            else:
+                loop.call_soon(begin)
+            await asyncio.sleep(0)
+        assert asyncio.current_task().get_coro().__name__ == "main"
+
+    loop.run_until_complete(main())
+    assert len(seen) == 15
+    for task in seen:
+        assert task.result() is task
+
+
 @pytest.mark.left_out(not hasattr(_asyncio, "_current_tasks"), reason="no dict of current tasks (3.14)")
 @pytest.mark.parametrize("what", ["leave", "other"])
 def test_changed_in_a_step(observed, what):
