@@ -1148,15 +1148,15 @@ def test_s_client_with_a_certificate_a_protocol_and_a_session(loop, run, authori
 
 @contextlib.asynccontextmanager
 async def s_server(authority, folder, *arguments):
-    """`openssl s_server`, which sends each line back in reverse, and its port."""
+    """`openssl s_server`, and its port."""
     chain = folder / "chain.pem"
     authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(chain))
-    server = await openssl("s_server", "-accept", "127.0.0.1:0", "-cert", str(chain), "-rev", *arguments)
+    server = await openssl("s_server", "-accept", "127.0.0.1:0", "-cert", str(chain), *arguments)
     try:
         line = b""
         while not line.startswith(b"ACCEPT"):
             line = await server.stdout.readline()
-        yield int(line.rsplit(b":", 1)[1])
+        yield server, int(line.rsplit(b":", 1)[1])
     finally:
         await leave(server)
 
@@ -1167,10 +1167,11 @@ def test_s_server_as_the_peer(loop, run, authority, tmp_path, version):
     context.minimum_version = context.maximum_version = VERSIONS[version]
     context.set_alpn_protocols(["other", "reverse"])
     authority.authority.issue_cert("somebody").configure_cert(context)
-    demands = ["-Verify", "1", "-verify_return_error", "-CAfile", str(authority.certificate), "-alpn", "reverse"]
+    demands = ["-Verify", "1", "-verify_return_error", "-CAfile", str(authority.certificate)]
+    options = ["-alpn", "reverse", "-rev"]
 
     async def main():
-        async with s_server(authority, tmp_path, *demands) as port:
+        async with s_server(authority, tmp_path, *demands, *options) as (_, port):
             transport, protocol = await loop.create_connection(
                 Recorder, "127.0.0.1", port, ssl=context, server_hostname="localhost"
             )
@@ -1185,11 +1186,33 @@ def test_s_server_as_the_peer(loop, run, authority, tmp_path, version):
     run(main())
 
 
+def test_s_server_asks_for_a_renegotiation(loop, run, authority, tmp_path):
+    """OpenSSL takes part by itself, and nothing that either side says is lost."""
+
+    async def main():
+        async with s_server(authority, tmp_path, "-tls1_2") as (server, port):
+            transport, protocol = await loop.create_connection(
+                Recorder, "127.0.0.1", port, ssl=authority.client, server_hostname="localhost"
+            )
+            for round, said in enumerate((b"before", b"during", b"X" * 30_000 + b" after"), 1):
+                transport.write(said + b"\n")
+                await server.stdout.readuntil(said + b"\n")
+                server.stdin.write(b"r\n")
+                await server.stdout.readuntil(b"SSL_do_handshake -> 1\n")
+                # It is a command only where a read begins with it.
+                server.stdin.write(b"answer\n")
+                await until(lambda round=round: protocol.data == b"answer\n" * round)
+            transport.close()
+            await until(lambda: protocol.lost)
+
+    run(main())
+
+
 def test_s_server_refuses_who_has_no_certificate(loop, run, authority, tmp_path):
     demands = ["-Verify", "1", "-verify_return_error", "-CAfile", str(authority.certificate), "-tls1_2"]
 
     async def main():
-        async with s_server(authority, tmp_path, *demands) as port:
+        async with s_server(authority, tmp_path, *demands) as (_, port):
             with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
                 await loop.create_connection(
                     Recorder, "127.0.0.1", port, ssl=authority.client, server_hostname="localhost"
