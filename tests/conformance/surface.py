@@ -53,7 +53,7 @@ EXPLAINED = [
     (r"andle: only fastloop has get_context|handle\.get_context\(\): stock .*no attribute", "Context of a handle"),
     (r"^Handle: repr\(threadsafe\): stock .*<_ThreadSafeHandle", "Names of classes"),
     (r"t\.writelines\(\[b\"x\", None\]\): .*fastloop \(\('raised', 'TypeError'", "None in writelines"),
-    (r"context=5\).*TaskStepMethWrapper.*fastloop\._core\.TaskStepMethWrapper", "Names of classes"),
+    (r"context=5\).*TaskStepMethWrapper.*fastloop\.TaskStepMethWrapper", "Names of classes"),
     (r"has no attribute '\w+'\"\).*fastloop \(\('raised', 'AttributeError', \"'fastloop\.", "Names of classes"),
     (r"not supported between.*fastloop \(\('raised', 'TypeError', .*not supported between", "Names of classes"),
     (r"dumps\(loop\)|: iter\(future\)", "Names of classes"),
