@@ -363,6 +363,22 @@ def test_errors_of_steps_and_wakeups_are_told_with_their_handle(loop, record, de
     task.get_coro().close()
 
 
+def test_a_step_called_by_hand(loop):
+    """What other loops get to call: it takes no arguments, and goes on with the task."""
+    calls = []
+    loop.call_soon = lambda callback, *args, context=None: calls.append((callback, args))
+    task = loop.create_task(nothing())
+    ((step, args),) = calls
+    assert args == () and step.__self__ is task
+    for wrong in (lambda: step(1), lambda: step(x=1)):
+        with pytest.raises(TypeError, match="^function takes no (positional|keyword) arguments$"):
+            wrong()
+    assert not task.done() and step() is None and task.done()
+    with pytest.raises(asyncio.InvalidStateError):
+        step()
+    del loop.call_soon
+
+
 @pytest.mark.parametrize("record", ["step", "wakeup"])
 def test_a_context_that_is_entered_already(loop, record):
     """The loop itself runs in the task's context: neither can enter it, which is told, and nothing resumes the task."""

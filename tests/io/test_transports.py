@@ -652,6 +652,26 @@ def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_f
     theirs.close()
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_transport_that_another_thread_drops(loop, run, kind, guard):
+    """A paused one belongs to its user alone. The socket is closed, and the loop, which may wait meanwhile, goes on."""
+
+    async def main():
+        ours, theirs = socket_pair(kind)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        transport.pause_reading()
+        held = [transport]
+        del transport, ours
+        await turns(3)
+        # On the standard loop it is part of a cycle.
+        await asyncio.to_thread(lambda: held.clear() or gc.collect())
+        assert await loop.sock_recv(theirs, 1) == b""
+        theirs.close()
+
+    run(main())
+    assert any(text.startswith("ResourceWarning: unclosed transport") for text in guard.unraisable.take())
+
+
 def test_a_transport_whose_loop_was_closed_takes_a_close_once(loop_factory, guard):
     loop = loop_factory()
     first, second = socket_pair("unix")
