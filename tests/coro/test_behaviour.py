@@ -373,10 +373,19 @@ def test_a_step_called_by_hand(loop):
     for wrong in (lambda: step(1), lambda: step(x=1)):
         with pytest.raises(TypeError, match="^function takes no (positional|keyword) arguments$"):
             wrong()
-    assert not task.done() and step() is None and task.done()
-    with pytest.raises(asyncio.InvalidStateError):
-        step()
     del loop.call_soon
+    assert not task.done()
+    seen = []
+
+    def by_hand():
+        seen.append((step(), task.done()))
+        with pytest.raises(asyncio.InvalidStateError) as refused:
+            step()
+        seen.append(refused.type)
+
+    loop.call_soon(by_hand)
+    turn(loop)
+    assert seen == [(None, True), asyncio.InvalidStateError]
 
 
 @pytest.mark.parametrize("record", ["step", "wakeup"])

@@ -78,7 +78,7 @@ def test_import_leaves_no_tasks_behind():
     code = (
         "import gc; gc.disable(); import asyncio, fastloop; loop = fastloop.new_event_loop();"
         "loop.run_until_complete(asyncio.sleep(0));"
-        "print(sum(isinstance(obj, asyncio.Task) for obj in gc.get_objects()))"
+        "print(sum(isinstance(obj, asyncio.Task) for obj in gc.get_objects())); loop.close()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "0" and run.stderr == ""
