@@ -352,15 +352,8 @@ report(LoopObject *loop, PyObject *handle, PyObject *exc)
     PyObject *result =
         PyObject_CallMethodObjArgs((PyObject *)loop, loop->state->str__report_handle_error, handle, exc, NULL);
     loop_end_handling(before);
-    if (result == NULL) {
-        if (loop_must_propagate()) {
-            return -1;
-        }
-        PyErr_WriteUnraisable((PyObject *)loop);
-        return 0;
-    }
-    Py_DECREF(result);
-    return 0;
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
 /* The same with the exception that is set. */

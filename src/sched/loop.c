@@ -83,6 +83,24 @@ call_exception_handler(LoopObject *loop, PyObject *context, PyObject *exc)
     return result == NULL ? -1 : 0;
 }
 
+/* call_exception_handler() may be the program's own, and fail: it is told so, as by a handle on the standard loop, and what
+   it raises then ends the run. */
+static void
+report_failed_report(LoopObject *loop)
+{
+    if (loop_must_propagate()) {
+        loop_raise_later(loop);
+        return;
+    }
+    PyObject *exc = compat_take_exception();
+    PyObject *context = Py_BuildValue("{ss,sO}", "message", "Exception in callback", "exception", exc);
+    if (context == NULL || call_exception_handler(loop, context, exc) < 0) {
+        loop_raise_later(loop);
+    }
+    Py_XDECREF(context);
+    Py_DECREF(exc);
+}
+
 void
 loop_report(LoopObject *loop, const char *message, ...)
 {
@@ -108,11 +126,7 @@ loop_report(LoopObject *loop, const char *message, ...)
     Py_XDECREF(exc);
     Py_XDECREF(context);
     if (err < 0) {
-        if (loop_must_propagate()) {
-            loop_raise_later(loop);
-        } else {
-            PyErr_WriteUnraisable((PyObject *)loop);
-        }
+        report_failed_report(loop);
     }
 }
 

@@ -405,3 +405,42 @@ def test_an_exception_handler_that_leaves(loop, run, where, leaving):
     transport.abort()
     run(turns(5))
     far.close()
+
+
+@pytest.mark.parametrize("where", ["callback", "timer", "task", "data_received", "buffer_updated", "connection_lost"])
+def test_a_failing_call_exception_handler_ends_the_run(loop, run, where):
+    """A logging handler may be the one that fails; the loop can go on."""
+
+    def fail(*args):
+        raise ValueError(where)
+
+    kind = asyncio.BufferedProtocol if where == "buffer_updated" else asyncio.Protocol
+    protocol = type("Failing", (kind,), {"get_buffer": lambda self, hint: bytearray(10), where: fail})
+    near, far = socket.socketpair()
+    transport, _ = run(loop.create_connection(protocol, sock=near))
+
+    def handle(context):
+        raise LookupError("handler")
+
+    loop.call_exception_handler = handle
+    if where == "callback":
+        loop.call_soon(fail)
+    elif where == "timer":
+        loop.call_later(0, fail)
+    elif where == "task":
+        future = loop.create_future()
+        future.add_done_callback(fail)
+        future.set_result(None)
+    elif where == "connection_lost":
+        transport.abort()
+    else:
+        far.send(b"data")
+    # Should nothing come.
+    timer = loop.call_later(20, loop.stop)
+    with pytest.raises(LookupError, match="handler"):
+        loop.run_forever()
+    timer.cancel()
+    del loop.call_exception_handler
+    transport.abort()
+    run(turns(5))
+    far.close()
