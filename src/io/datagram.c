@@ -161,18 +161,6 @@ read_one(DatagramObject *self, LoopObject *loop)
     return deliver(self, loop, data, &address, Py_MIN(address_size, (socklen_t)sizeof(address)));
 }
 
-/* What the loop has to do; a datagram is followed by another one only when nothing was added. */
-typedef struct {
-    size_t ready;
-    size_t timers;
-} Work;
-
-static Work
-work_of(LoopObject *loop)
-{
-    return (Work){.ready = loop->ready.count, .timers = loop->timers.count};
-}
-
 static bool
 is_readable(DatagramObject *self)
 {
@@ -180,12 +168,12 @@ is_readable(DatagramObject *self)
 }
 
 /* The standard transport reads one datagram in a turn. A second one right away makes no difference that anybody can
-   see, as long as the protocol did nothing but send, so that nothing waits to run in between. */
+   see, as long as the protocol did nothing but send, so that nothing waits to run in between. `timers` is how many there
+   were before. */
 static bool
-may_read_again(DatagramObject *self, LoopObject *loop, Work before)
+may_read_again(DatagramObject *self, LoopObject *loop, size_t timers)
 {
-    Work now = work_of(loop);
-    if (now.ready != before.ready || now.timers != before.timers || loop->stopping || loop->pending != NULL ||
+    if (loop->ready.count > 0 || loop->timers.count != timers || loop->stopping || loop->pending != NULL ||
         !is_false(self->conn_lost) || !is_readable(self) || self->loop != (PyObject *)loop) {
         return false;
     }
@@ -202,14 +190,14 @@ Datagram_read_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
         return call_standard(self, "_read_ready", NULL, 0, NULL);
     }
     LoopObject *loop = (LoopObject *)Py_NewRef(self->loop);
-    Work before = work_of(loop);
+    size_t timers = loop->timers.count;
     int most = self->quiet < QUIET_MAX || loop->io->turn % QUIET_MAX == 0 ? READ_MAX : 1;
     int count = 0;
     ReadOutcome outcome;
     do {
         outcome = read_one(self, loop);
         count++;
-    } while (outcome == READ_DELIVERED && count < most && may_read_again(self, loop, before));
+    } while (outcome == READ_DELIVERED && count < most && may_read_again(self, loop, timers));
     if (count > 2 || (count == 2 && outcome == READ_DELIVERED)) {
         self->quiet = 0;
     } else if (count == 2 && outcome == READ_NOTHING) {

@@ -369,6 +369,29 @@ def test_a_datagram_at_a_time_where_that_shows(loop, run, endpoint):
     run(main())
 
 
+def test_what_is_ready_runs_between_two_datagrams(loop, run, endpoint):
+    """A callback that was ready before, and one that comes back each turn, have to wait for one datagram at most."""
+
+    async def main():
+        transport, protocol = await endpoint(**LOCAL)
+        story = []
+        protocol.datagram_received = lambda data, sender: story.append("datagram")
+
+        def callback():
+            story.append("callback")
+            if story.count("datagram") < 20:
+                loop.call_soon(callback)
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(20):
+                sock.sendto(b"x", address(transport))
+        callback()
+        await until(lambda: story.count("datagram") == 20)
+        assert ("datagram", "datagram") not in zip(story, story[1:])
+
+    run(main())
+
+
 def test_callbacks_of_one_datagram_run_before_the_next(loop, run, endpoint):
     seen = []
 
