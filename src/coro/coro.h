@@ -83,7 +83,6 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(_make_cancelled_error, "($self, /)", "The CancelledError to raise.")
 /* Those of tasks only. */
 #define UNLOCKED_TASK_METHODS(X)                                                            \
-    X(cancel, "($self, /, msg=None)", "Have CancelledError thrown into the coroutine.")     \
     X(get_coro, "($self, /)", "The coroutine.")                                             \
     X(get_context, "($self, /)", "The context in which the coroutine runs.")                \
     X(get_stack, "($self, /, *, limit=None)", "The frames of the coroutine.")               \
@@ -108,7 +107,7 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     UNLOCKED_METHODS(X)      \
     UNLOCKED_ATTRIBUTES(X)   \
     UNLOCKED_TASK_METHODS(X) \
-    UNLOCKED_TASK_ATTRIBUTES(X)
+    UNLOCKED_TASK_ATTRIBUTES(X) X(cancel)
 #else
 #define UNLOCKED_NAMES(X)
 #endif

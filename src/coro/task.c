@@ -685,7 +685,7 @@ loop_runs(State *state, PyObject *loop)
         if (!loop_is_held_here(native)) {
             return 0;
         }
-        if (LIKELY(native->native_is_running)) {
+        if (LIKELY(loop_keeps_is_running(native))) {
             return native->thread_id != 0;
         }
     }
@@ -1081,6 +1081,36 @@ Task_clear(PyObject *op)
 UNLOCKED_TASK_METHODS(X)
 #undef X
 
+/* asyncio's own lets go of the task while it waits for the lock of what the task awaits. By then the task may await something
+   else, which has to be told, too. */
+static PyObject *
+Task_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    State *state = state_of_object(op);
+    if (state == NULL) {
+        return NULL;
+    }
+    BaseTask *task = BaseTask_CAST(op);
+    PyObject *result, *told;
+    FL_BEGIN_INNER_CRITICAL_SECTION(op);
+    /* The base asks it without a reference of its own. */
+    told = Py_XNewRef(task->fut_waiter);
+    result = future_call_locked(op, &state->coro->unlocked_cancel, args, nargs, kwnames);
+    while (result != NULL && TASK_FLAGS(task)->must_cancel && task->fut.state == FUTURE_PENDING &&
+           task->fut_waiter != NULL && task->fut_waiter != told) {
+        Py_XSETREF(told, Py_NewRef(task->fut_waiter));
+        int agreed = forward_cancel(state->coro, task, told);
+        if (agreed > 0) {
+            TASK_FLAGS(task)->must_cancel = 0;
+        } else if (agreed < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    FL_END_INNER_CRITICAL_SECTION();
+    Py_XDECREF(told);
+    return result;
+}
+
 /* The name, or None (new), as the base keeps it: an automatic one is an int until somebody asks. */
 static PyObject *
 read_name(CoroState *coro, BaseTask *task)
@@ -1137,7 +1167,9 @@ static PyMethodDef Task_methods[] = {
      #name parameters "\n--\n\n" doc " See asyncio."},
     UNLOCKED_TASK_METHODS(X)
 #undef X
-        {"get_name", Task_get_name, METH_NOARGS, "get_name($self, /)\n--\n\nReturn the name. See asyncio."},
+        {"cancel", (PyCFunction)(void (*)(void))Task_cancel, METH_FASTCALL | METH_KEYWORDS,
+         "cancel($self, /, msg=None)\n--\n\nHave CancelledError thrown into the coroutine. See asyncio."},
+    {"get_name", Task_get_name, METH_NOARGS, "get_name($self, /)\n--\n\nReturn the name. See asyncio."},
     {"set_name", Task_set_name, METH_O, "set_name($self, value, /)\n--\n\nGive it another name. See asyncio."},
     {NULL},
 };

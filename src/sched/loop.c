@@ -1204,7 +1204,22 @@ note_replaced_methods(LoopObject *loop)
     loop->native_call_soon = instance_keeps(loop, state->str_call_soon) && type_keeps(loop, state->str_call_soon);
     loop->native_call_at = instance_keeps(loop, state->str_call_at) && type_keeps(loop, state->str_call_at);
     loop->native_time = instance_keeps(loop, state->str_time) && type_keeps(loop, state->str_time);
-    loop->native_is_running = instance_keeps(loop, state->str_is_running) && type_keeps(loop, state->str_is_running);
+}
+
+bool
+loop_keeps_is_running(LoopObject *loop)
+{
+    PyTypeObject *type = Py_TYPE(loop);
+    unsigned version = compat_type_version(type);
+    if (UNLIKELY(version == 0 || version != loop->running_version)) {
+        /* Looking it up may have given the type its number. */
+        bool kept = type->tp_getattro == PyObject_GenericGetAttr && type_keeps(loop, loop->state->str_is_running);
+        loop->running_version = kept ? compat_type_version(type) : 0;
+        if (!kept) {
+            return false;
+        }
+    }
+    return instance_keeps(loop, loop->state->str_is_running);
 }
 
 static int
@@ -1215,8 +1230,7 @@ Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     if (err == 0 && PyUnicode_Check(name) &&
         (PyUnicode_Compare(name, loop->state->str_call_soon) == 0 ||
          PyUnicode_Compare(name, loop->state->str_call_at) == 0 ||
-         PyUnicode_Compare(name, loop->state->str_time) == 0 ||
-         PyUnicode_Compare(name, loop->state->str_is_running) == 0)) {
+         PyUnicode_Compare(name, loop->state->str_time) == 0)) {
         note_replaced_methods(loop);
     }
     return err;

@@ -75,14 +75,15 @@ struct LoopObject {
     /* Eight, so that no compiler reads one of these with one of those. */
     bool opened; /* the inbox exists */
     bool in_turn;
-    bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
-    bool polling;          /* inside uv_run(), which must not be entered again */
-    bool poll_defers;      /* ... without blocking: there is work, which comes before what the poll finds */
-    bool has_found;        /* LoopHooks.collect() has something for the next poll, which must not block */
-    bool may_glance;       /* LoopHooks.glance() will probably find something */
-    bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
+    bool closing;             /* close() is under way: Python code that it runs must not close or run the loop again */
+    bool polling;             /* inside uv_run(), which must not be entered again */
+    bool poll_defers;         /* ... without blocking: there is work, which comes before what the poll finds */
+    bool has_found;           /* LoopHooks.collect() has something for the next poll, which must not block */
+    bool may_glance;          /* LoopHooks.glance() will probably find something */
+    bool watchers_changed;    /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
-    pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
+    pid_t pid;                /* of the process that made, or last re-armed, the uv_loop */
+    unsigned running_version; /* of a type, when its is_running() was ours; 0 for none */
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
@@ -93,7 +94,6 @@ struct LoopObject {
 
     unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */
     _Atomic bool may_spin;               /* FASTLOOP_DISABLE=spin takes it away */
-    _Atomic bool native_is_running;      /* as native_call_soon */
     _Atomic int jobs_under_way;          /* of run_in_executor(), natively */
     _Atomic uint32_t job_ns;             /* what these take on average */
     Spin job_spin;                       /* in a wait for their outcomes */
@@ -189,6 +189,8 @@ int loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, 
 
 /* loop.time() in seconds: the monotonic clock, or what replaced it. -1.0 with an exception on failure. */
 double loop_time(LoopObject *loop);
+/* Is is_running() still ours, at this moment? For who can do without calling it. */
+bool loop_keeps_is_running(LoopObject *loop);
 
 /* Called before anything runs but the step of a task of ours. Such a step leaves its entry for current_task() where it
    is, since mostly another step comes next and replaces it; nobody else may see it. Keeps an exception that is set. */

@@ -842,19 +842,54 @@ def test_eager_task_outside_a_running_loop(loop):
 
 
 @pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
-def test_eager_tasks_ask_a_replaced_is_running(loop):
+@pytest.mark.parametrize("kind", [asyncio.SelectorEventLoop, fastloop.Loop], ids=list(LOOPS))
+@pytest.mark.parametrize("where", ["instance", "dict", "class", "base", "another class", "__getattribute__"])
+def test_eager_tasks_ask_a_replaced_is_running(kind, where):
+    """Whoever replaces it, at any time."""
+
+    def replacement(*args):
+        asked.append(1)
+
     asked = []
+    base = type("Base", (kind,), {})
+    cls = type("Derived", (base,), {})
+    other = type("Other", (kind,), {"is_running": replacement})
+    if where == "__getattribute__":
+
+        def get(self, name):
+            return replacement if name == "is_running" else super(cls, self).__getattribute__(name)
+
+        cls = type("Derived", (base,), {"__getattribute__": get})
+    loop = cls()
 
     async def main():
-        loop.is_running = lambda: asked.append(1) and False
         loop.set_task_factory(asyncio.eager_task_factory)
+        if where != "__getattribute__":
+            assert loop.create_task(nothing()).done()
+        match where:
+            case "instance":
+                loop.is_running = replacement
+            case "dict":
+                vars(loop)["is_running"] = replacement
+            case "class" | "base":
+                {"class": cls, "base": base}[where].is_running = replacement
+            case "another class":
+                loop.__class__ = other
+        asked.clear()
         task = loop.create_task(nothing())
-        del loop.is_running
-        assert not task.done() and loop.create_task(nothing()).done()
+        assert asked == [1] and not task.done()
         await task
 
-    loop.run_until_complete(main())
-    assert asked == [1]
+    task = kind.create_task(loop, main())
+    task.add_done_callback(lambda task: loop.stop())
+    loop.run_forever()
+    assert task.result() is None
+    loop.__class__ = cls
+    vars(loop).pop("is_running", None)
+    for changed in (cls, base):
+        if "is_running" in vars(changed):
+            del changed.is_running
+    loop.close()
 
 
 # ---- all_tasks, current_task ----

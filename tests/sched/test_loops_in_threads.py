@@ -305,6 +305,46 @@ def test_tasks_cancelled_by_other_threads_end(loop, run, wait):
     assert ended == [1] * len(ended)
 
 
+@pytest.mark.usefixtures("debug_off")
+@pytest.mark.fastloop_only("the stock loop is not made for this")
+@pytest.mark.timeout(100 * SCALE)
+def test_a_task_cancelled_by_another_thread_as_it_goes_on_to_wait_for_something_else(loop, run):
+    """Completing what it awaits takes a while, and that is when the other thread cancels."""
+
+    async def waits(first, second):
+        await first
+        await second
+
+    async def main():
+        for _ in range(100 * SCALE):
+            first, second = loop.create_future(), loop.create_future()
+            task = loop.create_task(waits(first, second))
+            await asyncio.sleep(0)
+            for _ in range(3000):
+                first.add_done_callback(bool)
+            begun = []
+
+            def cancel(begun=begun, task=task):
+                # An Event would take too long to wake it.
+                while len(begun) < 2:
+                    begun or begun.append("thread")
+                task.cancel()
+
+            thread = threading.Thread(target=cancel)
+            thread.start()
+            await until(lambda begun=begun: begun)
+            begun.append("loop")
+            # It may be quicker, and has cancelled what the task awaits.
+            with contextlib.suppress(asyncio.InvalidStateError):
+                first.set_result(None)
+            # The loop is not woken for it.
+            await until(lambda task=task: task.done())
+            assert task.cancelled()
+            thread.join()
+
+    run(main())
+
+
 # ---------------------------------------------------------------- what is not made for other threads
 
 
