@@ -1100,11 +1100,17 @@ Task_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
            task->fut_waiter != NULL && task->fut_waiter != told) {
         Py_XSETREF(told, Py_NewRef(task->fut_waiter));
         int agreed = forward_cancel(state->coro, task, told);
-        if (agreed > 0) {
-            TASK_FLAGS(task)->must_cancel = 0;
-        } else if (agreed < 0) {
+        if (agreed < 0) {
             Py_CLEAR(result);
+        } else if (agreed > 0 && task->fut_waiter == told) {
+            /* Otherwise a step has taken note of it already, and it may be another request by now. */
+            TASK_FLAGS(task)->must_cancel = 0;
         }
+    }
+    if (result == Py_True && TASK_FLAGS(task)->must_cancel && task->fut.state != FUTURE_PENDING) {
+        /* It has ended meanwhile, and nobody was told. */
+        TASK_FLAGS(task)->must_cancel = 0;
+        Py_SETREF(result, Py_NewRef(Py_False));
     }
     FL_END_INNER_CRITICAL_SECTION();
     Py_XDECREF(told);

@@ -168,13 +168,18 @@ is_readable(DatagramObject *self)
 }
 
 /* The standard transport reads one datagram in a turn. A second one right away makes no difference that anybody can
-   see, as long as the protocol did nothing but send, so that nothing waits to run in between. `timers` is how many there
+   see, as long as the protocol did nothing but send, and nothing waits to run in between. `timers` is how many there
    were before. */
 static bool
 may_read_again(DatagramObject *self, LoopObject *loop, size_t timers)
 {
-    if (loop->ready.count > 0 || loop->timers.count != timers || loop->stopping || loop->pending != NULL ||
-        !is_false(self->conn_lost) || !is_readable(self) || self->loop != (PyObject *)loop) {
+    if (loop->ready.count > 0 && loop->io != NULL) {
+        /* That may be another socket, which must not get more of the turn. */
+        loop->io->crowded_turn = loop->io->turn;
+        return false;
+    }
+    if (loop->timers.count != timers || loop->stopping || loop->pending != NULL || !is_false(self->conn_lost) ||
+        !is_readable(self) || self->loop != (PyObject *)loop) {
         return false;
     }
     /* close() and pause_reading() take the reader away. */
@@ -191,7 +196,8 @@ Datagram_read_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     LoopObject *loop = (LoopObject *)Py_NewRef(self->loop);
     size_t timers = loop->timers.count;
-    int most = self->quiet < QUIET_MAX || loop->io->turn % QUIET_MAX == 0 ? READ_MAX : 1;
+    bool may_be_many = self->quiet < QUIET_MAX || loop->io->turn % QUIET_MAX == 0;
+    int most = may_be_many && loop->io->crowded_turn != loop->io->turn ? READ_MAX : 1;
     int count = 0;
     ReadOutcome outcome;
     do {

@@ -83,24 +83,6 @@ call_exception_handler(LoopObject *loop, PyObject *context, PyObject *exc)
     return result == NULL ? -1 : 0;
 }
 
-/* call_exception_handler() may be the program's own, and fail: it is told so, as by a handle on the standard loop, and what
-   it raises then ends the run. */
-static void
-report_failed_report(LoopObject *loop)
-{
-    if (loop_must_propagate()) {
-        loop_raise_later(loop);
-        return;
-    }
-    PyObject *exc = compat_take_exception();
-    PyObject *context = Py_BuildValue("{ss,sO}", "message", "Exception in callback", "exception", exc);
-    if (context == NULL || call_exception_handler(loop, context, exc) < 0) {
-        loop_raise_later(loop);
-    }
-    Py_XDECREF(context);
-    Py_DECREF(exc);
-}
-
 void
 loop_report(LoopObject *loop, const char *message, ...)
 {
@@ -126,7 +108,11 @@ loop_report(LoopObject *loop, const char *message, ...)
     Py_XDECREF(exc);
     Py_XDECREF(context);
     if (err < 0) {
-        report_failed_report(loop);
+        if (loop_must_propagate()) {
+            loop_raise_later(loop);
+        } else {
+            PyErr_WriteUnraisable((PyObject *)loop);
+        }
     }
 }
 
@@ -1206,20 +1192,29 @@ note_replaced_methods(LoopObject *loop)
     loop->native_time = instance_keeps(loop, state->str_time) && type_keeps(loop, state->str_time);
 }
 
-bool
-loop_keeps_is_running(LoopObject *loop)
+/* The same for is_running(), which nobody asks for the answer beforehand. */
+static bool
+type_keeps_is_running(LoopObject *loop)
 {
     PyTypeObject *type = Py_TYPE(loop);
     unsigned version = compat_type_version(type);
-    if (UNLIKELY(version == 0 || version != loop->running_version)) {
-        /* Looking it up may have given the type its number. */
-        bool kept = type->tp_getattro == PyObject_GenericGetAttr && type_keeps(loop, loop->state->str_is_running);
-        loop->running_version = kept ? compat_type_version(type) : 0;
-        if (!kept) {
-            return false;
-        }
+    if (LIKELY(version != 0 && version == loop->running_version)) {
+        return true;
     }
-    return instance_keeps(loop, loop->state->str_is_running);
+    if (type->tp_getattro != PyObject_GenericGetAttr || !type_keeps(loop, loop->state->str_is_running)) {
+        return false;
+    }
+    /* The first look may have given the type its number; the next one finds it. */
+    if (version == compat_type_version(type)) {
+        loop->running_version = version;
+    }
+    return true;
+}
+
+bool
+loop_keeps_is_running(LoopObject *loop)
+{
+    return type_keeps_is_running(loop) && instance_keeps(loop, loop->state->str_is_running);
 }
 
 static int

@@ -392,6 +392,31 @@ def test_what_is_ready_runs_between_two_datagrams(loop, run, endpoint):
     run(main())
 
 
+def test_busy_sockets_take_turns(run, endpoint):
+    """Each is full all the time: none gets more of the turns than the others."""
+
+    class Full(DatagramRecorder):
+        count = 0
+
+        def datagram_received(self, data, sender):
+            self.count += 1
+            self.transport.sendto(data, address(self.transport))
+
+    async def main():
+        made = [await endpoint(Full, **LOCAL) for _ in range(3)]
+        for transport, _ in made:
+            for _ in range(20):
+                transport.sendto(b"x", address(transport))
+        counts = [protocol for _, protocol in made]
+        await until(lambda: sum(protocol.count for protocol in counts) > 3000)
+        least, *_, most = sorted(protocol.count for protocol in counts)
+        assert most < 2 * least
+        for transport, _ in made:
+            transport.abort()
+
+    run(main())
+
+
 def test_callbacks_of_one_datagram_run_before_the_next(loop, run, endpoint):
     seen = []
 

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from helpers import GIL, socket_pair, until
+from helpers import GIL, socket_pair, turns, until
 
 SCALE = int(os.environ.get("FASTLOOP_STRESS", "1"))
 LOOPS = 4
@@ -308,18 +308,22 @@ def test_tasks_cancelled_by_other_threads_end(loop, run, wait):
 @pytest.mark.usefixtures("debug_off")
 @pytest.mark.fastloop_only("the stock loop is not made for this")
 @pytest.mark.timeout(100 * SCALE)
-def test_a_task_cancelled_by_another_thread_as_it_goes_on_to_wait_for_something_else(loop, run):
+@pytest.mark.parametrize("through", ["nothing", "task"])
+def test_a_task_cancelled_by_another_thread_as_it_goes_on_to_wait_for_something_else(loop, run, through):
     """Completing what it awaits takes a while, and that is when the other thread cancels."""
 
+    async def inner(future):
+        await future
+
     async def waits(first, second):
-        await first
+        await (first if through == "nothing" else loop.create_task(inner(first)))
         await second
 
     async def main():
         for _ in range(100 * SCALE):
             first, second = loop.create_future(), loop.create_future()
             task = loop.create_task(waits(first, second))
-            await asyncio.sleep(0)
+            await turns(3)
             for _ in range(3000):
                 first.add_done_callback(bool)
             begun = []
