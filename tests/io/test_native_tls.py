@@ -16,7 +16,7 @@ import threading
 
 import pytest
 
-from helpers import BufferedRecorder, Recorder, small_buffers, socket_pair, turns, until, without_clients
+from helpers import GIL, BufferedRecorder, Recorder, small_buffers, socket_pair, turns, until, without_clients
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -160,6 +160,7 @@ def test_a_good_bye_behind_data_that_makes_the_protocol_pause(link, run):
 # ---------------------------------------------------------------- which way
 
 
+@pytest.mark.left_out(not GIL, reason="TLS in C needs a GIL")
 @pytest.mark.fastloop_only(reason="what serves which connection")
 def test_what_is_served_natively(link, run, path):
     from asyncio import sslproto
@@ -177,6 +178,7 @@ def test_what_is_served_natively(link, run, path):
     run(main())
 
 
+@pytest.mark.left_out(not GIL, reason="TLS in C needs a GIL")
 @pytest.mark.fastloop_only(reason="what serves which connection")
 def test_a_context_with_python_in_it_is_left_to_python(link, run, authority, tmp_path):
     from asyncio import sslproto
@@ -296,6 +298,7 @@ ODD_OBJECTS = """
 """
 
 
+@pytest.mark.left_out(not GIL, reason="TLS in C needs a GIL")
 @pytest.mark.fastloop_only(reason="what serves which connection")
 def test_objects_that_do_not_fit_are_refused(python, path):
     """Nothing is read from what is not the very SSL that OpenSSL has made just then, and the right ones are found."""
