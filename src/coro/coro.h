@@ -46,7 +46,6 @@ enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
     X(set_exception, "set_exception")                               \
     X(get_loop, "get_loop")                                         \
     X(_loop, "_loop")                                               \
-    X(is_running, "is_running")                                     \
     X(add_done_callback, "add_done_callback")                       \
     X(blocking, "_asyncio_future_blocking")                         \
     X(loop, "loop")                                                 \

@@ -689,7 +689,7 @@ loop_runs(State *state, PyObject *loop)
             return native->thread_id != 0;
         }
     }
-    PyObject *answer = PyObject_CallMethodNoArgs(loop, state->coro->str_is_running);
+    PyObject *answer = PyObject_CallMethodNoArgs(loop, state->str_is_running);
     int runs = answer == NULL ? -1 : Py_IsTrue(answer);
     Py_XDECREF(answer);
     return runs;

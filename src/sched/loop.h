@@ -75,15 +75,14 @@ struct LoopObject {
     /* Eight, so that no compiler reads one of these with one of those. */
     bool opened; /* the inbox exists */
     bool in_turn;
-    bool closing;             /* close() is under way: Python code that it runs must not close or run the loop again */
-    bool polling;             /* inside uv_run(), which must not be entered again */
-    bool poll_defers;         /* ... without blocking: there is work, which comes before what the poll finds */
-    bool has_found;           /* LoopHooks.collect() has something for the next poll, which must not block */
-    bool may_glance;          /* LoopHooks.glance() will probably find something */
-    bool watchers_changed;    /* the next uv_run() tells the system what to watch: with the thread state held, see
+    bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
+    bool polling;          /* inside uv_run(), which must not be entered again */
+    bool poll_defers;      /* ... without blocking: there is work, which comes before what the poll finds */
+    bool has_found;        /* LoopHooks.collect() has something for the next poll, which must not block */
+    bool may_glance;       /* LoopHooks.glance() will probably find something */
+    bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
-    pid_t pid;                /* of the process that made, or last re-armed, the uv_loop */
-    unsigned running_version; /* of a type, when its is_running() was ours; 0 for none */
+    pid_t pid;             /* of the process that made, or last re-armed, the uv_loop */
 
     PyThreadState *released; /* our thread state while a blocking poll has given it away */
     PyObject *pending;       /* exception raised inside a libuv callback, to leave run_forever() with */
@@ -92,6 +91,7 @@ struct LoopObject {
        borrowed, only to be compared. */
     PyObject *left_task;
 
+    unsigned running_version;            /* of a type, when its is_running() was ours; 0 for none */
     unsigned long long poll_interval_ns; /* with work ready, the poll may be skipped for so long */
     _Atomic bool may_spin;               /* FASTLOOP_DISABLE=spin takes it away */
     _Atomic int jobs_under_way;          /* of run_in_executor(), natively */
