@@ -202,6 +202,13 @@ compat_share_type(PyTypeObject *type)
 #define HAVE_SCHED_GETAFFINITY 0
 #endif
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#define HAVE_MALLOC_TRIM 1
+#else
+#define HAVE_MALLOC_TRIM 0
+#endif
+
 /* A write to a closed connection must not raise SIGPIPE; Python ignores that signal where this flag is missing. */
 #if defined(__APPLE__)
 #define COMPAT_MSG_NOSIGNAL 0
@@ -353,6 +360,15 @@ compat_usable_cpus(void)
     }
 #endif
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Gives the free pages that the allocator holds between others back to the system, where it does not do so by itself. */
+static inline void
+compat_trim_memory(void)
+{
+#if HAVE_MALLOC_TRIM
+    (void)malloc_trim(0);
+#endif
 }
 
 /* Tells the CPU that this is a loop that waits for another one. */

@@ -10,6 +10,8 @@ enum {
     HANDSHAKES_IN_A_TURN = 16,
     /* In bytes: a client's first word is not longer. Of one that says more nothing is kept. */
     FIRST_WORD = 16 * 1024,
+    /* So many handshakes at the same time leave some megabytes behind. */
+    CROWD_MIN = 128,
 };
 
 /* The loop that the connection is on; NULL when there is none, or TLS is inside of TLS. */
@@ -30,6 +32,37 @@ has_room(Handshakes *handshakes, unsigned turn)
         handshakes->begun = 0;
     }
     return handshakes->begun < HANDSHAKES_IN_A_TURN;
+}
+
+/* With the loop that it is on, or NULL. */
+static void
+note_begin(TlsConnection *self, LoopObject *loop)
+{
+    self->has_begun = true;
+    if (loop != NULL) {
+        Handshakes *handshakes = &loop->io->handshakes;
+        handshakes->begun++;
+        handshakes->under_way++;
+        handshakes->crowd = Py_MAX(handshakes->crowd, handshakes->under_way);
+        self->is_under_way = true;
+    }
+}
+
+void
+handshakes_note_end(TlsConnection *self)
+{
+    LoopObject *loop = self->is_under_way ? loop_of(self) : NULL;
+    self->is_under_way = false;
+    if (loop == NULL) {
+        return;
+    }
+    Handshakes *handshakes = &loop->io->handshakes;
+    handshakes->under_way--;
+    /* Some may never come to an end: not when the last one does. */
+    if (handshakes->crowd >= CROWD_MIN && handshakes->under_way <= handshakes->crowd / 8) {
+        compat_trim_memory();
+        handshakes->crowd = handshakes->under_way;
+    }
 }
 
 /* ---- the queue ---- */
@@ -69,8 +102,7 @@ begin(TlsConnection *self)
     if (self->has_begun || loop == NULL || self->ssl_state != self->state->openssl->handshaking) {
         return 0;
     }
-    self->has_begun = true;
-    loop->io->handshakes.begun++;
+    note_begin(self, loop);
     PyObject *transport = Py_NewRef(self->transport);
     PyObject *entered = transport_enter_context(SocketTransport_CAST(transport)->context);
     PyObject *result = PyObject_CallMethod((PyObject *)self, "_do_handshake", NULL);
@@ -126,11 +158,7 @@ put_off(TlsConnection *self)
         return false;
     }
     Handshakes *handshakes = &loop->io->handshakes;
-    if (handshakes->first == NULL && has_room(handshakes, loop->io->turn)) {
-        handshakes->begun++;
-        return false;
-    }
-    if (!ensure_record(loop, self->transport)) {
+    if ((handshakes->first == NULL && has_room(handshakes, loop->io->turn)) || !ensure_record(loop, self->transport)) {
         return false;
     }
     append(handshakes, self);
@@ -149,7 +177,7 @@ waits_to_begin(TlsConnection *self)
     if (said == 0 || (said <= FIRST_WORD && (self->is_put_off || put_off(self)))) {
         return true;
     }
-    self->has_begun = true;
+    note_begin(self, loop_of(self));
     return false;
 }
 

@@ -40,6 +40,7 @@ typedef struct TlsConnection {
     bool is_exposed; /* the program has the SSLObject, and may write with it in between */
     bool has_begun;  /* the handshake of a server; see io/handshakes.h */
     bool is_put_off; /* ... has to wait */
+    bool is_under_way;
     struct TlsConnection *next_put_off;
 
     double levels[TLS_MARKS]; /* `marks` in bytes */

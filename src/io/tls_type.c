@@ -129,6 +129,9 @@ set_state(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
             return -1;
         }
     }
+    if (value != self->ssl_state) {
+        handshakes_note_end(self);
+    }
     Py_XSETREF(self->ssl_state, Py_NewRef(value));
     return 0;
 }
@@ -195,6 +198,7 @@ TLSConnection_clear(PyObject *op)
     TlsConnection *self = TlsConnection_CAST(op);
     unbind(self);
     tls_drop_plain(self);
+    handshakes_note_end(self);
     Py_CLEAR(self->ssl_state);
     Py_CLEAR(self->transport);
     Py_CLEAR(self->sslobj);

@@ -1,8 +1,13 @@
 """Much data and many connections: memory stays bounded and nothing is left behind."""
 
+import os
+
 import pytest
 
+from helpers import GIL
+
 GIB = 1024**3
+NATIVE_TLS = GIL and "tls" not in os.environ.get("FASTLOOP_DISABLE", "")
 
 MEMORY = """
 import ctypes, gc
@@ -237,3 +242,74 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
     # The two ends of a connection are some 40 KiB and a hundred objects while they live.
     assert memory < connections * 8192
     assert blocks < connections * 10
+
+
+@pytest.mark.left_out(not NATIVE_TLS, reason="asyncio's own SSLProtocol serves")
+@pytest.mark.fastloop_only(reason="what memory goes back to the system")
+def test_memory_of_a_crowd_of_handshakes_goes_back(python, authority, tmp_path):
+    """Every client has said hello before one of them goes on, so that all handshakes are under way at once."""
+    python.watchdog = False
+    authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
+    output = python(
+        MEMORY
+        + f"""
+import signal, socket, ssl
+CROWD = 400
+
+def connect(address):
+    context = ssl.create_default_context(cafile={str(tmp_path / "chain")!r})
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    socks, clients = [], []
+    for _ in range(CROWD):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        clients.append((context.wrap_bio(incoming, outgoing), incoming, outgoing))
+        socks.append(socket.create_connection(address))
+    def step(number):
+        client, incoming, outgoing = clients[number]
+        try:
+            client.do_handshake()
+            more = False
+        except ssl.SSLWantReadError:
+            more = True
+        socks[number].sendall(outgoing.read())
+        return more
+    for number in range(CROWD):
+        assert step(number)
+    for number in range(CROWD):
+        clients[number][1].write(socks[number].recv(65536))
+    for number in range(CROWD):
+        while step(number):
+            clients[number][1].write(socks[number].recv(65536))
+    signal.pause()
+
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain({str(tmp_path / "chain")!r})
+    made, complete = set(), asyncio.Event()
+    class Made(asyncio.Protocol):
+        def connection_made(self, transport):
+            made.add(transport)
+            if len(made) == CROWD:
+                complete.set()
+    server = await asyncio.get_running_loop().create_server(Made, sock=listener, ssl=context)
+    await complete.wait()
+    await asyncio.sleep(0)
+    gc.collect()
+    before = current()
+    print(before - (resident() or before))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    server.close()
+    for transport in made:
+        transport.abort()
+
+listener = socket.create_server(("127.0.0.1", 0), backlog=CROWD)
+child = os.fork()
+if child == 0:
+    connect(listener.getsockname())
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+    )
+    # Without being told, malloc keeps nine megabytes.
+    assert int(output) < 4 * 1024 * 1024
