@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from helpers import GIL
+from helpers import GIL, SANITIZED
 
 GIB = 1024**3
 NATIVE_TLS = GIL and "tls" not in os.environ.get("FASTLOOP_DISABLE", "")
@@ -48,6 +48,7 @@ async def print_growth(server, many, first, rest):
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.left_out(SANITIZED, reason="a sanitizer keeps what was freed")
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_a_gibibyte_through_one_connection_in_bounded_memory(python, kind, long_mode):
     """A sender that minds pause_writing, to a receiver that pauses reading now and then."""

@@ -33,6 +33,7 @@ fastloop.run(main())
 pytestmark = [
     pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb"),
     pytest.mark.skipif(not SCRIPT.exists(), reason="needs the source tree"),
+    pytest.mark.left_out(helpers.SANITIZED, reason="gdb takes minutes to read what a sanitizer maps"),
 ]
 
 
