@@ -683,6 +683,59 @@ def test_names_that_are_no_text(kind):
     kind.problems.clear()
 
 
+@pytest.mark.left_out(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with 3.12")
+def test_eager_start(kind):
+    """Where the loop runs; else it is a task like any other."""
+    seen = []
+
+    async def note(value):
+        seen.append((value, asyncio.current_task().get_name()))
+        return value
+
+    async def main():
+        assert kind.task(note(1), name="eager", eager_start=True).result() == 1
+        task = kind.task(note(2), name="later", eager_start=False)
+        assert not task.done()
+        assert await task == 2
+        assert await kind.task(wait_for(kind.task(note(3), name="child")), eager_start=True) == 3
+
+    task = kind.task(main(), eager_start=True)
+    assert not task.done()
+    kind.run(task)
+    assert seen == [(1, "eager"), (2, "later"), (3, "child")]
+
+
+@pytest.mark.left_out(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with 3.12")
+@pytest.mark.parametrize("answer", [False, 1, None, KeyError("unknown")], ids=repr)
+def test_eager_start_asks_the_loop_whether_it_runs(kind, answer):
+    """Whether that is True itself."""
+
+    def is_running():
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    coroutine = nothing()
+
+    async def main():
+        kind.loop.is_running = is_running
+        try:
+            task = kind.task(coroutine, eager_start=True)
+        finally:
+            del kind.loop.is_running
+        assert not task.done()
+        await task
+
+    if isinstance(answer, Exception):
+        with pytest.raises(KeyError, match="unknown"):
+            kind.run(main())
+        coroutine.close()
+        gc.collect()
+        kind.problems.clear()
+    else:
+        kind.run(main())
+
+
 def test_arguments_of_cancel(kind):
     future = kind.future()
     for call in (
