@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from helpers import DatagramRecorder, free_port, turns, until
+from helpers import LIST_LINKS, DatagramRecorder, free_port, turns, until
 
 pytestmark = pytest.mark.usefixtures("disabled")
 
@@ -698,6 +698,23 @@ def test_the_address_of_a_connected_endpoint(run, endpoint):
         assert str(caught.value) == f"Invalid address: must be None or {address(server)}"
         await until(lambda: len(protocol.received) == 4)
         assert [data for data, _ in protocol.received] == [b"1", b"2", b"3", b"4"]
+
+    run(main())
+
+
+@pytest.mark.left_out(not hasattr(socket, "AF_NETLINK"), reason="Linux only")
+def test_another_family(run, endpoint):
+    """The kernel tells of its network links."""
+
+    async def main():
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        transport, protocol = await endpoint(sock=sock)
+        for number in (1, 2):
+            before = len(protocol.received)
+            transport.sendto(LIST_LINKS, (0, 0))
+            await until(lambda before=before: len(protocol.received) > before)
+        assert {address for _, address in protocol.received} == {(0, 0)}
 
     run(main())
 
