@@ -323,13 +323,10 @@ fail(State *state, BaseTask *task)
 {
     CoroState *coro = state->coro;
     PyObject *exc = compat_take_exception();
-    if (exc == NULL) {
-        return finish(state, task, Py_None);
-    }
-    if (Py_IS_TYPE(exc, (PyTypeObject *)PyExc_StopIteration) || PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
-        PyObject *value = ((PyStopIterationObject *)exc)->value;
+    if (exc == NULL || PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
+        PyObject *value = exc == NULL ? NULL : ((PyStopIterationObject *)exc)->value;
         PyObject *result = Py_NewRef(value == NULL ? Py_None : value);
-        Py_DECREF(exc);
+        Py_XDECREF(exc);
         int err = finish(state, task, result);
         Py_DECREF(result);
         return err;
@@ -381,16 +378,22 @@ exception_for_cancel(CoroState *coro, BaseTask *task, PyObject *exc)
     return thrown;
 }
 
+static int
+refuse_done(CoroState *coro, BaseTask *task, PyObject *exc)
+{
+    PyErr_Format(coro->InvalidStateError,
+                 HAVE_THREAD_STATE_TASKS ? "__step(): already done: %R %R" : "_step(): already done: %R %R", task,
+                 exc == NULL ? Py_None : exc);
+    return -1;
+}
+
 /* Resumes the coroutine and acts on what it does; the task is the current one. */
 ALWAYS_INLINE int
 advance(State *state, BaseTask *task, PyObject *exc)
 {
     CoroState *coro = state->coro;
     if (UNLIKELY(task->fut.state != FUTURE_PENDING)) {
-        PyErr_Format(coro->InvalidStateError,
-                     HAVE_THREAD_STATE_TASKS ? "__step(): already done: %R %R" : "_step(): already done: %R %R", task,
-                     exc == NULL ? Py_None : exc);
-        return -1;
+        return refuse_done(coro, task, exc);
     }
     PyObject *thrown = NULL;
     if (UNLIKELY(TASK_FLAGS(task)->must_cancel)) {

@@ -490,6 +490,46 @@ def test_iterator_next_keeps_stop_iterations_apart(loop):
     assert [exc.value for exc in kept] == [5, "x", (1,), None]
 
 
+@pytest.mark.left_out(
+    lambda method, how, **_: (method, how) == ("send", "exhausted"),
+    reason="an error without exception in the standard one",
+)
+@pytest.mark.parametrize("method", ["send", "next", "for"])
+@pytest.mark.parametrize("how", ["value", "tuple", "none", "exception", "cancelled", "pending", "exhausted"])
+def test_how_an_iterator_ends(loop, method, how):
+    future = loop.create_future()
+    values = {"value": 5, "tuple": (1, 2), "none": None, "exhausted": 6}
+    if how in values:
+        future.set_result(values[how])
+    elif how == "exception":
+        future.set_exception(KeyError("key"))
+    elif how == "cancelled":
+        future.cancel("why")
+    iterator = future.__await__()
+    if how == "exhausted":
+        with pytest.raises(StopIteration) as caught:
+            next(iterator)
+        assert caught.value.value == 6
+    step = {"send": lambda: iterator.send(None), "next": lambda: next(iterator), "for": lambda: [*iterator]}[method]
+    if how == "pending":
+        waiting = next(iterator)
+        assert waiting is future and future._asyncio_future_blocking
+        with pytest.raises(RuntimeError, match="^await wasn't used with future$"):
+            step()
+        future.set_result(7)
+        how, values["value"] = "value", 7
+    kinds = {"exception": KeyError, "cancelled": asyncio.CancelledError}
+    if how in kinds:
+        with pytest.raises(kinds[how], match="key" if how == "exception" else "why"):
+            step()
+    elif method == "for":
+        assert step() == []
+    else:
+        with pytest.raises(StopIteration) as caught:
+            step()
+        assert caught.value.value == (None if how == "exhausted" else values[how])
+
+
 def test_iterator_send_ends_with_none(loop):
     ends = []
     for future in (loop.create_future(), asyncio.Future(loop=loop)):

@@ -407,6 +407,46 @@ def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run, s
         sock.close()
 
 
+@pytest.mark.parametrize("before", ["the loop knows of it", "the run", "the signal"])
+def test_a_wakeup_descriptor_that_is_closed(loop, run, before):
+    """The loop learns of its signals all the same, and nobody gets the number back."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno())
+    seen = []
+
+    async def main():
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+        theirs.close()
+        os.kill(ME, signal.SIGUSR1)
+        await until(lambda: seen)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    if before == "the run":
+        run(turns(1))
+    if before != "the signal":
+        theirs.close()
+    run(main())
+    ours.close()
+    assert seen == [1]
+    signal.set_wakeup_fd(-1)
+
+
+def test_a_number_that_is_no_signal(loop, run):
+    """Whatever is written to the wakeup descriptor wakes the loop, no more."""
+    seen = []
+
+    async def main():
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+        os.write(current_wakeup_fd(), bytes([0, 250, signal.SIGUSR2, signal.SIGUSR1, 0]))
+        await until(lambda: seen)
+        await turns(5)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    run(main())
+    assert seen == [1]
+
+
 def test_a_run_leaves_no_wakeup_descriptor(loop, run):
     run(asyncio.sleep(0.001))
     assert current_wakeup_fd() == -1
