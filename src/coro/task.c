@@ -798,11 +798,11 @@ automatic_name(CoroState *coro, PyObject *spare)
     return names->lazy ? PyLong_FromUnsignedLongLong(number) : format_name(number);
 }
 
-/* The name to keep for what the user gave, which may be NULL or None. Takes the reference to `spare`. */
+/* The name to keep for what the user gave, which may be None. Takes the reference to `spare`. */
 ALWAYS_INLINE PyObject *
 make_name(CoroState *coro, PyObject *name, PyObject *spare)
 {
-    if (name == NULL || name == Py_None) {
+    if (name == Py_None) {
         return automatic_name(coro, spare);
     }
     Py_XDECREF(spare);
@@ -836,7 +836,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
         TASK_FLAGS(task)->log_destroy_pending = 0;
         return -1;
     }
-    if (UNLIKELY(coro->checks_context) && context != NULL && context != Py_None && !PyContext_CheckExact(context)) {
+    if (UNLIKELY(coro->checks_context) && context != Py_None && !PyContext_CheckExact(context)) {
         TASK_FLAGS(task)->log_destroy_pending = 0;
         PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s", Py_TYPE(context)->tp_name);
         return -1;
@@ -848,7 +848,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
         task->context = NULL;
     }
     PyObject *own;
-    if (context == NULL || context == Py_None) {
+    if (context == Py_None) {
         own = context_copy_current(spare);
     } else {
         Py_XDECREF(spare);

@@ -1135,19 +1135,29 @@ def test_a_context_of_another_make(loop, before):
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, "text", b"bytes", (1,)], ids=repr)
 @pytest.mark.parametrize("variable", ["set", "kept", "untouched"])
-def test_tasks_that_die_as_their_waiter_goes_on(loop, value, variable):
-    """With a result, and a context, whose end may be noticed or not."""
+@pytest.mark.parametrize("named", [False, True])
+def test_tasks_that_die_as_their_waiter_goes_on(loop, value, variable, named):
+    """With a result, a context and a name, whose end may be noticed or not."""
+
+    class Text(str):
+        def __str__(self):
+            return self
+
     here = contextvars.ContextVar("here")
     context = contextvars.copy_context() if variable == "kept" else None
 
+    def name():
+        return Text("name") if named else None
+
     async def child():
+        assert not named or type(asyncio.current_task().get_name()) is Text
         if variable != "untouched":
             here.set(1)
         await asyncio.sleep(0)
         return value
 
     async def main():
-        answers = [await loop.create_task(child(), context=context) for _ in range(3)]
+        answers = [await loop.create_task(child(), context=context, name=name()) for _ in range(3)]
         return answers, asyncio.current_task(), asyncio.all_tasks()
 
     task = loop.create_task(main())

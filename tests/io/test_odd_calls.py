@@ -534,6 +534,12 @@ def test_a_connector_by_hand(loop, run):
             for host, port in (("localhost", 1), ("127.0.0.1", "1"), ("127.0.0.1", 2**70), ("127.0.0.1", -1),
                                (b"127.0.0.1", 1), ("127.0.0.1\0", 1), ("\udc80", 1)):  # fmt: skip
                 assert loop._start_connecting(loop.create_future(), host, port) is None
+            completed = type("Future", (asyncio.Future,), {})(loop=loop)
+            connector = loop._start_connecting(completed, *address)
+            completed.set_result("by somebody else")
+            await asyncio.sleep(0.001)
+            assert completed.result() == "by somebody else"
+            connector.close()
             future = loop.create_future()
             connector = loop._start_connecting(future, *address)
             assert connector.fileno() > 2 and connector.family == socket.AF_INET
