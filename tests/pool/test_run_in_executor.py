@@ -27,6 +27,10 @@ def test_the_function_gets_its_arguments_and_the_future_its_result(loop, run, ar
     assert run(asyncio.wait_for(loop.run_in_executor(None, job, *args), 30)) == args
 
 
+def show(*given):
+    return str(given)
+
+
 @pytest.mark.parametrize("make", [int, float, str, lambda i: b"%d" % i, lambda i: [i], lambda i: (i, i), object])
 def test_arguments_that_nobody_else_holds(loop, run, make):
     """Of types whose end runs no code, and of others."""
@@ -36,7 +40,7 @@ def test_arguments_that_nobody_else_holds(loop, run, make):
     async def main():
         for i in range(1000, 1010):
             # Two, so that a worker has done the first before the loop looks.
-            jobs = [loop.run_in_executor(None, lambda *given: str(given), make(i), make(-i)) for _ in range(2)]
+            jobs = [loop.run_in_executor(None, show, make(i), make(-i)) for _ in range(2)]
             for job in jobs:
                 assert await job == str((make(i), make(-i)))
 
