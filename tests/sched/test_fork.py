@@ -231,9 +231,13 @@ def test_a_child_that_closes_what_is_watched_goes_on_with_the_rest(forking):
     """A number that is closed, and one that names a file which cannot be polled."""
     assert (
         forking("""
-        import socket
+        import fcntl, socket
         loop = new_event_loop()
         pairs = [socket.socketpair() for _ in range(3)]
+        # A number that nothing else gets when the child has closed it.
+        near, far = pairs[0]
+        pairs[0] = socket.socket(fileno=fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 200)), far
+        near.close()
         seen = []
         for number, (near, _) in enumerate(pairs):
             loop.add_reader(near, lambda number=number, near=near: seen.append((number, near.recv(1))))
