@@ -417,6 +417,43 @@ def test_busy_sockets_take_turns(run, endpoint):
     run(main())
 
 
+def test_a_burst_after_many_single_datagrams(run, endpoint):
+    async def main():
+        transport, protocol = await endpoint(**LOCAL)
+        with socket.socket(type=socket.SOCK_DGRAM) as far:
+            for i in range(40):
+                far.sendto(b"%d" % i, address(transport))
+                while len(protocol.received) <= i:
+                    await asyncio.sleep(0.001)
+            for i in range(40, 100):
+                far.sendto(b"%d" % i, address(transport))
+            await until(lambda: len(protocol.received) == 100)
+        assert [int(data) for data, _ in protocol.received] == list(range(100))
+
+    run(main())
+
+
+def test_each_second_datagram_leaves_something_to_run(loop, run, endpoint):
+    class Scheduling(DatagramRecorder):
+        def datagram_received(self, data, sender):
+            super().datagram_received(data, sender)
+            if len(self.received) % 2 == 0:
+                loop.call_soon(lambda: seen.append(len(self.received)))
+
+    async def main():
+        transport, protocol = await endpoint(Scheduling, **LOCAL)
+        with socket.socket(type=socket.SOCK_DGRAM) as far:
+            for i in range(20):
+                far.sendto(b"%d" % i, address(transport))
+            while len(seen) < 10:
+                await asyncio.sleep(0.001)
+        assert [int(data) for data, _ in protocol.received] == list(range(20))
+
+    seen = []
+    run(main())
+    assert seen == list(range(2, 22, 2))
+
+
 def test_callbacks_of_one_datagram_run_before_the_next(loop, run, endpoint):
     seen = []
 

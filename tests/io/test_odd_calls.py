@@ -534,6 +534,8 @@ def test_a_connector_by_hand(loop, run):
             for host, port in (("localhost", 1), ("127.0.0.1", "1"), ("127.0.0.1", 2**70), ("127.0.0.1", -1),
                                (b"127.0.0.1", 1), ("127.0.0.1\0", 1), ("\udc80", 1)):  # fmt: skip
                 assert loop._start_connecting(loop.create_future(), host, port) is None
+            assert await asyncio.to_thread(loop._start_connecting, loop.create_future(), *address) is None
+            await loop.shutdown_default_executor()
             completed = type("Future", (asyncio.Future,), {})(loop=loop)
             connector = loop._start_connecting(completed, *address)
             completed.set_result("by somebody else")
@@ -1130,6 +1132,33 @@ def test_a_reader_whose_handle_is_cancelled(loop, run):
             run(asyncio.sleep(0.001))
             assert remove(left) is False
     assert calls == []
+
+
+@pytest.mark.fastloop_only(reason="what the standard loop takes in later versions only")
+def test_the_context_of_a_private_reader_and_writer(loop, run):
+    left, right = socket.socketpair()
+    variable = contextvars.ContextVar("variable", default="the loop's")
+    context = contextvars.copy_context()
+    context.run(variable.set, "its own")
+    with left, right:
+        left.setblocking(False)
+        for add in (loop._add_reader, loop._add_writer):
+            with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+                add(left, print, nonsense=1)
+            with pytest.raises(TypeError, match="unexpected keyword argument 'fd'"):
+                add(left, print, fd=left)
+        for given, expected in (
+            ({"context": context}, "its own"),
+            ({"context": None}, "the loop's"),
+            ({}, "the loop's"),
+        ):
+            seen = []
+            loop._add_writer(left, lambda seen=seen: (seen.append(variable.get()), loop.remove_writer(left)), **given)
+            loop._add_reader(left, lambda seen=seen: seen.append((variable.get(), left.recv(10))), **given)
+            right.send(b"data")
+            run(until(lambda seen=seen: len(seen) == 2))
+            assert set(seen) == {expected, (expected, b"data")}
+            loop.remove_reader(left)
 
 
 @pytest.mark.parametrize("peername", [[], b"", ""], ids=repr)

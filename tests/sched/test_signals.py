@@ -170,6 +170,26 @@ def test_signals_are_for_the_main_thread_only(loop_factory):
     assert str(found[0]).startswith("set_wakeup_fd only works in main thread")
 
 
+def test_a_handler_is_added_from_the_main_thread_to_a_loop_that_runs_in_another(loop):
+    started = threading.Event()
+    seen = []
+
+    def handler():
+        seen.append(threading.get_ident())
+        loop.stop()
+
+    thread = threading.Thread(target=loop.run_forever)
+    loop.call_soon(started.set)
+    thread.start()
+    started.wait()
+    loop.add_signal_handler(signal.SIGUSR1, handler)
+    os.kill(ME, signal.SIGUSR1)
+    expected = thread.ident
+    thread.join(30)
+    loop.remove_signal_handler(signal.SIGUSR1)
+    assert seen == [expected]
+
+
 def test_system_calls_are_not_interrupted_by_a_handled_signal(loop):
     # siginterrupt(False) is what the stock loop sets.
     loop.add_signal_handler(signal.SIGUSR1, int)
