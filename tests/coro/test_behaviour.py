@@ -13,6 +13,7 @@ import pytest
 
 import fastloop
 from fastloop import _compat, _core, _coro
+from helpers import GIL
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "fastloop": fastloop.new_event_loop}
 HAS_EAGER = hasattr(asyncio, "eager_task_factory")
@@ -881,6 +882,7 @@ def test_eager_task_outside_a_running_loop(loop):
     loop.run_until_complete(task)
 
 
+@pytest.mark.left_out(not GIL, reason="without one, a loop that does not run in this thread is not asked")
 @pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
 def test_eager_task_outside_a_running_loop_with_a_replaced_is_running(loop):
     """What it raises comes out of create_task()."""
