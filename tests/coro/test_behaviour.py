@@ -492,8 +492,8 @@ def test_iterator_next_keeps_stop_iterations_apart(loop):
 
 
 @pytest.mark.left_out(
-    lambda method, how, **_: (method, how) == ("send", "exhausted"),
-    reason="an error without exception in the standard one",
+    lambda loop, how, **_: (loop, how) == ("asyncio", "exhausted"),
+    reason="some versions have an error without exception",
 )
 @pytest.mark.parametrize("method", ["send", "next", "for"])
 @pytest.mark.parametrize("how", ["value", "tuple", "none", "exception", "cancelled", "pending", "exhausted"])
@@ -1089,7 +1089,8 @@ def test_a_wakeup_for_a_future_of_another_loop(loop, before, early):
     future.remove_done_callback(wakeup)
     other = type(loop)()
     foreign = other.create_future()
-    seen = []
+    seen, problems = [], []
+    other.set_exception_handler(lambda _, context: problems.append(context["exception"]))
     if early:
         foreign.set_result("foreign")
     for _ in range(before):
@@ -1101,10 +1102,17 @@ def test_a_wakeup_for_a_future_of_another_loop(loop, before, early):
     assert not task.done() and seen == []
     turn(other)
     assert seen == [foreign] * before
-    # The iterator of its own future has sent it to wait again.
-    assert not task.done() and len(future._callbacks) == 1
-    future.set_result("own")
-    assert loop.run_until_complete(task) == "own"
+    assert not task.done()
+    if sys.version_info >= (3, 14):
+        # Refused: the loop of the task does not run.
+        assert [str(error) for error in problems] == [f"loop {loop!r} is not the running loop"]
+        task._log_destroy_pending = False
+        task.get_coro().close()
+    else:
+        # The iterator of its own future has sent it to wait again.
+        assert len(future._callbacks) == 1 and problems == []
+        future.set_result("own")
+        assert loop.run_until_complete(task) == "own"
     other.close()
 
 
