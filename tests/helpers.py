@@ -503,6 +503,10 @@ def small_buffers(*socks, size=65536):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
+#: What a netlink socket sends to learn of the network links: the header of a dump request, and any family.
+LIST_LINKS = struct.pack("=LHHLLBxxx", 20, 18, 0x301, 1, 0, 0)
+
+
 def free_port():
     """The number of a port that nobody has.
 

@@ -235,34 +235,24 @@ empty_kept_exception(CoroPart *part)
     }
 }
 
-/* One step of the iteration, whatever comes of it. */
-static PyObject *
-iternext_any(AwaiterObject *it)
-{
-    PyObject *result;
-    /* The end of an iteration that gives None needs no exception, but somebody may want to see it. */
-    BaseFuture *seen = UNLIKELY(compat_exceptions_are_seen()) ? future_of(it) : NULL;
-    bool returned = Awaiter_am_send((PyObject *)it, Py_None, &result) == PYGEN_RETURN;
-    if (returned && result == Py_None) {
-        Py_CLEAR(result);
-        if (seen != NULL) {
-            raise_stop_with_none(it, seen);
-        }
-        returned = false;
-    }
-    Py_XDECREF((PyObject *)seen);
-    if (!returned) {
-        return result;
-    }
-    raise_result(it, result);
-    return NULL;
-}
-
 static PyObject *
 Awaiter_iternext(PyObject *op)
 {
     AwaiterObject *it = AwaiterObject_CAST(op);
-#if !HAVE_FREE_THREADING
+    PyObject *result;
+#if HAVE_FREE_THREADING
+    /* The end of an iteration that gives None needs no exception, but somebody may want to see it. */
+    BaseFuture *seen = UNLIKELY(compat_exceptions_are_seen()) ? future_of(it) : NULL;
+    if (Awaiter_am_send(op, Py_None, &result) == PYGEN_RETURN) {
+        if (result != Py_None) {
+            raise_result(it, Py_NewRef(result));
+        } else if (seen != NULL) {
+            raise_stop_with_none(it, seen);
+        }
+        Py_CLEAR(result);
+    }
+    Py_XDECREF((PyObject *)seen);
+#else
     /* What nearly every await does, without the calls: it begins, and it ends with a result. */
     BaseFuture *fut = it->fut;
     if (LIKELY(fut != NULL)) {
@@ -282,8 +272,10 @@ Awaiter_iternext(PyObject *op)
             return NULL;
         }
     }
+    /* An error, then, or an iteration that has ended. */
+    (void)Awaiter_am_send(op, Py_None, &result);
 #endif
-    return iternext_any(it);
+    return result;
 }
 
 PyDoc_STRVAR(Awaiter_send_doc, "send($self, value, /)\n--\n\nResume; the value is not looked at.");

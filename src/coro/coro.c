@@ -98,7 +98,7 @@ Loop_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
     return future_new(LoopObject_CAST(op));
 }
 
-/* What create_task() was called with. Borrowed; NULL where not given. */
+/* What create_task() was called with. Borrowed; None where not given, and NULL for `eager_start`. */
 typedef struct {
     PyObject *coroutine;
     PyObject *name;
@@ -110,7 +110,7 @@ typedef struct {
 static bool
 read_task_arguments(CoroState *coro, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, TaskArguments *given)
 {
-    *given = (TaskArguments){NULL};
+    *given = (TaskArguments){.name = Py_None, .context = Py_None};
     if (nargs != 1) {
         return false;
     }
@@ -180,10 +180,9 @@ keeps_base_create_task(State *state)
 static PyObject *
 new_task_of_eager_factory(LoopObject *loop, const TaskArguments *given)
 {
-    PyObject *task = task_new(loop, given->coroutine, NULL, given->context, true);
-    PyObject *name = given->name == NULL ? Py_None : given->name;
-    if (task != NULL && (name != Py_None || loop->state->coro->names_none) &&
-        task_set_name(loop->state->coro, task, name) < 0) {
+    PyObject *task = task_new(loop, given->coroutine, Py_None, given->context, true);
+    if (task != NULL && (given->name != Py_None || loop->state->coro->names_none) &&
+        task_set_name(loop->state->coro, task, given->name) < 0) {
         Py_CLEAR(task);
     }
     return task;

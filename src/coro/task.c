@@ -323,13 +323,10 @@ fail(State *state, BaseTask *task)
 {
     CoroState *coro = state->coro;
     PyObject *exc = compat_take_exception();
-    if (exc == NULL) {
-        return finish(state, task, Py_None);
-    }
-    if (Py_IS_TYPE(exc, (PyTypeObject *)PyExc_StopIteration) || PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
-        PyObject *value = ((PyStopIterationObject *)exc)->value;
+    if (exc == NULL || PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
+        PyObject *value = exc == NULL ? NULL : ((PyStopIterationObject *)exc)->value;
         PyObject *result = Py_NewRef(value == NULL ? Py_None : value);
-        Py_DECREF(exc);
+        Py_XDECREF(exc);
         int err = finish(state, task, result);
         Py_DECREF(result);
         return err;
@@ -381,16 +378,22 @@ exception_for_cancel(CoroState *coro, BaseTask *task, PyObject *exc)
     return thrown;
 }
 
+static int
+refuse_done(CoroState *coro, BaseTask *task, PyObject *exc)
+{
+    PyErr_Format(coro->InvalidStateError,
+                 HAVE_THREAD_STATE_TASKS ? "__step(): already done: %R %R" : "_step(): already done: %R %R", task,
+                 exc == NULL ? Py_None : exc);
+    return -1;
+}
+
 /* Resumes the coroutine and acts on what it does; the task is the current one. */
 ALWAYS_INLINE int
 advance(State *state, BaseTask *task, PyObject *exc)
 {
     CoroState *coro = state->coro;
     if (UNLIKELY(task->fut.state != FUTURE_PENDING)) {
-        PyErr_Format(coro->InvalidStateError,
-                     HAVE_THREAD_STATE_TASKS ? "__step(): already done: %R %R" : "_step(): already done: %R %R", task,
-                     exc == NULL ? Py_None : exc);
-        return -1;
+        return refuse_done(coro, task, exc);
     }
     PyObject *thrown = NULL;
     if (UNLIKELY(TASK_FLAGS(task)->must_cancel)) {
@@ -795,11 +798,11 @@ automatic_name(CoroState *coro, PyObject *spare)
     return names->lazy ? PyLong_FromUnsignedLongLong(number) : format_name(number);
 }
 
-/* The name to keep for what the user gave, which may be NULL or None. Takes the reference to `spare`. */
+/* The name to keep for what the user gave, which may be None. Takes the reference to `spare`. */
 ALWAYS_INLINE PyObject *
 make_name(CoroState *coro, PyObject *name, PyObject *spare)
 {
-    if (name == NULL || name == Py_None) {
+    if (name == Py_None) {
         return automatic_name(coro, spare);
     }
     Py_XDECREF(spare);
@@ -833,7 +836,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
         TASK_FLAGS(task)->log_destroy_pending = 0;
         return -1;
     }
-    if (UNLIKELY(coro->checks_context) && context != NULL && context != Py_None && !PyContext_CheckExact(context)) {
+    if (UNLIKELY(coro->checks_context) && context != Py_None && !PyContext_CheckExact(context)) {
         TASK_FLAGS(task)->log_destroy_pending = 0;
         PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s", Py_TYPE(context)->tp_name);
         return -1;
@@ -845,7 +848,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
         task->context = NULL;
     }
     PyObject *own;
-    if (context == NULL || context == Py_None) {
+    if (context == Py_None) {
         own = context_copy_current(spare);
     } else {
         Py_XDECREF(spare);

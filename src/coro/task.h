@@ -20,7 +20,7 @@ typedef struct {
 
 extern PyType_Spec Task_spec;
 
-/* New task of a loop of ours. `name` and `context` may be NULL. */
+/* New task of a loop of ours. `name` and `context` may be None. */
 PyObject *task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *context, bool eager);
 
 /* set_name() of a task that is exactly ours. -1 with an exception. */

@@ -1154,9 +1154,8 @@ Loop_set_slow_seconds(PyObject *op, PyObject *seconds)
 static bool
 is_same_method(PyObject *found, PyObject *original)
 {
-    return found == original ||
-           (Py_IS_TYPE(found, &PyMethodDescr_Type) && Py_IS_TYPE(original, &PyMethodDescr_Type) &&
-            ((PyMethodDescrObject *)found)->d_method == ((PyMethodDescrObject *)original)->d_method);
+    return Py_IS_TYPE(found, &PyMethodDescr_Type) && Py_IS_TYPE(original, &PyMethodDescr_Type) &&
+           ((PyMethodDescrObject *)found)->d_method == ((PyMethodDescrObject *)original)->d_method;
 }
 
 /* Is `name`, looked up on the type of `op`, still the method of _core.Loop? */

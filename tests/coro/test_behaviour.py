@@ -12,7 +12,8 @@ import unittest.mock
 import pytest
 
 import fastloop
-from fastloop import _compat, _core
+from fastloop import _compat, _core, _coro
+from helpers import GIL
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "fastloop": fastloop.new_event_loop}
 HAS_EAGER = hasattr(asyncio, "eager_task_factory")
@@ -490,6 +491,46 @@ def test_iterator_next_keeps_stop_iterations_apart(loop):
     assert [exc.value for exc in kept] == [5, "x", (1,), None]
 
 
+@pytest.mark.left_out(
+    lambda loop, how, **_: (loop, how) == ("asyncio", "exhausted"),
+    reason="some versions have an error without exception",
+)
+@pytest.mark.parametrize("method", ["send", "next", "for"])
+@pytest.mark.parametrize("how", ["value", "tuple", "none", "exception", "cancelled", "pending", "exhausted"])
+def test_how_an_iterator_ends(loop, method, how):
+    future = loop.create_future()
+    values = {"value": 5, "tuple": (1, 2), "none": None, "exhausted": 6}
+    if how in values:
+        future.set_result(values[how])
+    elif how == "exception":
+        future.set_exception(KeyError("key"))
+    elif how == "cancelled":
+        future.cancel("why")
+    iterator = future.__await__()
+    if how == "exhausted":
+        with pytest.raises(StopIteration) as caught:
+            next(iterator)
+        assert caught.value.value == 6
+    step = {"send": lambda: iterator.send(None), "next": lambda: next(iterator), "for": lambda: [*iterator]}[method]
+    if how == "pending":
+        waiting = next(iterator)
+        assert waiting is future and future._asyncio_future_blocking
+        with pytest.raises(RuntimeError, match="^await wasn't used with future$"):
+            step()
+        future.set_result(7)
+        how, values["value"] = "value", 7
+    kinds = {"exception": KeyError, "cancelled": asyncio.CancelledError}
+    if how in kinds:
+        with pytest.raises(kinds[how], match="key" if how == "exception" else "why"):
+            step()
+    elif method == "for":
+        assert step() == []
+    else:
+        with pytest.raises(StopIteration) as caught:
+            step()
+        assert caught.value.value == (None if how == "exhausted" else values[how])
+
+
 def test_iterator_send_ends_with_none(loop):
     ends = []
     for future in (loop.create_future(), asyncio.Future(loop=loop)):
@@ -839,6 +880,319 @@ def test_eager_task_outside_a_running_loop(loop):
     task = loop.create_task(nothing())
     assert not task.done()
     loop.run_until_complete(task)
+
+
+@pytest.mark.left_out(not GIL, reason="without one, a loop that does not run in this thread is not asked")
+@pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
+def test_eager_task_outside_a_running_loop_with_a_replaced_is_running(loop):
+    """What it raises comes out of create_task()."""
+
+    def is_running():
+        raise KeyError("unknown")
+
+    loop.set_task_factory(asyncio.eager_task_factory)
+    loop.is_running = is_running
+    coroutine = nothing()
+    with pytest.raises(KeyError, match="unknown"):
+        loop.create_task(coroutine)
+    del loop.is_running
+    coroutine.close()
+    gc.collect()
+    loop.problems.clear()
+
+
+class Refusing:
+    """Like a future that cannot be cancelled."""
+
+    _asyncio_future_blocking = True
+
+    def __init__(self, loop):
+        self._loop = loop
+
+    def add_done_callback(self, callback, *, context):
+        self._loop.call_soon(callback, self, context=context)
+
+    def cancel(self, msg=None):
+        return False
+
+    def result(self):
+        return "refused"
+
+
+async def cancel_and_return(loop):
+    asyncio.current_task().cancel("at the end")
+    return 5
+
+
+async def cancel_and_raise(loop):
+    asyncio.current_task().cancel("at the end")
+    raise ZeroDivisionError("first")
+
+
+async def cancel_and_wait(loop):
+    asyncio.current_task().cancel("meanwhile")
+    await loop.create_future()
+
+
+async def cancel_and_wait_for_a_subclass(loop):
+    asyncio.current_task().cancel("meanwhile")
+    await type("Future", (asyncio.Future,), {})(loop=loop)
+
+
+async def cancel_and_wait_for_what_refuses(loop):
+    asyncio.current_task().cancel("refused")
+    return await Yields(Refusing(loop))
+
+
+async def cancel_and_wait_for_what_is_done(loop):
+    future = loop.create_future()
+    future.set_result("done")
+    future._asyncio_future_blocking = True
+    asyncio.current_task().cancel("too late")
+    await Yields(future)
+
+
+async def cancel_and_yield(loop):
+    asyncio.current_task().cancel("at once")
+    await asyncio.sleep(0)
+
+
+async def wait_for_itself(loop):
+    await Yields(asyncio.current_task())
+
+
+async def wait_without_blocking(loop):
+    await Yields(loop.create_future())
+
+
+async def wait_for_another_loop(loop):
+    await OTHER.create_future()
+
+
+async def wait_for_a_subclass(loop):
+    future = type("Future", (asyncio.Future,), {})(loop=loop)
+    loop.call_soon(future.set_result, "subclass")
+    return await future
+
+
+OTHER = asyncio.SelectorEventLoop()
+OTHER.close()
+
+
+@pytest.mark.parametrize("eager", [False, pytest.param(True, marks=pytest.mark.left_out(not HAS_EAGER, reason="3.12"))])
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (cancel_and_return, (asyncio.CancelledError, "at the end")),
+        (cancel_and_raise, (ZeroDivisionError, "first")),
+        (cancel_and_wait, (asyncio.CancelledError, "meanwhile")),
+        (cancel_and_wait_for_a_subclass, (asyncio.CancelledError, "meanwhile")),
+        (cancel_and_wait_for_what_refuses, (asyncio.CancelledError, "refused")),
+        (cancel_and_wait_for_what_is_done, (asyncio.CancelledError, "too late")),
+        (cancel_and_yield, (asyncio.CancelledError, "at once")),
+        (wait_for_itself, (RuntimeError, "Task cannot await on itself: ")),
+        (wait_without_blocking, (RuntimeError, "yield was used instead of yield from in task ")),
+        (wait_for_another_loop, (RuntimeError, "Task <.*> got Future <.*> attached to a different loop")),
+        (wait_for_a_subclass, "subclass"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_how_a_first_step_ends(loop, body, outcome, eager):
+    async def main():
+        task = loop.create_task(body(loop))
+        try:
+            return task, await task
+        except (Exception, asyncio.CancelledError) as exc:
+            return task, exc
+
+    if eager:
+        loop.set_task_factory(asyncio.eager_task_factory)
+    task, answer = loop.run_until_complete(main())
+    if isinstance(outcome, str):
+        assert answer == outcome
+    else:
+        kind, message = outcome
+        assert type(answer) is kind and re.match(message, str(answer))
+    assert not task._must_cancel or body is cancel_and_raise
+    assert loop.problems == []
+
+
+@pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
+@pytest.mark.parametrize("end", ["cancel", "set_result"])
+def test_eager_task_that_somebody_found_before_its_first_step(loop, end):
+    """is_running() is asked in between."""
+    coroutine = nothing()
+
+    def is_running():
+        for found in gc.get_objects():
+            if isinstance(found, asyncio.Task) and found.get_coro() is coroutine:
+                asyncio.Future.set_result(found, 1) if end == "set_result" else found.cancel("found")
+        return True
+
+    async def main():
+        loop.set_task_factory(asyncio.eager_task_factory)
+        loop.is_running = is_running
+        try:
+            return loop.create_task(coroutine)
+        finally:
+            del loop.is_running
+
+    if end == "cancel":
+        task = loop.run_until_complete(main())
+        assert task.cancelled() and coroutine.cr_frame is None
+    else:
+        with pytest.raises(asyncio.InvalidStateError, match="already done: <.*> None$"):
+            loop.run_until_complete(main())
+    coroutine.close()
+    loop.set_task_factory(None)
+
+
+def test_names_that_are_no_text(loop):
+    class Text(str):
+        pass
+
+    for name in (5, Text("text")):
+        task = loop.create_task(nothing(), name=name)
+        assert task.get_name() == str(name) and type(task.get_name()) in (str, Text)
+        loop.run_until_complete(task)
+
+
+@pytest.mark.parametrize("attribute", ["_asyncio_future_blocking", "get_loop", "_loop"])
+def test_attributes_of_a_future_that_raise(loop, attribute):
+    """What is no AttributeError comes out of the step, and leaves the task as it is."""
+
+    def fails(self):
+        raise KeyError(attribute)
+
+    future = type("Future", (), {"_asyncio_future_blocking": True, attribute: property(fails)})()
+
+    async def body():
+        await Yields(future)
+
+    task = loop.create_task(body())
+    turn(loop)
+    (problem,) = loop.problems
+    assert type(problem["exception"]) is KeyError and problem["exception"].args == (attribute,)
+    assert not task.done()
+    task._log_destroy_pending = False
+    task.get_coro().close()
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_wakeup_for_a_future_of_another_loop(loop, before, early):
+    """To that loop it is a callback like any other."""
+    future = loop.create_future()
+    task = loop.create_task(wait_for(future))
+    turn(loop)
+    ((wakeup, context),) = future._callbacks
+    future.remove_done_callback(wakeup)
+    other = type(loop)()
+    foreign = other.create_future()
+    seen, problems = [], []
+    other.set_exception_handler(lambda _, context: problems.append(context["exception"]))
+    if early:
+        foreign.set_result("foreign")
+    for _ in range(before):
+        foreign.add_done_callback(seen.append)
+    foreign.add_done_callback(wakeup, context=context)
+    if not early:
+        foreign.set_result("foreign")
+    turn(loop)
+    assert not task.done() and seen == []
+    turn(other)
+    assert seen == [foreign] * before
+    assert not task.done()
+    if sys.version_info >= (3, 14):
+        # Refused: the loop of the task does not run.
+        assert [str(error) for error in problems] == [f"loop {loop!r} is not the running loop"]
+        task._log_destroy_pending = False
+        task.get_coro().close()
+    else:
+        # The iterator of its own future has sent it to wait again.
+        assert len(future._callbacks) == 1 and problems == []
+        future.set_result("own")
+        assert loop.run_until_complete(task) == "own"
+    other.close()
+
+
+@pytest.mark.left_out(_coro.task_checks_context(), reason="refused")
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_context_of_another_make(loop, before):
+    """What the loop asks of it is run()."""
+
+    class Context:
+        def run(self, callback, *args):
+            ran.append(callback)
+            return callback(*args)
+
+    ran, seen = [], []
+    future = loop.create_future()
+    for _ in range(before):
+        future.add_done_callback(seen.append)
+    task = loop.create_task(wait_for(future), context=Context())
+    turn(loop)
+    assert len(ran) == 1 and not task.done()
+    future.set_result(5)
+    turn(loop)
+    assert len(ran) == 2 and task.result() == 5 and seen == [future] * before
+    # A future that is done already.
+    future._asyncio_future_blocking = True
+    task = loop.create_task(wait_for(Yields(future)), context=Context())
+    turn(loop, 2)
+    assert len(ran) == 4 and task.done() and task.result() is None
+
+
+@pytest.mark.parametrize("value", [None, 1, 1.5, "text", b"bytes", (1,)], ids=repr)
+@pytest.mark.parametrize("variable", ["set", "kept", "untouched"])
+@pytest.mark.parametrize("named", [False, True])
+def test_tasks_that_die_as_their_waiter_goes_on(loop, value, variable, named):
+    """With a result, a context and a name, whose end may be noticed or not."""
+
+    class Text(str):
+        def __str__(self):
+            return self
+
+    here = contextvars.ContextVar("here")
+    context = contextvars.copy_context() if variable == "kept" else None
+
+    def name():
+        return Text("name") if named else None
+
+    async def child():
+        assert not named or type(asyncio.current_task().get_name()) is Text
+        if variable != "untouched":
+            here.set(1)
+        await asyncio.sleep(0)
+        return value
+
+    async def main():
+        answers = [await loop.create_task(child(), context=context, name=name()) for _ in range(3)]
+        return answers, asyncio.current_task(), asyncio.all_tasks()
+
+    task = loop.create_task(main())
+    loop.run_until_complete(task)
+    assert task.result() == ([value] * 3, task, {task})
+
+
+@pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")
+def test_a_child_that_waits_for_the_eager_task_that_made_it(loop):
+    loop.set_task_factory(asyncio.eager_task_factory)
+    parents, children = [], []
+
+    async def wait_for_parent():
+        return await parents.pop()
+
+    async def parent():
+        parents.append(asyncio.current_task())
+        children.append(loop.create_task(wait_for_parent()))
+        return "parent"
+
+    async def main():
+        loop.create_task(parent())
+        return await children[0]
+
+    assert loop.run_until_complete(main()) == "parent"
 
 
 @pytest.mark.left_out(not HAS_EAGER, reason="eager tasks came with 3.12")

@@ -105,12 +105,18 @@ def test_loop_makes_native_ones():
 
 def test_switched_off():
     loop = fastloop.new_event_loop()
-    loop._use_native_tasks = False
     try:
-        assert type(loop.create_future()) is asyncio.Future
-        task = loop.create_task(nothing())
-        assert type(task) is asyncio.Task
-        loop.run_until_complete(task)
+        for value, future_type, task_type in (
+            (False, asyncio.Future, asyncio.Task),
+            (True, fastloop.Future, fastloop.Task),
+            (0, asyncio.Future, asyncio.Task),
+        ):
+            loop._use_native_tasks = value
+            assert loop._use_native_tasks is bool(value)
+            assert type(loop.create_future()) is future_type
+            task = loop.create_task(nothing())
+            assert type(task) is task_type
+            loop.run_until_complete(task)
     finally:
         loop.close()
 
@@ -511,7 +517,26 @@ def wrap_in_the_code(monkeypatch, wrapper):
     monkeypatch.setattr(asyncio.BaseEventLoop.create_task, "__code__", code.replace(co_consts=constants))
 
 
-@pytest.mark.parametrize("wrap", [wrap_as_attribute, wrap_in_the_code])
+def wrap_in_the_code_by_a_method(monkeypatch, wrapper):
+    wrap_in_the_code(monkeypatch, types.MethodType(lambda tracer, *args, **kwargs: wrapper(*args, **kwargs), object()))
+
+
+def wrap_in_the_code_by_a_builtin(monkeypatch, wrapper):
+    """Its first constant is a function in C, which is told what to call by the second."""
+
+    def template(self, coro, **kwargs):
+        run = "run"
+        return run("the wrapper", self, coro, **kwargs)
+
+    code = template.__code__
+    given = {"run": contextvars.Context().run, "the wrapper": wrapper}
+    constants = tuple(given.get(constant, constant) for constant in code.co_consts)
+    monkeypatch.setattr(asyncio.BaseEventLoop.create_task, "__code__", code.replace(co_consts=constants))
+
+
+@pytest.mark.parametrize(
+    "wrap", [wrap_as_attribute, wrap_in_the_code, wrap_in_the_code_by_a_method, wrap_in_the_code_by_a_builtin]
+)
 def test_wrapped_create_task_of_the_base(monkeypatch, wrap):
     """Tracers wrap BaseEventLoop.create_task(): they see each task, as on the standard loop."""
     method = asyncio.BaseEventLoop.create_task
@@ -681,6 +706,59 @@ def test_names_that_are_no_text(kind):
         kind.task(coroutine, name=Nameless())
     coroutine.close()
     kind.problems.clear()
+
+
+@pytest.mark.left_out(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with 3.12")
+def test_eager_start(kind):
+    """Where the loop runs; else it is a task like any other."""
+    seen = []
+
+    async def note(value):
+        seen.append((value, asyncio.current_task().get_name()))
+        return value
+
+    async def main():
+        assert kind.task(note(1), name="eager", eager_start=True).result() == 1
+        task = kind.task(note(2), name="later", eager_start=False)
+        assert not task.done()
+        assert await task == 2
+        assert await kind.task(wait_for(kind.task(note(3), name="child")), eager_start=True) == 3
+
+    task = kind.task(main(), eager_start=True)
+    assert not task.done()
+    kind.run(task)
+    assert seen == [(1, "eager"), (2, "later"), (3, "child")]
+
+
+@pytest.mark.left_out(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with 3.12")
+@pytest.mark.parametrize("answer", [False, 1, None, KeyError("unknown")], ids=repr)
+def test_eager_start_asks_the_loop_whether_it_runs(kind, answer):
+    """Whether that is True itself."""
+
+    def is_running():
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    coroutine = nothing()
+
+    async def main():
+        kind.loop.is_running = is_running
+        try:
+            task = kind.task(coroutine, eager_start=True)
+        finally:
+            del kind.loop.is_running
+        assert not task.done()
+        await task
+
+    if isinstance(answer, Exception):
+        with pytest.raises(KeyError, match="unknown"):
+            kind.run(main())
+        coroutine.close()
+        gc.collect()
+        kind.problems.clear()
+    else:
+        kind.run(main())
 
 
 def test_arguments_of_cancel(kind):

@@ -110,6 +110,51 @@ def test_short_reads_and_writes_are_not_seen(faulty, name, every):
     assert (answer["good"], answer["errors"], answer["reports"]) == (10, [], [])
 
 
+SENDALL = """
+import ctypes, socket
+shim = ctypes.CDLL(None)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = loop.create_task(count())
+    shim.fault_set(b"send", 0, 1)
+    await loop.sock_sendall(near, bytes(range(60)))
+    assert far.recv(1000) == bytes(range(60))
+    assert turns >= 2, turns
+    sending = loop.create_task(loop.sock_sendall(near, bytes(range(60))))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait([sending])
+    sent = far.recv(1000)
+    assert sending.cancelled() and 0 < len(sent) < 60 and sent == bytes(range(60))[:len(sent)], sent
+    shim.fault_set(b"send", 0, 0)
+    await loop.sock_sendall(near, b"on")
+    assert far.recv(1000) == b"on"
+    counting.cancel()
+    near.close()
+    far.close()
+    print("fine")
+
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+def test_others_run_between_the_short_writes_of_one_call(faulty):
+    assert faulty(SENDALL, stderr=None).strip() == "fine"
+
+
 @pytest.mark.parametrize("error", ["EAGAIN", "EINTR"])
 @pytest.mark.parametrize("name", ["send", "receive"])
 def test_storms_are_not_seen(faulty, name, error, loop_name):

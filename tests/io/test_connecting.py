@@ -82,6 +82,54 @@ def test_a_connected_socket(loop, run):
     run(main())
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_connected_sockets_of_ipv6(loop, run):
+    """At both ends."""
+
+    async def main():
+        try:
+            server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        with server:
+            ours = socket.create_connection(server.getsockname()[:2])
+            theirs, _ = server.accept()
+            for sock in (ours, theirs):
+                sock.setblocking(False)
+            expected = ours.getsockname(), ours.getpeername()
+            transport, protocol = await loop.create_connection(Recorder, sock=ours)
+            other, received = await loop.connect_accepted_socket(Recorder, theirs)
+            assert (transport.get_extra_info("sockname"), transport.get_extra_info("peername")) == expected
+            assert (other.get_extra_info("peername"), other.get_extra_info("sockname")) == expected
+            transport.write(b"data")
+            await until(lambda: received.data == b"data")
+            transport.close()
+            await until(lambda: received.lost and protocol.lost)
+
+    run(main())
+
+
+def test_a_future_of_another_class(loop, run, listening):
+    """Whoever replaces create_future() sees it completed by its methods."""
+
+    class Noting(asyncio.Future):
+        def set_result(self, result):
+            seen.append(result)
+            super().set_result(result)
+
+    seen = []
+
+    async def main():
+        loop.create_future = lambda: Noting(loop=loop)
+        try:
+            _, peername = await connect_and_close(loop, *listening.address)
+        finally:
+            del loop.create_future
+        assert peername == listening.address and set(seen) == {None}
+
+    run(main())
+
+
 def test_a_blocking_socket_is_made_non_blocking(loop, run, listening):
     async def main():
         sock = socket.create_connection(listening.address)

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from helpers import DatagramRecorder, free_port, turns, until
+from helpers import LIST_LINKS, DatagramRecorder, free_port, turns, until
 
 pytestmark = pytest.mark.usefixtures("disabled")
 
@@ -417,6 +417,43 @@ def test_busy_sockets_take_turns(run, endpoint):
     run(main())
 
 
+def test_a_burst_after_many_single_datagrams(run, endpoint):
+    async def main():
+        transport, protocol = await endpoint(**LOCAL)
+        with socket.socket(type=socket.SOCK_DGRAM) as far:
+            for i in range(40):
+                far.sendto(b"%d" % i, address(transport))
+                while len(protocol.received) <= i:
+                    await asyncio.sleep(0.001)
+            for i in range(40, 100):
+                far.sendto(b"%d" % i, address(transport))
+            await until(lambda: len(protocol.received) == 100)
+        assert [int(data) for data, _ in protocol.received] == list(range(100))
+
+    run(main())
+
+
+def test_each_second_datagram_leaves_something_to_run(loop, run, endpoint):
+    class Scheduling(DatagramRecorder):
+        def datagram_received(self, data, sender):
+            super().datagram_received(data, sender)
+            if len(self.received) % 2 == 0:
+                loop.call_soon(lambda: seen.append(len(self.received)))
+
+    async def main():
+        transport, protocol = await endpoint(Scheduling, **LOCAL)
+        with socket.socket(type=socket.SOCK_DGRAM) as far:
+            for i in range(20):
+                far.sendto(b"%d" % i, address(transport))
+            while len(seen) < 10:
+                await asyncio.sleep(0.001)
+        assert [int(data) for data, _ in protocol.received] == list(range(20))
+
+    seen = []
+    run(main())
+    assert seen == list(range(2, 22, 2))
+
+
 def test_callbacks_of_one_datagram_run_before_the_next(loop, run, endpoint):
     seen = []
 
@@ -698,6 +735,23 @@ def test_the_address_of_a_connected_endpoint(run, endpoint):
         assert str(caught.value) == f"Invalid address: must be None or {address(server)}"
         await until(lambda: len(protocol.received) == 4)
         assert [data for data, _ in protocol.received] == [b"1", b"2", b"3", b"4"]
+
+    run(main())
+
+
+@pytest.mark.left_out(not hasattr(socket, "AF_NETLINK"), reason="Linux only")
+def test_another_family(run, endpoint):
+    """The kernel tells of its network links."""
+
+    async def main():
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        transport, protocol = await endpoint(sock=sock)
+        for number in (1, 2):
+            before = len(protocol.received)
+            transport.sendto(LIST_LINKS, (0, 0))
+            await until(lambda before=before: len(protocol.received) > before)
+        assert {address for _, address in protocol.received} == {(0, 0)}
 
     run(main())
 

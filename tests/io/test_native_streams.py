@@ -18,6 +18,7 @@ import weakref
 
 import pytest
 
+from fastloop import _core
 from helpers import GIL, new_loop, turns
 
 LIMIT = 16
@@ -728,7 +729,8 @@ def test_subclasses_are_left_alone(run):
         ("_waiter", None),
         ("_loop", None),
         ("_transport", None),
-        ("__dict__", None),
+        ("__dict__", dict),
+        ("__dict__", type("Fields", (dict,), {})),
     ],
 )
 def test_replaced_attributes(run, name, value):
@@ -736,7 +738,7 @@ def test_replaced_attributes(run, name, value):
         async with connected() as connection:
             reader = connection.reader
             if name == "__dict__":
-                reader.__dict__ = dict(reversed(vars(reader).items()))
+                reader.__dict__ = value(reversed(vars(reader).items()))
             elif name == "_loop":
                 reader._loop = asyncio.get_running_loop()
             else:
@@ -752,11 +754,14 @@ def test_replaced_attributes(run, name, value):
     run(main())
 
 
-def test_missing_attributes(run, contexts):
+@pytest.mark.parametrize("another", [False, True], ids=["", "with another in its place"])
+def test_missing_attributes(run, contexts, another):
     async def main():
         for name in ("_buffer", "_eof", "_paused", "_limit", "_exception"):
             async with connected() as connection:
                 kept = vars(connection.reader).pop(name)
+                if another:
+                    connection.reader.another = kept
                 await connection.feed(b"x" * 40)
                 await answer(connection.reader.read(4))
                 await answer(connection.reader.readexactly(4))
@@ -765,6 +770,80 @@ def test_missing_attributes(run, contexts):
             assert type(context["exception"]) is AttributeError
 
     run(main())
+
+
+def test_a_limit_that_no_buffer_reaches(run):
+    async def main():
+        async with connected(limit=sys.maxsize) as connection:
+            await connection.feed(b"x" * 1000 + b"\n")
+            assert await connection.reader.readline() == b"x" * 1000 + b"\n"
+            await connection.feed(b"rest")
+            await connection.end()
+            assert await connection.reader.read() == b"rest"
+
+    run(main())
+
+
+def test_an_exception_that_is_none(run):
+    async def main():
+        async with connected() as connection:
+            connection.reader._exception = "no exception"
+            for call in (connection.reader.read(1), connection.reader.readexactly(1), connection.reader.readline()):
+                with pytest.raises(TypeError, match="^exceptions must derive from BaseException$"):
+                    await call
+            connection.reader._exception = None
+
+    run(main())
+
+
+@pytest.mark.parametrize("fed", [b"", b"x" * 20])
+def test_a_resume_that_fails(run, fed):
+    """Where a reader begins to wait, and where it takes what it has."""
+
+    class Transport:
+        def resume_reading(self):
+            raise KeyError("resume")
+
+    async def main():
+        async with connected() as connection:
+            reader = connection.reader
+            await connection.feed(fed) if fed else None
+            transport, reader._transport, reader._paused = reader._transport, Transport(), True
+            with pytest.raises(KeyError, match="resume"):
+                await reader.read(10)
+            assert reader._paused is False and reader._waiter is None
+            reader._transport = transport
+            await connection.feed(b"on")
+            # What was taken is lost.
+            assert await reader.read(20) == fed[10:] + b"on"
+
+    run(main())
+
+
+def test_data_for_a_reader_that_is_paused(run):
+    """Somebody has resumed its transport."""
+
+    async def main():
+        async with connected() as connection:
+            reader = connection.reader
+            await connection.feed(b"x" * 40)
+            assert reader._paused
+            connection.writer.transport.resume_reading()
+            await connection.feed(b"y" * 40)
+            assert reader._paused
+            assert await reader.readexactly(80) == b"x" * 40 + b"y" * 40
+            assert not reader._paused
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="what the methods are made of")
+def test_arguments_of_the_native_functions():
+    for function in (_core._stream_read, _core._stream_read_exactly, _core._stream_read_until):
+        for arguments in ((), (1, 2), (1, 2, 3, 4)):
+            with pytest.raises(TypeError):
+                function(*arguments)
+        assert function(1, 2, 3) is None
 
 
 def test_a_foreign_future_as_the_waiter(run):

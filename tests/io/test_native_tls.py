@@ -884,6 +884,23 @@ def test_low_marks(link, run, high):
     run(main())
 
 
+def test_marks_beyond_every_size(link, run):
+    async def main():
+        protocol, peer = await link(small=True)
+        transport = protocol.transport
+        transport.set_write_buffer_limits(high=2**2000)
+        assert transport.get_write_buffer_limits() == (2**1998, 2**2000)
+        for _ in range(200):
+            transport.write(b"x" * 5000)
+        assert "pause_writing" not in protocol.events
+        transport.set_write_buffer_limits(high=2**2000, low=0)
+        assert transport.get_write_buffer_limits() == (0, 2**2000)
+        assert len(await peer.read_exactly(200 * 5000)) == 200 * 5000
+        assert "pause_writing" not in protocol.events
+
+    run(main())
+
+
 def test_drain_waits_for_a_slow_reader(link, run, loop):
     async def main():
         reader = asyncio.StreamReader()

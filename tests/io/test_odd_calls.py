@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextvars
 import fcntl
 import logging
 import socket
@@ -48,6 +49,79 @@ def test_arguments_of_get_extra_info(connected):
     for args, kwargs in (((), {}), (("a", "b", "c"), {}), (("a",), {"nonsense": 1}), (("a",), {"name": "b"})):
         with pytest.raises(TypeError):
             transport.get_extra_info(*args, **kwargs)
+
+
+def test_names_of_extra_info_that_are_made_as_they_are_asked_for(connected):
+    transport, _, peer = connected
+    for name in ("peername", "sockname"):
+        assert transport.get_extra_info("".join(list(name))) == transport.get_extra_info(name) == ""
+    assert transport.get_extra_info("".join(list("socket"))).fileno() == transport.get_extra_info("socket").fileno()
+    assert transport.get_extra_info(type("Name", (str,), {})("peername")) == ""
+    assert transport.get_extra_info("".join(list("nothing")), "default") == "default"
+
+
+@pytest.mark.parametrize(
+    "marks,expected",
+    [
+        ({"high": 10.5}, (2.0, 10.5)),
+        ({"low": 2.5}, (2.5, 10.0)),
+        ({"high": 2**70}, (2**68, 2**70)),
+        ({"low": 2**70}, (2**70, 2**72)),
+        ({"high": 2**70, "low": 1.5}, (1.5, 2**70)),
+        ({"high": True}, (0, True)),
+    ],
+    ids=str,
+)
+def test_marks_that_are_no_usual_numbers(connected, marks, expected):
+    transport, _, _ = connected
+    transport.set_write_buffer_limits(**marks)
+    assert transport.get_write_buffer_limits() == expected
+
+
+def test_bytes_of_another_class(connected, run):
+    class Bytes(bytes):
+        pass
+
+    class Never(bytes):
+        def __bool__(self):
+            return False
+
+    transport, _, peer = connected
+
+    async def main():
+        transport.write(Bytes(b"one "))
+        transport.write(Bytes())
+        transport.write(Never(b"not sent "))
+        transport.writelines([Bytes(b"two "), bytearray(b"three "), memoryview(b"four")])
+        await until(lambda: transport.get_write_buffer_size() == 0)
+
+    run(main())
+    assert peer.recv(100) == b"one two three four"
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_one_of_three_that_write_in_a_turn_is_aborted(loop, run, which):
+    """Before that turn has ended; the others send."""
+
+    async def main():
+        pairs = [socket.socketpair() for _ in range(3)]
+        transports = [(await loop.create_connection(asyncio.Protocol, sock=left))[0] for left, _ in pairs]
+        for number, transport in enumerate(transports):
+            transport.write(b"%d" % number)
+        transports[which].abort()
+        for transport in transports:
+            transport.write(b"more")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for number, (_, peer) in enumerate(pairs):
+            if number != which:
+                assert peer.recv(100) == b"%dmore" % number
+            peer.close()
+        for transport in transports:
+            transport.abort()
+        await asyncio.sleep(0)
+
+    run(main())
 
 
 def test_arguments_of_the_methods(connected):
@@ -460,6 +534,14 @@ def test_a_connector_by_hand(loop, run):
             for host, port in (("localhost", 1), ("127.0.0.1", "1"), ("127.0.0.1", 2**70), ("127.0.0.1", -1),
                                (b"127.0.0.1", 1), ("127.0.0.1\0", 1), ("\udc80", 1)):  # fmt: skip
                 assert loop._start_connecting(loop.create_future(), host, port) is None
+            assert await asyncio.to_thread(loop._start_connecting, loop.create_future(), *address) is None
+            await loop.shutdown_default_executor()
+            completed = type("Future", (asyncio.Future,), {})(loop=loop)
+            connector = loop._start_connecting(completed, *address)
+            completed.set_result("by somebody else")
+            await asyncio.sleep(0.001)
+            assert completed.result() == "by somebody else"
+            connector.close()
             future = loop.create_future()
             connector = loop._start_connecting(future, *address)
             assert connector.fileno() > 2 and connector.family == socket.AF_INET
@@ -469,6 +551,11 @@ def test_a_connector_by_hand(loop, run):
                 with pytest.raises(RuntimeError, match="not connected"):
                     connector.make_transport(asyncio.Protocol(), None)
             await future
+            for args in ((1,), (1, 2, 3, 4)):
+                with pytest.raises(TypeError):
+                    connector.make_transport(*args)
+            with pytest.raises(TypeError, match="a contextvars.Context was expected, not 5"):
+                connector.make_transport(asyncio.Protocol(), None, 5)
             connector.close()
             connector.close()
             assert connector.fileno() == -1
@@ -476,6 +563,67 @@ def test_a_connector_by_hand(loop, run):
                 connector.make_transport(asyncio.Protocol(), None)
 
         run(main())
+
+
+@pytest.mark.fastloop_only(reason="how a connection is begun")
+@pytest.mark.parametrize("own", [False, True], ids=["current context", "own context"])
+def test_a_transport_of_a_connector(loop, run, own):
+    """In which context its protocol is called."""
+    variable = contextvars.ContextVar("variable", default="current")
+    context = contextvars.copy_context()
+    context.run(variable.set, "own")
+    seen = []
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            seen.append(variable.get())
+
+        def connection_lost(self, exc):
+            seen.append(variable.get())
+
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            future, made = loop.create_future(), loop.create_future()
+            connector = loop._start_connecting(future, *server.getsockname())
+            await future
+            transport = connector.make_transport(Protocol(), made, *([context] if own else []))
+            await made
+            transport.abort()
+            await asyncio.sleep(0)
+        assert seen == ["own" if own else "current"] * 2
+
+    run(main())
+
+
+@pytest.mark.fastloop_only(reason="what is remembered of numeric addresses")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        [socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.9", 80)],
+        (socket.AF_INET, socket.SOCK_STREAM, 6, ""),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, b"", ("127.0.0.9", 80)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "name", ("127.0.0.9", 80)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.8", 80)),
+    ],
+    ids=["list", "four items", "bytes", "name", "another address"],
+)
+def test_answers_about_an_address_that_are_not_kept(loop, run, entry):
+    question = ("127.0.0.9", 80, 0, socket.SOCK_STREAM, 0, 0)
+    usual = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.9", 80))
+
+    async def main():
+        for answer in ([entry], [usual, entry], []):
+            loop._keep_answer(answer, *question)
+            assert loop._answer_numeric(*question) is None
+        for wrong in (((usual,), *question), ([usual], *question[1:])):
+            with pytest.raises(TypeError, match="_keep_answer"):
+                loop._keep_answer(*wrong)
+        loop._keep_answer([usual], "127.0.0.9", 80, "family", 0, 0, 0)
+        assert loop._answer_numeric(*question) is None
+        loop._keep_answer([usual], *question)
+        assert loop._answer_numeric(*question) == [usual]
+
+    run(main())
 
 
 @pytest.mark.fastloop_only(reason="what the server's own methods take")
@@ -984,6 +1132,33 @@ def test_a_reader_whose_handle_is_cancelled(loop, run):
             run(asyncio.sleep(0.001))
             assert remove(left) is False
     assert calls == []
+
+
+@pytest.mark.fastloop_only(reason="what the standard loop takes in later versions only")
+def test_the_context_of_a_private_reader_and_writer(loop, run):
+    left, right = socket.socketpair()
+    variable = contextvars.ContextVar("variable", default="the loop's")
+    context = contextvars.copy_context()
+    context.run(variable.set, "its own")
+    with left, right:
+        left.setblocking(False)
+        for add in (loop._add_reader, loop._add_writer):
+            with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+                add(left, print, nonsense=1)
+            with pytest.raises(TypeError, match="unexpected keyword argument 'fd'"):
+                add(left, print, fd=left)
+        for given, expected in (
+            ({"context": context}, "its own"),
+            ({"context": None}, "the loop's"),
+            ({}, "the loop's"),
+        ):
+            seen = []
+            loop._add_writer(left, lambda seen=seen: (seen.append(variable.get()), loop.remove_writer(left)), **given)
+            loop._add_reader(left, lambda seen=seen: seen.append((variable.get(), left.recv(10))), **given)
+            right.send(b"data")
+            run(until(lambda seen=seen: len(seen) == 2))
+            assert set(seen) == {expected, (expected, b"data")}
+            loop.remove_reader(left)
 
 
 @pytest.mark.parametrize("peername", [[], b"", ""], ids=repr)

@@ -8,6 +8,7 @@ import errno
 import gc
 import inspect
 import os
+import select
 import socket
 import ssl
 import warnings
@@ -15,7 +16,7 @@ from unittest import mock
 
 import pytest
 
-from helpers import Descriptor, arrived, free_port, normalised, small_buffers, socket_pair, turns, until
+from helpers import LIST_LINKS, Descriptor, arrived, free_port, normalised, small_buffers, socket_pair, turns, until
 
 pytestmark = pytest.mark.usefixtures("disabled")
 MIB = 1024 * 1024
@@ -102,6 +103,75 @@ def test_sock_recvfrom_and_recvfrom_into(loop, run, datagrams):
         assert await loop.sock_recvfrom_into(first, buffer, 6) == (6, second.getsockname())
         await loop.sock_sendto(second, b"", first.getsockname())
         assert await loop.sock_recvfrom(first, 10) == (b"", second.getsockname())
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "buffer,size",
+    [(lambda: array.array("b", bytes(10)), 5), (lambda: bytearray(10), 5), (lambda: bytes(10), 5)]
+    + [(lambda: memoryview(bytes(10)), 5), (lambda: bytearray(10), 11), (lambda: bytearray(10), -1), (list, 0)],
+    ids=["array", "bytearray", "bytes", "read-only", "too long", "negative", "no buffer"],
+)
+def test_buffers_of_sock_recvfrom_into(loop, run, datagrams, buffer, size):
+    """What the socket's own method would say."""
+    receiver, sender = datagrams
+    sender.sendto(b"data", receiver.getsockname())
+    sender.sendto(b"data", receiver.getsockname())
+    space, expected_space = buffer(), buffer()
+
+    async def main():
+        while not select.select([receiver], [], [], 1)[0]:
+            pass
+        try:
+            expected = receiver.recvfrom_into(expected_space, size)
+        except Exception as exc:
+            with pytest.raises(type(exc)) as caught:
+                await loop.sock_recvfrom_into(receiver, space, size)
+            assert str(caught.value) == str(exc)
+        else:
+            assert await loop.sock_recvfrom_into(receiver, space, size) == expected
+        assert space == expected_space
+
+    run(main())
+
+
+def test_datagrams_over_ipv6(loop, run):
+    async def main():
+        with (
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as first,
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as second,
+        ):
+            for sock in (first, second):
+                sock.setblocking(False)
+                sock.bind(("::1", 0))
+            waiting = asyncio.ensure_future(loop.sock_recvfrom(first, 100))
+            await turns(2)
+            assert await loop.sock_sendto(second, b"one", first.getsockname()) == 3
+            assert await waiting == (b"one", second.getsockname())
+            await loop.sock_sendto(first, b"two", second.getsockname())
+            space = bytearray(5)
+            assert await loop.sock_recvfrom_into(second, space) == (3, first.getsockname())
+            assert space == b"two\0\0"
+
+    run(main())
+
+
+@pytest.mark.left_out(not hasattr(socket, "AF_NETLINK"), reason="Linux only")
+def test_addresses_of_another_family(loop, run):
+    """The kernel tells the first of its network links."""
+
+    async def main():
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            waiting = asyncio.ensure_future(loop.sock_recvfrom(sock, 100_000))
+            await turns(2)
+            assert await loop.sock_sendto(sock, LIST_LINKS, (0, 0)) == len(LIST_LINKS)
+            data, address = await waiting
+            assert len(data) > len(LIST_LINKS) and address == (0, 0)
+            await loop.sock_sendto(sock, LIST_LINKS, (0, 0))
+            size, address = await loop.sock_recvfrom_into(sock, bytearray(100_000))
+            assert size > 0 and address == (0, 0)
 
     run(main())
 
@@ -426,6 +496,10 @@ def test_what_is_returned_behaves_as_a_coroutine(loop, run, pair):
         started.close()
         with pytest.raises(ZeroDivisionError):
             loop.sock_recv(first, 10).throw(ZeroDivisionError())
+        for wrong in (5, int):
+            with pytest.raises(TypeError, match="^exceptions must be classes or instances deriving from BaseException"):
+                (started := loop.sock_recv(first, 10)).throw(wrong)
+            started.close()
         with pytest.raises(ZeroDivisionError, match="text"):
             with (
                 warnings.catch_warnings(action="ignore")
@@ -972,6 +1046,56 @@ def test_a_replaced_create_future_is_honoured(loop, run, pair):
         assert len(made) == 1
         second.send(b"hello")
         assert await task == b"hello"
+
+    run(main())
+
+
+def test_a_create_future_that_resumes_the_call(loop, run, pair):
+    first, second = pair
+
+    async def main():
+        call = loop.sock_recv(first, 10)
+        original = loop.create_future
+
+        def create_future():
+            for resume in (lambda: call.send(None), lambda: call.throw(KeyError()), call.close):
+                with pytest.raises(ValueError, match="^coroutine already executing$"):
+                    resume()
+            asked.append(1)
+            return original()
+
+        asked = []
+        with mock.patch.object(loop, "create_future", create_future):
+            loop.call_soon(second.send, b"data")
+            assert await call == b"data"
+        assert asked == [1]
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [InterruptedError, BlockingIOError, ConnectionAbortedError])
+def test_errors_of_a_replaced_accept(loop, run, monkeypatch, error):
+    """Two of them mean: not yet."""
+    accept = socket.socket.accept
+
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+            server.setblocking(False)
+
+            def fails_once(sock):
+                monkeypatch.setattr(socket.socket, "accept", accept)
+                raise error("once")
+
+            monkeypatch.setattr(socket.socket, "accept", fails_once)
+            waiting = asyncio.ensure_future(loop.sock_accept(server))
+            await turns(3)
+            client.connect(server.getsockname())
+            if error is ConnectionAbortedError:
+                with pytest.raises(ConnectionAbortedError, match="once"):
+                    await waiting
+            else:
+                accepted, _ = await waiting
+                accepted.close()
 
     run(main())
 

@@ -28,10 +28,24 @@ async def talk(loop, path):
     return names
 
 
-@pytest.mark.parametrize("kind", ["str", "bytes", "path"])
+class Text(str):
+    pass
+
+
+class Name:
+    """Names a file by text of another class."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return Text(self.path)
+
+
+@pytest.mark.parametrize("kind", ["str", "bytes", "path", "text", "name"])
 def test_paths_of_every_type(loop, run, tmp_path, kind):
     path = tmp_path / "socket"
-    given = {"str": str(path), "bytes": os.fsencode(path), "path": path}[kind]
+    given = {"str": str(path), "bytes": os.fsencode(path), "path": path, "text": Text(path), "name": Name(path)}[kind]
 
     async def main():
         server = await loop.create_unix_server(echo_factory, given)
@@ -177,6 +191,31 @@ def test_the_longest_path_that_fits(loop, run):
     # Not tmp_path, which may be longer already.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         run(main(f"{folder}/".ljust(107, "x")))
+
+
+@pytest.mark.left_out(not sys.platform.startswith("linux"), reason="elsewhere it is refused")
+def test_a_server_that_has_no_room(loop, run, tmp_path):
+    """Linux answers EAGAIN; the transport, made as if connected, ends with the first read."""
+
+    async def main():
+        path, clients = str(tmp_path / "full"), []
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen(0)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    clients.append(socket.socket(socket.AF_UNIX))
+                    clients[-1].setblocking(False)
+                    clients[-1].connect(path)
+            transport, protocol = await loop.create_unix_connection(Recorder, path)
+            assert transport.get_extra_info("peername") is None
+            await until(lambda: protocol.lost)
+            assert transport.is_closing() and protocol.data == b""
+            assert type(protocol.error) is OSError and protocol.error.errno == errno.EINVAL
+            for client in clients:
+                client.close()
+
+    run(main())
 
 
 def test_missing_files_and_dead_sockets(loop, run, tmp_path):

@@ -27,6 +27,26 @@ def test_the_function_gets_its_arguments_and_the_future_its_result(loop, run, ar
     assert run(asyncio.wait_for(loop.run_in_executor(None, job, *args), 30)) == args
 
 
+def show(*given):
+    return str(given)
+
+
+@pytest.mark.parametrize("make", [int, float, str, lambda i: b"%d" % i, lambda i: [i], lambda i: (i, i), object])
+def test_arguments_that_nobody_else_holds(loop, run, make):
+    """Of types whose end runs no code, and of others."""
+    if make is object:
+        make = lambda i: type("Own", (), {"__repr__": lambda own: "own"})()  # noqa: E731
+
+    async def main():
+        for i in range(1000, 1010):
+            # Two, so that a worker has done the first before the loop looks.
+            jobs = [loop.run_in_executor(None, show, make(i), make(-i)) for _ in range(2)]
+            for job in jobs:
+                assert await job == str((make(i), make(-i)))
+
+    run(main())
+
+
 def test_the_future_is_one_of_the_loop(loop, run):
     async def main():
         future = loop.run_in_executor(None, time.sleep, 0)

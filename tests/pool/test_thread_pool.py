@@ -320,6 +320,18 @@ def test_queue_refuses_wrong_arguments(call):
         call(ThreadPool(1)._work_queue)
 
 
+def test_jobs_that_are_put_by_hand(loop):
+    queue = ThreadPool(1)._work_queue
+    seen = []
+    for wrong in ([1], 5, "text"):
+        with pytest.raises(TypeError, match="^args must be a tuple or None$"):
+            queue.put_job(seen.append, wrong, loop.create_future(), loop)
+    assert queue.put_job(seen.append, (1,), loop.create_future(), loop) is True
+    queue.close()
+    assert queue.put_job(seen.append, (2,), loop.create_future(), loop) is False
+    assert queue.qsize() == 1 and seen == []
+
+
 def test_getters_wait_for_items(guard):
     queue = ThreadPool(1)._work_queue
     seen = []

@@ -226,6 +226,56 @@ def test_a_child_may_go_on_with_an_idle_loop_of_its_parent(forking):
     )
 
 
+@pytest.mark.fastloop_only("the stock loop's child watches by the epoll of its parent")
+def test_a_child_that_closes_what_is_watched_goes_on_with_the_rest(forking):
+    """A number that is closed, and one that names a file which cannot be polled."""
+    assert (
+        forking("""
+        import fcntl, socket
+        loop = new_event_loop()
+        pairs = [socket.socketpair() for _ in range(3)]
+        # A number that nothing else gets when the child has closed it.
+        near, far = pairs[0]
+        pairs[0] = socket.socket(fileno=fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 200)), far
+        near.close()
+        seen = []
+        for number, (near, _) in enumerate(pairs):
+            loop.add_reader(near, lambda number=number, near=near: seen.append((number, near.recv(1))))
+        loop.run_until_complete(asyncio.sleep(0))
+        async def hear(count):
+            while len(seen) < count:
+                await asyncio.sleep(0)
+        def child():
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, pairs[1][0].fileno())
+            pairs[0][0].close()
+            pairs[2][1].send(b"c")
+            loop.run_until_complete(hear(1))
+            assert seen == [(2, b"c")], seen
+            new, other = socket.socketpair()
+            loop.add_reader(new, lambda: seen.append(new.recv(1)))
+            other.send(b"n")
+            loop.run_until_complete(hear(2))
+            assert seen[1] == b"n", seen
+            loop.remove_reader(new)
+            new.close()
+            other.close()
+        # What the child reads is gone from the socket that both have.
+        print(in_child(child))
+        for _, far in pairs:
+            far.send(b"p")
+        loop.run_until_complete(hear(3))
+        print(*(number for number, _ in sorted(seen)))
+        for near, far in pairs:
+            loop.remove_reader(near)
+            near.close()
+            far.close()
+        loop.close()
+        """)
+        == "0\n0 1 2\n"
+    )
+
+
 def test_a_child_may_go_on_with_the_loop_in_another_thread(forking):
     """The descriptor for signals, which was in use, can be set by the main thread alone."""
     assert (

@@ -1,6 +1,7 @@
 """Methods that a subclass, a patch or the instance itself replaces, and private names that programs use."""
 
 import asyncio
+import contextvars
 import socket
 import time
 from contextlib import nullcontext
@@ -81,6 +82,67 @@ def test_call_later_goes_through_an_overridden_call_at(loop_factory):
         assert len(calls) == 2
     finally:
         loop.close()
+
+
+def test_call_later_passes_the_context_to_an_overridden_call_at(loop):
+    original, seen = loop.call_at, []
+
+    def call_at(when, callback, *args, context=None):
+        seen.append(context)
+        return original(when, callback, *args, context=context)
+
+    context = contextvars.copy_context()
+    loop.call_at = call_at
+    for given in ({}, {"context": None}, {"context": context}):
+        loop.call_later(1000, nothing, **given).cancel()
+    loop.call_at = lambda when, callback, *args, context=None: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        loop.call_later(1000, nothing, context=context)
+    del loop.call_at
+    assert seen == [None, None, context]
+
+
+@pytest.mark.parametrize("name", ["call_soon", "call_at", "time", "is_running"])
+def test_a_method_that_is_another_one_of_the_same_class(loop_factory, name):
+    """It is called, not what had the name before."""
+    with_defaults = loop_factory()
+    with_defaults.close()
+    kind = type(with_defaults)
+    others = {"call_soon": kind.call_soon_threadsafe, "is_running": kind.is_closed}
+
+    class Mixed(kind):
+        locals()[name] = others.get(name, getattr(kind, name))
+
+    loop = Mixed()
+    seen = []
+
+    async def main():
+        loop.call_soon(seen.append, 1)
+        loop.call_later(0, seen.append, 2)
+        await asyncio.sleep(0.001)
+        return loop.is_running()
+
+    task = kind.create_task(loop, main())
+    task.add_done_callback(lambda _: loop.stop())
+    loop.run_forever()
+    assert seen == [1, 2] and task.result() is (name != "is_running")
+    loop.close()
+
+
+def test_a_timer_that_is_added_to_what_is_ready(loop):
+    """By the private method; it runs at once, and once more when it is due."""
+    seen = []
+    handle = loop.call_later(1000, seen.append, 1)
+    loop._add_callback(handle)
+    loop.run_until_complete(turns(3))
+    assert seen == [1] and not handle.cancelled()
+    handle.cancel()
+
+
+def test_a_closed_loop_cannot_be_woken(loop):
+    loop._write_to_self()
+    loop.close()
+    assert loop._write_to_self() is None
 
 
 def test_call_at_replaced_on_the_instance_and_put_back(loop):

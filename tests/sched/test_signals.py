@@ -170,6 +170,26 @@ def test_signals_are_for_the_main_thread_only(loop_factory):
     assert str(found[0]).startswith("set_wakeup_fd only works in main thread")
 
 
+def test_a_handler_is_added_from_the_main_thread_to_a_loop_that_runs_in_another(loop):
+    started = threading.Event()
+    seen = []
+
+    def handler():
+        seen.append(threading.get_ident())
+        loop.stop()
+
+    thread = threading.Thread(target=loop.run_forever)
+    loop.call_soon(started.set)
+    thread.start()
+    started.wait()
+    loop.add_signal_handler(signal.SIGUSR1, handler)
+    os.kill(ME, signal.SIGUSR1)
+    expected = thread.ident
+    thread.join(30)
+    loop.remove_signal_handler(signal.SIGUSR1)
+    assert seen == [expected]
+
+
 def test_system_calls_are_not_interrupted_by_a_handled_signal(loop):
     # siginterrupt(False) is what the stock loop sets.
     loop.add_signal_handler(signal.SIGUSR1, int)
@@ -405,6 +425,46 @@ def test_a_wakeup_descriptor_that_was_closed_meanwhile_gets_nothing(loop, run, s
         reader.recv(1)
     for sock in (other, reader):
         sock.close()
+
+
+@pytest.mark.parametrize("before", ["the loop knows of it", "the run", "the signal"])
+def test_a_wakeup_descriptor_that_is_closed(loop, run, before):
+    """The loop learns of its signals all the same, and nobody gets the number back."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno())
+    seen = []
+
+    async def main():
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+        theirs.close()
+        os.kill(ME, signal.SIGUSR1)
+        await until(lambda: seen)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    if before == "the run":
+        run(turns(1))
+    if before != "the signal":
+        theirs.close()
+    run(main())
+    ours.close()
+    assert seen == [1]
+    signal.set_wakeup_fd(-1)
+
+
+def test_a_number_that_is_no_signal(loop, run):
+    """Whatever is written to the wakeup descriptor wakes the loop, no more."""
+    seen = []
+
+    async def main():
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+        os.write(current_wakeup_fd(), bytes([0, 250, signal.SIGUSR2, signal.SIGUSR1, 0]))
+        await until(lambda: seen)
+        await turns(5)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    run(main())
+    assert seen == [1]
 
 
 def test_a_run_leaves_no_wakeup_descriptor(loop, run):
