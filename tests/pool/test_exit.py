@@ -51,7 +51,10 @@ def test_a_job_that_blocks_holds_up_the_exit(python, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     child = python.start("""
         loop = new_event_loop()
-        loop.run_in_executor(None, lambda: print(open("fifo").read(), flush=True))
+        def job():
+            with open("fifo") as file:
+                print(file.read(), flush=True)
+        loop.run_in_executor(None, job)
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         print("end of main", flush=True)

@@ -269,7 +269,7 @@ def test_an_idle_worker_is_used_again(loop, run):
     assert workers(loop._default_executor) == ["asyncio_0"]
 
 
-def test_nobody_counts_on_a_worker_that_frees_what_its_job_has_left(loop, run):
+def test_nobody_counts_on_a_worker_that_frees_what_its_job_has_left(debug_off, loop, run):
     """What is freed may wait for the next job."""
     done = threading.Event()
     freed = []

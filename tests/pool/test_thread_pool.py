@@ -97,7 +97,7 @@ def test_items_and_jobs_share_one_queue_in_order(loop, run):
 
 
 @pytest.mark.left_out("pool" in switches.disabled(), reason="it is about what is switched off")
-def test_jobs_of_loops_make_no_concurrent_futures(loop, run, monkeypatch):
+def test_jobs_of_loops_make_no_concurrent_futures(debug_off, loop, run, monkeypatch):
     def refuse(*args):
         raise AssertionError("a concurrent.futures.Future was made")
 
