@@ -1,12 +1,11 @@
 import asyncio
 import contextvars
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from _typeshed import FileDescriptorLike
 
-from fastloop._core import Connector, SocketTransport
+from fastloop._core import Connector
 from fastloop.observe import SlowCallback
 
 # The native methods have the types of the standard ones: users see an asyncio loop.
@@ -34,9 +33,6 @@ class Loop(asyncio.BaseEventLoop):
     def _foreign_transports(self) -> Mapping[int, Any]: ...
     def _ensure_fd_no_transport(self, fd: FileDescriptorLike, /) -> None: ...
     def _start_connecting(self, waiter: asyncio.Future[Any], host: Any, port: Any = ..., /) -> Connector | None: ...
-    def _make_socket_transport(
-        self, sock: socket.socket, protocol: asyncio.BaseProtocol, waiter: Any = ..., **options: Any
-    ) -> SocketTransport: ...
     def _count_sent(self, size: int, /) -> None: ...
     def _make_handle(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None = None, /

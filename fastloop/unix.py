@@ -43,6 +43,7 @@ else:
 # Any: most of what is borrowed is private, and has no stubs.
 _Selector: "Any" = selector_events.BaseSelectorEventLoop
 _Unix: "Any" = unix_events._UnixSelectorEventLoop
+_Native: "Any" = _core.Loop
 _Socket = socket.socket
 
 # What the standard create_connection() and create_unix_connection() call: replaced on a loop, each must go on being
@@ -311,7 +312,8 @@ class UnixMixin(_Listening):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
+        # Not what a subclass has made of it: the standard one makes the transport below TLS itself.
+        _Native._make_socket_transport(self, rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport
 
     start_tls = tls.with_our_protocol(base_events.BaseEventLoop.start_tls)

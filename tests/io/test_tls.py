@@ -90,6 +90,32 @@ def test_connection_made_comes_after_the_handshake(loop, run, served, authority)
     run(main())
 
 
+def test_the_transport_below_is_not_what_a_subclass_makes(loop_factory, authority):
+    plain = loop_factory()
+    plain.close()
+
+    class Picky(type(plain)):
+        def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+            raise AssertionError("this is no connection of its own")
+
+    async def main(loop):
+        left, right = socket_pair("unix")
+        accepting = loop.create_task(loop.connect_accepted_socket(Recorder, left, ssl=authority.server))
+        _, client = await loop.create_connection(
+            Recorder, sock=right, ssl=authority.client, server_hostname="localhost"
+        )
+        _, server = await accepting
+        client.transport.write(b"text")
+        await until(lambda: server.data == b"text")
+        await leave(client, server)
+
+    loop = Picky()
+    try:
+        loop.run_until_complete(main(loop))
+    finally:
+        loop.close()
+
+
 def test_the_host_name_is_taken_from_the_address(loop, run, served, authority):
     async def main():
         transport, protocol = await loop.create_connection(
