@@ -17,6 +17,7 @@ class Loop(asyncio.BaseEventLoop):
 
     # What is private is listed as far as other modules of the package use it.
     _stopping: bool
+    _internal_fds: int
     _use_native_tls: bool
     def _check_closed(self) -> None: ...
     def _run_forever_setup(self) -> None: ...

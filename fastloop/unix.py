@@ -150,7 +150,8 @@ class UnixMixin(_Listening):
 
     @property
     def _selector(self) -> SelectorView | None:
-        return None if self.is_closed() else SelectorView(self)
+        # close() takes it away when what it watched is gone, whose repr() may ask it.
+        return SelectorView(self) if self._internal_fds else None
 
     @property
     def _transports(self) -> "Mapping[int, Any]":
@@ -509,6 +510,10 @@ class UnixMixin(_Listening):
         if not self._signal_handlers:
             self._keep_wakeup_fd(False)
         return True
+
+    # The standard ones have no types that inspect.signature() would show.
+    add_signal_handler.__wrapped__ = _Unix.add_signal_handler  # type: ignore[attr-defined]
+    remove_signal_handler.__wrapped__ = _Unix.remove_signal_handler  # type: ignore[attr-defined]
 
     _check_signal = _Unix._check_signal
 

@@ -1,6 +1,7 @@
 """Signals: handlers of the loop, handlers of Python, Ctrl-C in every state, and what is restored."""
 
 import asyncio
+import inspect
 import os
 import signal
 import socket
@@ -15,6 +16,11 @@ ME = os.getpid()
 
 
 # ---------------------------------------------------------------- add_signal_handler
+
+
+def test_the_signatures_are_the_standard_ones(loop):
+    assert str(inspect.signature(loop.add_signal_handler)) == "(sig, callback, *args)"
+    assert str(inspect.signature(loop.remove_signal_handler)) == "(sig)"
 
 
 def test_a_handler_runs_in_the_loop_with_its_arguments(loop, run):
