@@ -468,7 +468,7 @@ class UnixMixin(_Listening):
             self._install_wakeup_fd()
         except ValueError as exc:
             # Not the main thread, which alone handles signals.
-            raise RuntimeError(str(exc)) from None
+            raise RuntimeError(str(exc))  # noqa: B904 (the standard one chains it the same way)
         self._keep_wakeup_fd(True)
         self._signal_handlers[sig] = handle
         try:
@@ -480,7 +480,7 @@ class UnixMixin(_Listening):
             del self._signal_handlers[sig]
             self._keep_wakeup_fd(bool(self._signal_handlers))
             if exc.errno == errno.EINVAL:
-                raise RuntimeError(f"sig {sig} cannot be caught") from None
+                raise RuntimeError(f"sig {sig} cannot be caught")  # noqa: B904 (likewise)
             raise
 
     def _handle_signal(self, sig: int) -> None:
@@ -505,7 +505,7 @@ class UnixMixin(_Listening):
             signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
         except OSError as exc:
             if exc.errno == errno.EINVAL:
-                raise RuntimeError(f"sig {sig} cannot be caught") from None
+                raise RuntimeError(f"sig {sig} cannot be caught")  # noqa: B904 (likewise)
             raise
         if not self._signal_handlers:
             self._keep_wakeup_fd(False)

@@ -6,6 +6,7 @@ import contextvars
 import gc
 import socket
 import ssl
+import sys
 import time
 from asyncio import sslproto
 
@@ -114,6 +115,26 @@ def test_the_transport_below_is_not_what_a_subclass_makes(loop_factory, authorit
         loop.run_until_complete(main(loop))
     finally:
         loop.close()
+
+
+def test_what_a_protocol_raises_is_being_handled_when_it_is_reported(loop, run, served, authority):
+    handled = []
+
+    class Fails(Recorder):
+        def data_received(self, data):
+            raise ValueError("on purpose")
+
+    async def main():
+        loop.set_exception_handler(lambda loop, context: handled.append((sys.exc_info()[1], context["exception"])))
+        _, protocol = await loop.create_connection(
+            Fails, *served.address, ssl=authority.client, server_hostname="localhost"
+        )
+        protocol.transport.write(b"to be sent back")
+        await until(lambda: protocol.lost)
+
+    run(main())
+    [(current, reported)] = handled
+    assert current is reported and str(current) == "on purpose"
 
 
 def test_the_host_name_is_taken_from_the_address(loop, run, served, authority):

@@ -155,6 +155,8 @@ def test_wrong_signals_are_refused(loop, number, error, message):
         with pytest.raises(error) as caught:
             loop.remove_signal_handler(number)
         assert str(caught.value) == message
+    else:
+        assert isinstance(caught.value.__context__, OSError) and not caught.value.__suppress_context__
 
 
 def test_signals_are_for_the_main_thread_only(loop_factory):
@@ -174,6 +176,7 @@ def test_signals_are_for_the_main_thread_only(loop_factory):
     thread.join()
     assert type(found[0]) is RuntimeError
     assert str(found[0]).startswith("set_wakeup_fd only works in main thread")
+    assert type(found[0].__context__) is ValueError and not found[0].__suppress_context__
 
 
 def test_system_calls_are_not_interrupted_by_a_handled_signal(loop):
