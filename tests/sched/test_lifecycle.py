@@ -328,7 +328,7 @@ def test_what_close_drops_finds_a_closed_loop(loop):
     loop.call_later(100, Dropped("timer"))
     loop.call_soon(Dropped("callback"))
     loop.close()
-    assert found == [("callback", True), ("timer", True), ("reader", True)]
+    assert sorted(found) == [("callback", True), ("reader", True), ("timer", True)]
     left.close()
     right.close()
 
