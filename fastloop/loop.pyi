@@ -1,12 +1,11 @@
 import asyncio
 import contextvars
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from _typeshed import FileDescriptorLike
 
-from fastloop._core import Connector, SocketTransport
+from fastloop._core import Connector
 from fastloop.observe import SlowCallback
 
 # The native methods have the types of the standard ones: users see an asyncio loop.
@@ -18,6 +17,7 @@ class Loop(asyncio.BaseEventLoop):
 
     # What is private is listed as far as other modules of the package use it.
     _stopping: bool
+    _internal_fds: int
     _use_native_tls: bool
     def _check_closed(self) -> None: ...
     def _run_forever_setup(self) -> None: ...
@@ -34,9 +34,6 @@ class Loop(asyncio.BaseEventLoop):
     def _foreign_transports(self) -> Mapping[int, Any]: ...
     def _ensure_fd_no_transport(self, fd: FileDescriptorLike, /) -> None: ...
     def _start_connecting(self, waiter: asyncio.Future[Any], host: Any, port: Any = ..., /) -> Connector | None: ...
-    def _make_socket_transport(
-        self, sock: socket.socket, protocol: asyncio.BaseProtocol, waiter: Any = ..., **options: Any
-    ) -> SocketTransport: ...
     def _count_sent(self, size: int, /) -> None: ...
     def _make_handle(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None = None, /

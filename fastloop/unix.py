@@ -43,6 +43,7 @@ else:
 # Any: most of what is borrowed is private, and has no stubs.
 _Selector: "Any" = selector_events.BaseSelectorEventLoop
 _Unix: "Any" = unix_events._UnixSelectorEventLoop
+_Native: "Any" = _core.Loop
 _Socket = socket.socket
 
 # What the standard create_connection() and create_unix_connection() call: replaced on a loop, each must go on being
@@ -149,7 +150,8 @@ class UnixMixin(_Listening):
 
     @property
     def _selector(self) -> SelectorView | None:
-        return None if self.is_closed() else SelectorView(self)
+        # close() takes it away when what it watched is gone, whose repr() may ask it.
+        return SelectorView(self) if self._internal_fds else None
 
     @property
     def _transports(self) -> "Mapping[int, Any]":
@@ -311,7 +313,8 @@ class UnixMixin(_Listening):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
+        # Not what a subclass has made of it: the standard one makes the transport below TLS itself.
+        _Native._make_socket_transport(self, rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport
 
     start_tls = tls.with_our_protocol(base_events.BaseEventLoop.start_tls)
@@ -465,7 +468,7 @@ class UnixMixin(_Listening):
             self._install_wakeup_fd()
         except ValueError as exc:
             # Not the main thread, which alone handles signals.
-            raise RuntimeError(str(exc)) from None
+            raise RuntimeError(str(exc))  # noqa: B904 (the standard one chains it the same way)
         self._keep_wakeup_fd(True)
         self._signal_handlers[sig] = handle
         try:
@@ -477,7 +480,7 @@ class UnixMixin(_Listening):
             del self._signal_handlers[sig]
             self._keep_wakeup_fd(bool(self._signal_handlers))
             if exc.errno == errno.EINVAL:
-                raise RuntimeError(f"sig {sig} cannot be caught") from None
+                raise RuntimeError(f"sig {sig} cannot be caught")  # noqa: B904 (likewise)
             raise
 
     def _handle_signal(self, sig: int) -> None:
@@ -502,11 +505,15 @@ class UnixMixin(_Listening):
             signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
         except OSError as exc:
             if exc.errno == errno.EINVAL:
-                raise RuntimeError(f"sig {sig} cannot be caught") from None
+                raise RuntimeError(f"sig {sig} cannot be caught")  # noqa: B904 (likewise)
             raise
         if not self._signal_handlers:
             self._keep_wakeup_fd(False)
         return True
+
+    # The standard ones have no types that inspect.signature() would show.
+    add_signal_handler.__wrapped__ = _Unix.add_signal_handler  # type: ignore[attr-defined]
+    remove_signal_handler.__wrapped__ = _Unix.remove_signal_handler  # type: ignore[attr-defined]
 
     _check_signal = _Unix._check_signal
 

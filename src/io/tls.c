@@ -42,7 +42,9 @@ report(TlsConnection *self)
         return -1;
     }
     PyObject *exc = compat_take_exception();
+    PyObject *before = loop_begin_handling(exc);
     PyObject *result = PyObject_CallMethod((PyObject *)self, "_fatal_error", "Os", exc, "Fatal error on SSL protocol");
+    loop_end_handling(before);
     Py_DECREF(exc);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;

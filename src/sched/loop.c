@@ -800,10 +800,6 @@ run_turns_held(LoopObject *loop, bool once)
                                             "calls: start a task there");
         return -1;
     }
-    if (loop->closing) {
-        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-        return -1;
-    }
     if (loop_check_open(loop) < 0 || rearm_after_fork(loop) < 0) {
         return -1;
     }
@@ -968,12 +964,12 @@ close_uv(LoopObject *loop, void (*end)(State *state, uv_loop_t *uv))
 static void
 close_held(LoopObject *loop)
 {
-    loop->closing = true;
-    close_parts(loop);
+    /* What is dropped may run Python code, which finds a closed loop, and nothing is added any more. */
     loop->closed = true;
-    close_uv(loop, park_give);
-    timers_clear(&loop->timers);
     ready_clear(&loop->ready);
+    timers_clear(&loop->timers);
+    close_parts(loop);
+    close_uv(loop, park_give);
     handle_free_list_clear(loop);
 }
 
@@ -998,7 +994,7 @@ static PyObject *
 Loop_close_core(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     LoopObject *loop = LoopObject_CAST(op);
-    if (loop->closed || loop->closing || loop->uv == NULL) {
+    if (loop->closed || loop->uv == NULL) {
         Py_RETURN_NONE;
     }
     if (loop->in_turn) {

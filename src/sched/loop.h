@@ -75,7 +75,6 @@ struct LoopObject {
     /* Eight, so that no compiler reads one of these with one of those. */
     bool opened; /* the inbox exists */
     bool in_turn;
-    bool closing;          /* close() is under way: Python code that it runs must not close or run the loop again */
     bool polling;          /* inside uv_run(), which must not be entered again */
     bool poll_defers;      /* ... without blocking: there is work, which comes before what the poll finds */
     bool has_found;        /* LoopHooks.collect() has something for the next poll, which must not block */

@@ -1,6 +1,7 @@
 """connect_read_pipe and connect_write_pipe, and the basics of subprocesses."""
 
 import asyncio
+import gc
 import os
 import pty
 import signal
@@ -50,6 +51,20 @@ def test_reading_a_pipe_to_its_end(loop, run):
         assert r.closed and transport.is_closing()
 
     run(main())
+
+
+def test_a_pipe_that_the_end_of_the_loop_drops(loop, run):
+    r, w = pipe()
+
+    async def main():
+        await loop.connect_read_pipe(asyncio.Protocol, r)
+
+    run(main())
+    with pytest.warns(ResourceWarning, match="^unclosed transport <.*ReadPipeTransport fd=[0-9]+ idle>$"):
+        loop.close()
+        gc.collect()
+    assert r.closed
+    w.close()
 
 
 def test_pausing_a_read_pipe(loop, run):

@@ -6,6 +6,7 @@ import contextvars
 import gc
 import socket
 import ssl
+import sys
 import time
 from asyncio import sslproto
 
@@ -88,6 +89,52 @@ def test_connection_made_comes_after_the_handshake(loop, run, served, authority)
         await leave(protocol)
 
     run(main())
+
+
+def test_the_transport_below_is_not_what_a_subclass_makes(loop_factory, authority):
+    plain = loop_factory()
+    plain.close()
+
+    class Picky(type(plain)):
+        def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+            raise AssertionError("this is no connection of its own")
+
+    async def main(loop):
+        left, right = socket_pair("unix")
+        accepting = loop.create_task(loop.connect_accepted_socket(Recorder, left, ssl=authority.server))
+        _, client = await loop.create_connection(
+            Recorder, sock=right, ssl=authority.client, server_hostname="localhost"
+        )
+        _, server = await accepting
+        client.transport.write(b"text")
+        await until(lambda: server.data == b"text")
+        await leave(client, server)
+
+    loop = Picky()
+    try:
+        loop.run_until_complete(main(loop))
+    finally:
+        loop.close()
+
+
+def test_what_a_protocol_raises_is_being_handled_when_it_is_reported(loop, run, served, authority):
+    handled = []
+
+    class Fails(Recorder):
+        def data_received(self, data):
+            raise ValueError("on purpose")
+
+    async def main():
+        loop.set_exception_handler(lambda loop, context: handled.append((sys.exc_info()[1], context["exception"])))
+        _, protocol = await loop.create_connection(
+            Fails, *served.address, ssl=authority.client, server_hostname="localhost"
+        )
+        protocol.transport.write(b"to be sent back")
+        await until(lambda: protocol.lost)
+
+    run(main())
+    [(current, reported)] = handled
+    assert current is reported and str(current) == "on purpose"
 
 
 def test_the_host_name_is_taken_from_the_address(loop, run, served, authority):

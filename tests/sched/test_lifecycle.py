@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import inspect
+import socket
 import sys
 import weakref
 
@@ -302,6 +303,34 @@ def test_close_drops_what_waits(loop):
     loop.close()
     gc.collect()
     assert [ref() for ref in references] == [None, None]
+
+
+def test_what_close_drops_finds_a_closed_loop(loop):
+    found = []
+
+    class Dropped:
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self):
+            pass
+
+        def __del__(self):
+            found.append((self.name, loop.is_closed()))
+            with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+                loop.call_soon(print)
+            with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+                loop.run_forever()
+            loop.close()
+
+    left, right = socket.socketpair()
+    loop.add_reader(left, Dropped("reader"))
+    loop.call_later(100, Dropped("timer"))
+    loop.call_soon(Dropped("callback"))
+    loop.close()
+    assert sorted(found) == [("callback", True), ("reader", True), ("timer", True)]
+    left.close()
+    right.close()
 
 
 def test_close_may_be_called_again(loop):

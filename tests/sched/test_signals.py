@@ -1,6 +1,7 @@
 """Signals: handlers of the loop, handlers of Python, Ctrl-C in every state, and what is restored."""
 
 import asyncio
+import inspect
 import os
 import signal
 import socket
@@ -15,6 +16,11 @@ ME = os.getpid()
 
 
 # ---------------------------------------------------------------- add_signal_handler
+
+
+def test_the_signatures_are_the_standard_ones(loop):
+    assert str(inspect.signature(loop.add_signal_handler)) == "(sig, callback, *args)"
+    assert str(inspect.signature(loop.remove_signal_handler)) == "(sig)"
 
 
 def test_a_handler_runs_in_the_loop_with_its_arguments(loop, run):
@@ -149,6 +155,8 @@ def test_wrong_signals_are_refused(loop, number, error, message):
         with pytest.raises(error) as caught:
             loop.remove_signal_handler(number)
         assert str(caught.value) == message
+    else:
+        assert isinstance(caught.value.__context__, OSError) and not caught.value.__suppress_context__
 
 
 def test_signals_are_for_the_main_thread_only(loop_factory):
@@ -168,6 +176,7 @@ def test_signals_are_for_the_main_thread_only(loop_factory):
     thread.join()
     assert type(found[0]) is RuntimeError
     assert str(found[0]).startswith("set_wakeup_fd only works in main thread")
+    assert type(found[0].__context__) is ValueError and not found[0].__suppress_context__
 
 
 def test_a_handler_is_added_from_the_main_thread_to_a_loop_that_runs_in_another(loop):
