@@ -178,13 +178,15 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         if self._metrics_server is not None:
             self._metrics_server.close()
         self._remove_all_signal_handlers()
-        self._close_core()
-        self._internal_fds = 0
-        self._executor_shutdown_called = True
-        executor = self._default_executor
-        if executor is not None:
-            self._default_executor = None
-            executor.shutdown(wait=False)
+        try:
+            self._close_core()
+        finally:
+            self._internal_fds = 0
+            self._executor_shutdown_called = True
+            executor = self._default_executor
+            if executor is not None:
+                self._default_executor = None
+                executor.shutdown(wait=False)
 
     # -- observability ---------------------------------------------------------------------------------------------
 

@@ -1,22 +1,27 @@
-/* The least lateness of the last eight, or of some more. */
+/* One of the least of the last eight latenesses, or of some more. */
 
 #include "base/lead.h"
 
-enum { WINDOW = 8 };
+#include <stdlib.h>
 
-static inline uint64_t
-least_of(uint64_t one, uint64_t other)
+/* So many of eight are woken before their time, and spin. With fewer, one that found the processor awake would decide for
+   all. */
+enum { WOKEN_EARLY = 2 };
+
+static int
+compare(const void *one, const void *other)
 {
-    return one < other ? one : other;
+    uint64_t a = *(const uint64_t *)one, b = *(const uint64_t *)other;
+    return a < b ? -1 : a > b;
 }
 
 void
 lead_note(Lead *lead, uint64_t late_ns)
 {
-    lead->least_ns = lead->noted == 0 ? late_ns : least_of(late_ns, lead->least_ns);
-    lead->ns = least_of(late_ns, lead->ns);
-    if (++lead->noted == WINDOW) {
-        lead->ns = least_of(lead->least_ns, LEAD_MAX_NS);
+    lead->late_ns[lead->noted] = late_ns;
+    if (++lead->noted == LEAD_WINDOW) {
+        qsort(lead->late_ns, LEAD_WINDOW, sizeof(lead->late_ns[0]), compare);
+        lead->ns = Py_MIN(lead->late_ns[WOKEN_EARLY], LEAD_MAX_NS);
         lead->noted = 0;
     }
 }

@@ -10,8 +10,11 @@ enum {
     HANDSHAKES_IN_A_TURN = 16,
     /* In bytes: a client's first word is not longer. Of one that says more nothing is kept. */
     FIRST_WORD = 16 * 1024,
-    /* So many handshakes at the same time leave some megabytes behind. */
+    /* So many handshakes at the same time leave some megabytes behind, */
     CROWD_MIN = 128,
+    /* and each about so many bytes. The allocator looks at all it has: this must be a part of that. */
+    LEFT_BEHIND = 24 * 1024,
+    WORTH_A_LOOK = 16,
 };
 
 /* The loop that the connection is on; NULL when there is none, or TLS is inside of TLS. */
@@ -34,6 +37,17 @@ has_room(Handshakes *handshakes, unsigned turn)
     return handshakes->begun < HANDSHAKES_IN_A_TURN;
 }
 
+/* Gives back what so many handshakes have left behind, unless the process is so large that it would take longer than it
+   is worth. */
+static void
+trim(unsigned crowd)
+{
+    size_t resident;
+    if (uv_resident_set_memory(&resident) == 0 && (size_t)crowd * LEFT_BEHIND >= resident / WORTH_A_LOOK) {
+        compat_trim_memory();
+    }
+}
+
 /* With the loop that it is on, or NULL. */
 static void
 note_begin(TlsConnection *self, LoopObject *loop)
@@ -41,6 +55,7 @@ note_begin(TlsConnection *self, LoopObject *loop)
     self->has_begun = true;
     if (loop != NULL) {
         Handshakes *handshakes = &loop->io->handshakes;
+        (void)has_room(handshakes, loop->io->turn); /* it counts in this turn */
         handshakes->begun++;
         handshakes->under_way++;
         handshakes->crowd = Py_MAX(handshakes->crowd, handshakes->under_way);
@@ -60,7 +75,7 @@ handshakes_note_end(TlsConnection *self)
     handshakes->under_way--;
     /* Some may never come to an end: not when the last one does. */
     if (handshakes->crowd >= CROWD_MIN && handshakes->under_way <= handshakes->crowd / 8) {
-        compat_trim_memory();
+        trim(handshakes->crowd);
         handshakes->crowd = handshakes->under_way;
     }
 }

@@ -960,13 +960,24 @@ close_uv(LoopObject *loop, void (*end)(State *state, uv_loop_t *uv))
     end(loop->state, uv);
 }
 
+static void
+drop_ready(LoopObject *loop)
+{
+    ready_clear(&loop->ready);
+    /* Without a GIL, what was called outside a run still stands in the inbox. */
+    while (inbox_has_records(&loop->inbox) && ready_has_room(&loop->ready)) {
+        inbox_drain(&loop->inbox, &loop->ready);
+        ready_clear(&loop->ready);
+    }
+}
+
 /* What close() does, with the loop held. */
 static void
 close_held(LoopObject *loop)
 {
     /* What is dropped may run Python code, which finds a closed loop, and nothing is added any more. */
     loop->closed = true;
-    ready_clear(&loop->ready);
+    drop_ready(loop);
     timers_clear(&loop->timers);
     close_parts(loop);
     close_uv(loop, park_give);
