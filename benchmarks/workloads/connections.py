@@ -32,6 +32,8 @@ for kind, n, tier in (("tcp", 9000, DEFAULT), ("tls", 2000, DEFAULT)):
     idle = {"mode": "idle", "connections": n, "size": 64, "kind": kind, "n": n, "metrics": ("bytes",), **CONNECT}
     server(f"idle/{kind}/protocol", tier=tier, **idle)(serve_protocol(Echo))
     server(f"idle/{kind}/streams", tier=FULL, **idle)(serve_streams(echo_chunks))
+    # Idle after a larger message, of which a transport may keep the buffers.
+    server(f"idle/{kind}/protocol/16k", tier=tier, **(idle | {"size": 16384}))(serve_protocol(Echo))
 
 
 @client("connect/tcp/protocol", n=3000, peer="tcp", tier=QUICK, **CONNECT)

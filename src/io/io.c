@@ -4,6 +4,7 @@
 
 #include "io/clients.h"
 #include "io/connect.h"
+#include "io/loan.h"
 #include "io/server.h"
 #include "io/sockops.h"
 #include "io/transport.h"
@@ -126,6 +127,7 @@ io_abandon(LoopObject *loop)
     Py_CLEAR(io->read_bytes);
     PyMem_RawFree(io->read_buffer);
     PyMem_RawFree(io->plain_buffer);
+    tlsbios_free(io->tls_bios);
     bytespool_clear(&io->bytes);
     PyMem_RawFree(io->receive_buffer);
     senders_clear(loop);

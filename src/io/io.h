@@ -59,6 +59,7 @@ struct IoPart {
     Handshakes handshakes;
 
     char *plain_buffer; /* IO_PLAIN_SIZE bytes for plaintext on its way to a protocol; allocated when first needed */
+    struct TlsBios *tls_bios; /* see loan.h; NULL until the first loan, and while they are lent */
     PySockets sockets;
     Sender *senders;        /* see senders.h; NULL until the first datagram */
     char *receive_buffer;   /* see io_receive_buffer() */

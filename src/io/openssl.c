@@ -8,6 +8,8 @@
 
 #include <dlfcn.h>
 
+#include "io/loan.h"
+
 enum {
     EX_INDEX_SSL = 0, /* CRYPTO_EX_INDEX_SSL */
     PROBES = 3,
@@ -190,6 +192,7 @@ openssl_find(State *state, const char *library, PyObject *make)
     if (err == 0) {
         err = find_places(openssl, make);
     }
+    openssl->lends = err == 0 && loan_probe(openssl);
     OpenSSL *before = state->openssl;
     state->openssl = openssl;
     if (err < 0 || before != NULL) {

@@ -11,6 +11,7 @@
 
 typedef struct ssl_st SSL;
 typedef struct bio_st BIO;
+typedef struct bio_method_st BioMethod;
 typedef void (*ExNew)(void *parent, void *ptr, void *ad, int index, long argl, void *argp);
 
 /* What SSL_get_error() answers. */
@@ -26,6 +27,14 @@ enum { TLS_ERROR_WANT_READ = 2, TLS_ERROR_ZERO_RETURN = 6 };
     X(int, SSL_is_server, (const SSL *ssl))                                                \
     X(BIO *, SSL_get_rbio, (const SSL *ssl))                                               \
     X(BIO *, SSL_get_wbio, (const SSL *ssl))                                               \
+    X(void, SSL_set0_rbio, (SSL * ssl, BIO * bio))                                         \
+    X(void, SSL_set0_wbio, (SSL * ssl, BIO * bio))                                         \
+    X(const BioMethod *, BIO_s_mem, (void))                                                \
+    X(BIO *, BIO_new, (const BioMethod *method))                                           \
+    X(int, BIO_free, (BIO * bio))                                                          \
+    X(int, BIO_up_ref, (BIO * bio))                                                        \
+    X(long, BIO_ctrl, (BIO * bio, int command, long number, void *pointer))                \
+    X(void, CRYPTO_free, (void *memory, const char *file, int line))                       \
     X(int, BIO_read, (BIO * bio, void *data, int size))                                    \
     X(int, BIO_write, (BIO * bio, const void *data, int size))                             \
     X(size_t, BIO_ctrl_pending, (BIO * bio))                                               \
@@ -43,6 +52,7 @@ typedef struct OpenSSL {
     PyTypeObject *bio_type;    /* _ssl.MemoryBIO */
     Py_ssize_t ssl_at;         /* of the SSL in an _SSLSocket */
     Py_ssize_t bio_at;         /* of the BIO in a MemoryBIO */
+    bool lends;                /* loans are to be had, see loan.h */
     PyObject *wrapped;         /* asyncio's SSLProtocolState.WRAPPED, .UNWRAPPED and .DO_HANDSHAKE */
     PyObject *unwrapped;
     PyObject *handshaking;

@@ -116,6 +116,13 @@ transport_plain_buffer(SocketTransport *self)
     return io == NULL ? NULL : io->plain_buffer;
 }
 
+BytesPool *
+transport_bytes_pool(SocketTransport *self)
+{
+    struct IoPart *io = self->loop == NULL ? NULL : self->loop->io;
+    return io == NULL ? NULL : &io->bytes;
+}
+
 /* Has data been delivered in this very turn? */
 static bool
 has_read_in_turn(SocketTransport *self)

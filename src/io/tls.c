@@ -7,6 +7,7 @@
 #include "io/tls.h"
 
 #include "base/args.h"
+#include "io/loan.h"
 #include "io/streamsink.h"
 
 enum {
@@ -17,6 +18,10 @@ enum {
     HELD_SIZE = RECORD_SIZE + 1024,
     /* Do not gather more than this before it is encrypted. */
     ENCRYPT_AT = RECORD_SIZE,
+    /* Less than this is copied sooner than BIOs are changed. */
+    LEND_MINIMUM = 2048,
+    /* Do not gather more ciphertext than this, and a record, in the buffer of the loop. */
+    LENT_MAXIMUM = 128 * 1024,
 };
 
 /* What reading natively comes to, besides 0 and -1. */
@@ -162,24 +167,71 @@ leave_to_backlog(TlsConnection *self, const char *record, size_t size)
     return err;
 }
 
+/* Has OpenSSL encrypt the next record, of which it takes all or nothing. */
+static bool
+seal(TlsConnection *self, const char *record, size_t size, BytesPool *pool)
+{
+    OpenSSL *openssl = self->state->openssl;
+    size_t written = 0;
+    openssl_clear_errors(openssl);
+    if (!openssl->SSL_write_ex(self->ssl, record, size, &written)) {
+        return false;
+    }
+    chunks_consume_into(&self->plain, written, pool);
+    return true;
+}
+
+/* Ends a loan, and has the transport send what OpenSSL has made meanwhile. -1 with an exception. */
+static int
+send_lent(TlsConnection *self, SocketTransport *transport, Loan *loan)
+{
+    const char *data = loan_stop_outgoing(loan);
+    size_t size = loan_outgoing_size(loan);
+    bool was_lost = transport->conn_lost > 0;
+    int err = size == 0 ? 0 : transport_send_or_push(transport, data, size);
+    loan_end_outgoing(loan);
+    if (!was_lost && transport->conn_lost > 0) {
+        tls_drop_plain(self);
+    }
+    return err;
+}
+
+/* Encrypts the next records, into the buffer of the loop where that is to be had. -1 with an exception. */
+static int
+encrypt_some(TlsConnection *self, SocketTransport *transport)
+{
+    char joined[RECORD_SIZE];
+    Loan loan;
+    bool lent = !self->ssl_writing_paused &&
+                loan_begin_outgoing(&loan, transport->loop, self->socket, self->ssl, self->outgoing);
+    const char *record;
+    size_t size;
+    bool sealed;
+    do {
+        record = next_record(self, joined, &size);
+        sealed = seal(self, record, size, transport_bytes_pool(transport));
+    } while (sealed && lent && self->plain.count > 0 && loan_outgoing_size(&loan) < LENT_MAXIMUM);
+    int err = lent ? send_lent(self, transport, &loan) : move_ciphertext(self);
+    /* Whoever was told of a failure has emptied the queue, if anything. */
+    return sealed || err < 0 || self->plain.count == 0 ? err : leave_to_backlog(self, record, size);
+}
+
 static int
 encrypt(TlsConnection *self)
 {
-    OpenSSL *openssl = self->state->openssl;
-    char joined[RECORD_SIZE];
+    /* What is there already goes first. */
+    if (tls_is_native(self) && move_ciphertext(self) < 0) {
+        return -1;
+    }
     while (self->plain.count > 0) {
         if (!tls_is_native(self)) {
             tls_drop_plain(self);
             return 0;
         }
-        size_t size, written = 0;
-        const char *record = next_record(self, joined, &size);
-        openssl_clear_errors(openssl);
-        if (!openssl->SSL_write_ex(self->ssl, record, size, &written)) {
-            return leave_to_backlog(self, record, size);
-        }
-        chunks_consume(&self->plain, written);
-        if (move_ciphertext(self) < 0) {
+        PyObject *transport = Py_NewRef(self->transport);
+        int err = encrypt_some(self, SocketTransport_CAST(transport));
+        Py_DECREF(transport);
+        if (err < 0) {
             return -1;
         }
     }
@@ -368,12 +420,12 @@ store(TlsConnection *self, const char *data, size_t size)
     return 0;
 }
 
-/* Reads from OpenSSL until it has no more, or `memory` is full. The code of SSL_get_error(), 0 when full. */
+/* Reads from OpenSSL until it and `source` have no more, or `memory` is full. The code of SSL_get_error(), 0 when full. */
 static int
-decrypt_stored(TlsConnection *self, char *memory, size_t capacity, size_t *filled)
+decrypt_from(TlsConnection *self, BIO *source, char *memory, size_t capacity, size_t *filled)
 {
     OpenSSL *openssl = self->state->openssl;
-    while (openssl->BIO_ctrl_pending(self->incoming) > 0 || openssl->SSL_has_pending(self->ssl)) {
+    while (openssl->BIO_ctrl_pending(source) > 0 || openssl->SSL_has_pending(self->ssl)) {
         if (*filled == capacity) {
             return 0;
         }
@@ -388,11 +440,38 @@ decrypt_stored(TlsConnection *self, char *memory, size_t capacity, size_t *fille
     return TLS_ERROR_WANT_READ;
 }
 
+/* The same for what is stored. */
+static int
+decrypt_stored(TlsConnection *self, char *memory, size_t capacity, size_t *filled)
+{
+    return decrypt_from(self, self->incoming, memory, capacity, filled);
+}
+
+/* Has OpenSSL read from where `data` stand: 1 with *code set when that is done, 0 when it cannot be, -1 with an exception. */
+static int
+decrypt_in_place(TlsConnection *self, const char *data, size_t size, char *memory, size_t capacity, size_t *filled,
+                 int *code)
+{
+    Loan loan;
+    LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
+    if (size < LEND_MINIMUM || self->state->openssl->BIO_ctrl_pending(self->incoming) > 0 ||
+        !loan_begin_incoming(&loan, loop, self->socket, self->ssl, self->incoming, data, size)) {
+        return 0;
+    }
+    *code = decrypt_from(self, loan_incoming(&loan), memory, capacity, filled);
+    size_t rest = loan_end_incoming(&loan);
+    return store(self, data + size - rest, rest) < 0 ? -1 : 1;
+}
+
 /* The same for what is stored and then `data`, of which nothing is lost: what was not decrypted is stored. */
 static int
 decrypt(TlsConnection *self, const char *data, size_t size, char *memory, size_t capacity, size_t *filled)
 {
     int code = TLS_ERROR_WANT_READ;
+    int done = decrypt_in_place(self, data, size, memory, capacity, filled, &code);
+    if (done != 0) {
+        return done < 0 ? -1 : code;
+    }
     do {
         size_t piece = code == TLS_ERROR_WANT_READ ? Py_MIN(size, RECORD_SIZE) : size;
         if (store(self, data, piece) < 0) {
@@ -442,21 +521,15 @@ deliver_to_reader(TlsConnection *self, const char *data, size_t size)
     return taken;
 }
 
-/* Hands plaintext to the application's protocol: every byte that is read natively for a plain Protocol comes through
-   here. `bytes` (stolen) is an object whose front is `data`, or NULL. -1 with an exception. */
+/* The same for the protocol; `bytes` as for deliver(). */
 static int
-deliver(TlsConnection *self, const char *data, size_t size, PyObject *bytes)
+deliver_bytes(TlsConnection *self, SocketTransport *transport, const char *data, size_t size, PyObject *bytes)
 {
-    int taken = deliver_to_reader(self, data, size);
-    if (taken != 0) {
-        Py_XDECREF(bytes);
-        return taken < 0 ? -1 : 0;
-    }
     if (bytes != NULL) {
         /* On failure the object is gone and NULL comes back. */
         (void)_PyBytes_Resize(&bytes, (Py_ssize_t)size);
     } else {
-        bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+        bytes = bytespool_new(transport_bytes_pool(transport), data, (Py_ssize_t)size);
     }
     if (bytes == NULL) {
         return -1;
@@ -464,9 +537,25 @@ deliver(TlsConnection *self, const char *data, size_t size, PyObject *bytes)
     PyObject *stack[2] = {Py_NewRef(self->app_protocol == NULL ? Py_None : self->app_protocol), bytes};
     PyObject *result = PyObject_VectorcallMethod(self->state->str_data_received, stack, 2, NULL);
     Py_DECREF(stack[0]);
-    Py_DECREF(bytes);
     Py_XDECREF(result);
+    bytespool_drop(transport_bytes_pool(transport), bytes);
     return result == NULL ? -1 : 0;
+}
+
+/* Hands plaintext to the application's protocol: every byte that is read natively for a plain Protocol comes through
+   here. `bytes` (stolen) is an object whose front is `data`, or NULL. -1 with an exception. */
+static int
+deliver(TlsConnection *self, const char *data, size_t size, PyObject *bytes)
+{
+    SocketTransport *transport = SocketTransport_CAST(Py_NewRef(self->transport));
+    int err = deliver_to_reader(self, data, size);
+    if (err == 0) {
+        err = deliver_bytes(self, transport, data, size, bytes);
+    } else {
+        Py_XDECREF(bytes);
+    }
+    Py_DECREF(transport);
+    return Py_MIN(err, 0);
 }
 
 static int

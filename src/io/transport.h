@@ -200,6 +200,8 @@ transport_wants_reading(SocketTransport *self)
 
 /* The loop's buffer of IO_PLAIN_SIZE bytes, whose content nobody may expect to last; NULL without memory or loop. */
 char *transport_plain_buffer(SocketTransport *self);
+/* The loop's, or NULL. */
+BytesPool *transport_bytes_pool(SocketTransport *self);
 
 /* Has libuv read; -1 with an exception. */
 int transport_start_reading(SocketTransport *self);
@@ -248,6 +250,9 @@ void transport_written(SocketTransport *self, int status);
    exception. Then sends them, soon. 0, or -1 with an exception for the caller of write(). */
 int transport_push(SocketTransport *self, PyObject *bytes);
 int transport_send(SocketTransport *self);
+/* Sends bytes that stand elsewhere, as far as the kernel takes them at once; the rest goes into the queue. -1 with an
+   exception. */
+int transport_send_or_push(SocketTransport *self, const char *data, size_t size);
 /* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
 int transport_encrypt(SocketTransport *self);
 /* True when the transport will be flushed: at the end of this turn if the caller may wait for that, and by the loop's

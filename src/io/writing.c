@@ -74,6 +74,19 @@ transport_send_last(SocketTransport *self)
     transport_drop_output(self);
 }
 
+/* The kernel would not take what it was offered, and never will. */
+static int
+sending_failed(SocketTransport *self, int code)
+{
+    if (code == UV_EBADF || code == UV_ENOTSOCK) {
+        transport_lose_descriptor(self);
+        return 0;
+    }
+    transport_drop_output(self);
+    uverror_raise(code);
+    return transport_fail(self, "Fatal write error on socket transport");
+}
+
 int
 transport_flush(SocketTransport *self)
 {
@@ -89,14 +102,29 @@ transport_flush(SocketTransport *self)
             return 0;
         }
     }
-    if (UNLIKELY(err == UV_EBADF || err == UV_ENOTSOCK)) {
-        transport_lose_descriptor(self);
-    } else if (err < 0) {
-        transport_drop_output(self);
-        uverror_raise(err);
-        return transport_fail(self, "Fatal write error on socket transport");
+    return UNLIKELY(err < 0) ? sending_failed(self, err) : 0;
+}
+
+int
+transport_send_or_push(SocketTransport *self, const char *data, size_t size)
+{
+    ssize_t sent = 0;
+    if (!self->writing && self->queue.count == 0 && self->stream != NULL && !self->conn_lost) {
+        uv_buf_t buffer = uv_buf_init((char *)data, (unsigned)size);
+        sent = stream_send(self->fd, &buffer, 1);
+        if (UNLIKELY(sent < 0 && sent != UV_EAGAIN)) {
+            return sending_failed(self, (int)sent);
+        }
+        sent = Py_MAX(sent, 0);
+        metrics_sent(&self->loop->metrics, (size_t)sent);
     }
-    return 0;
+    if (LIKELY((size_t)sent == size)) {
+        return 0;
+    }
+    PyObject *rest = PyBytes_FromStringAndSize(data + sent, (Py_ssize_t)size - sent);
+    int err = rest == NULL ? -1 : transport_push(self, rest);
+    Py_XDECREF(rest);
+    return err;
 }
 
 /* shutdown(SHUT_WR); -1 with OSError. */

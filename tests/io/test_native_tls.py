@@ -1345,6 +1345,51 @@ def test_written_from_another_thread(link, loop, run):
     run(main())
 
 
+def test_a_reset_that_a_large_write_meets(link, run):
+    """Before anything was read: it ends the connection once, with the error of the write, and takes the rest along."""
+
+    async def main():
+        protocol, peer = await link()
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sock.close()
+        protocol.transport.write(b"x" * 300_000)
+        protocol.transport.write(b"y" * 300_000)
+        await until(lambda: protocol.lost)
+        assert type(protocol.error) is ConnectionResetError
+        assert protocol.story == ["connection_made", "connection_lost"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", ["abort", "close", "pause_reading"])
+def test_a_callback_in_the_middle_of_a_record(link, run, action):
+    """OpenSSL tells of each record, to whoever asks by way of the test interface of `ssl`, before it is read or sent."""
+
+    async def main():
+        seen = []
+
+        def tell(_, direction, *rest):
+            if protocol is not None and not seen:
+                seen.append(direction)
+                getattr(protocol.transport, action)()
+
+        protocol = None
+        link.server._msg_callback = tell
+        protocol, peer = await link(Echo)
+        await peer.send(peer.seal(b"x" * 50_000))
+        await until(lambda: seen)
+        if action == "pause_reading":
+            protocol.transport.resume_reading()
+            assert await peer.read_exactly(50_000) == b"x" * 50_000
+        else:
+            await until(lambda: protocol.lost)
+            while await peer.read():
+                pass
+        link.server._msg_callback = None
+
+    run(main())
+
+
 def test_a_write_method_that_was_replaced(link, run):
     async def main():
         protocol, peer = await link(Echo)

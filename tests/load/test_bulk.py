@@ -314,3 +314,67 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
     )
     # Without being told, malloc keeps nine megabytes.
     assert int(output) < 4 * 1024 * 1024
+
+
+@pytest.mark.left_out(SANITIZED, reason="a sanitizer keeps what was freed")
+@pytest.mark.left_out(not NATIVE_TLS, reason="asyncio's own SSLProtocol serves")
+@pytest.mark.fastloop_only(reason="memory that standard connections keep")
+def test_a_tls_connection_keeps_no_memory_of_its_messages(python, authority, tmp_path):
+    """Four hundred clients have had a large message back, and are idle."""
+    python.watchdog = False
+    authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
+    output = python(
+        MEMORY
+        + f"""
+import signal, socket, ssl
+CLIENTS = 400
+
+def connect(address):
+    context = ssl.create_default_context(cafile={str(tmp_path / "chain")!r})
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    clients = []
+    for _ in range(CLIENTS):
+        client = context.wrap_socket(socket.create_connection(address))
+        client.sendall(bytes(16_000))
+        left = 16_000
+        while left:
+            left -= len(client.recv(left))
+        clients.append(client)
+    signal.pause()
+
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain({str(tmp_path / "chain")!r})
+    served, first = [], []
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport, self.left = transport, 16_000
+        def data_received(self, data):
+            self.transport.write(data)
+            self.left -= len(data)
+            if not self.left:
+                served.append(self.transport)
+                if len(served) == 10:
+                    first.append(current())
+                elif len(served) == CLIENTS:
+                    complete.set()
+    complete = asyncio.Event()
+    server = await asyncio.get_running_loop().create_server(Echo, sock=listener, ssl=context)
+    await complete.wait()
+    print((current() - first[0]) // (CLIENTS - 10))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    server.close()
+    for transport in served:
+        transport.abort()
+
+listener = socket.create_server(("127.0.0.1", 0), backlog=CLIENTS)
+child = os.fork()
+if child == 0:
+    connect(listener.getsockname())
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+    )
+    # Memory BIOs would keep 22 KiB in each direction, beside the 20 of any connection.
+    assert int(output) < 32 * 1024
