@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 
-from benchmarks import native
+from benchmarks import native, peers
 from benchmarks.registry import ClientCase, ServerCase
 from fastloop._bench import process
 from fastloop._bench.loops import LIBUV
@@ -52,7 +52,11 @@ def echo_server(mode, listener, prefix, closes=False, **options):
 def run_inside(case, loop, n, prefix, is_warmed, **options):
     arguments = [n, "--warm-up"] if case.warm and is_warmed else [n]
     with contextlib.ExitStack() as stack:
-        if isinstance(case, ClientCase):
+        if isinstance(case, ClientCase) and case.peer in peers.KINDS:
+            address = stack.enter_context(peers.serving(case.peer, pin(-1)))
+            prefix = [*pin(0), *prefix]
+            arguments += ["--address", json.dumps(address)]
+        elif isinstance(case, ClientCase):
             listener, address = stack.enter_context(listening("unix" if case.peer == "unix" else "tcp"))
             stack.enter_context(echo_server(case.peer, listener, pin(-1)))
             prefix = [*pin(0), *prefix]

@@ -9,7 +9,8 @@ __all__ = ("DEFAULT", "FULL", "QUICK", "ClientCase", "ServerCase", "case", "clie
 
 @dataclass(frozen=True, kw_only=True)
 class ClientCase(Case):
-    """A client of the C server. peer is the kind of server; its address is the last argument of run()."""
+    """A client of the C server, or of one of peers.py. peer is the kind of server; its address is the last argument of
+    run()."""
 
     peer: str
 

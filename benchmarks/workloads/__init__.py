@@ -2,5 +2,5 @@
 
 from fastloop._bench import workloads
 
-OWN = ("echo", "connections", "http", "threads")
+OWN = ("echo", "connections", "http", "programs", "threads")
 MODULES = (*workloads.MODULES, *(f"{__name__}.{module}" for module in OWN))

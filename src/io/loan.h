@@ -1,8 +1,8 @@
 /* BIOs that stand in for those of a TLS connection while OpenSSL is called.
 
    OpenSSL reads ciphertext where the transport has received it, and puts what it makes into one buffer of the loop, from
-   which it is sent. The memory BIOs of the connection would fill their memory with zeroes first, be copied from, and never shrink;
-   so they hold only what is left over. Python, which knows no others, finds them in their places after each loan. */
+   which it is sent. The connection's own memory BIOs would take a copy of each, and never shrink; so they hold only what is
+   left over. Python, which knows no others, finds them in their places after each loan. */
 
 #ifndef FASTLOOP_IO_LOAN_H
 #define FASTLOOP_IO_LOAN_H

@@ -141,8 +141,11 @@ next_record(TlsConnection *self, char *joined, size_t *size)
 /* OpenSSL would not take a record (renegotiation, or an error): Python goes on with everything that is left. -1 with an
    exception. */
 static int
-leave_to_backlog(TlsConnection *self, const char *record, size_t size)
+leave_to_backlog(TlsConnection *self, char *joined)
 {
+    /* The same again: OpenSSL insists on it. */
+    size_t size;
+    const char *record = next_record(self, joined, &size);
     PyObject *first = PyBytes_FromStringAndSize(record, (Py_ssize_t)size);
     if (first == NULL) {
         return -1;
@@ -169,16 +172,37 @@ leave_to_backlog(TlsConnection *self, const char *record, size_t size)
 
 /* Has OpenSSL encrypt the next record, of which it takes all or nothing. */
 static bool
-seal(TlsConnection *self, const char *record, size_t size, BytesPool *pool)
+seal(TlsConnection *self, SocketTransport *transport, char *joined)
 {
     OpenSSL *openssl = self->state->openssl;
-    size_t written = 0;
+    size_t size, written = 0;
+    const char *record = next_record(self, joined, &size);
     openssl_clear_errors(openssl);
     if (!openssl->SSL_write_ex(self->ssl, record, size, &written)) {
         return false;
     }
-    chunks_consume_into(&self->plain, written, pool);
+    chunks_consume_into(&self->plain, written, transport_bytes_pool(transport));
     return true;
+}
+
+/* The same into the buffer of the loop, until there is nothing more or enough; false when a record was not taken. */
+static bool
+seal_many(TlsConnection *self, SocketTransport *transport, Loan *loan, char *joined)
+{
+    bool sealed;
+    do {
+        sealed = seal(self, transport, joined);
+    } while (sealed && self->plain.count > 0 && loan_outgoing_size(loan) < LENT_MAXIMUM && tls_is_native(self));
+    return sealed;
+}
+
+static int
+push_copy(SocketTransport *transport, const char *data, size_t size)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+    int err = bytes == NULL ? -1 : transport_push(transport, bytes);
+    Py_XDECREF(bytes);
+    return err;
 }
 
 /* Ends a loan, and has the transport send what OpenSSL has made meanwhile. -1 with an exception. */
@@ -187,37 +211,45 @@ send_lent(TlsConnection *self, SocketTransport *transport, Loan *loan)
 {
     const char *data = loan_stop_outgoing(loan);
     size_t size = loan_outgoing_size(loan);
-    bool was_lost = transport->conn_lost > 0;
-    int err = size == 0 ? 0 : transport_send_or_push(transport, data, size);
-    loan_end_outgoing(loan);
-    if (!was_lost && transport->conn_lost > 0) {
+    ssize_t sent = size == 0 ? 0 : transport_try_send(transport, data, size);
+    int err = 0;
+    if (UNLIKELY(sent < 0)) {
+        /* Before anybody is told: what follows a gap must not be sent. */
         tls_drop_plain(self);
+        err = transport_sending_failed(transport, (int)sent);
+    } else if (UNLIKELY((size_t)sent < size)) {
+        err = push_copy(transport, data + sent, size - (size_t)sent);
+        if (err < 0) {
+            tls_drop_plain(self);
+        }
     }
+    loan_end_outgoing(loan);
     return err;
 }
 
-/* Encrypts the next records, into the buffer of the loop where that is to be had. -1 with an exception. */
+/* Encrypts the next record, or, where they are to be sent at once, the next ones. -1 with an exception. */
 static int
-encrypt_some(TlsConnection *self, SocketTransport *transport)
+encrypt_some(TlsConnection *self, SocketTransport *transport, bool at_once)
 {
     char joined[RECORD_SIZE];
     Loan loan;
-    bool lent = !self->ssl_writing_paused &&
-                loan_begin_outgoing(&loan, transport->loop, self->socket, self->ssl, self->outgoing);
-    const char *record;
-    size_t size;
     bool sealed;
-    do {
-        record = next_record(self, joined, &size);
-        sealed = seal(self, record, size, transport_bytes_pool(transport));
-    } while (sealed && lent && self->plain.count > 0 && loan_outgoing_size(&loan) < LENT_MAXIMUM);
-    int err = lent ? send_lent(self, transport, &loan) : move_ciphertext(self);
+    int err;
+    if (at_once && !self->ssl_writing_paused &&
+        loan_begin_outgoing(&loan, transport->loop, self->socket, self->ssl, self->outgoing)) {
+        sealed = seal_many(self, transport, &loan, joined);
+        err = send_lent(self, transport, &loan);
+    } else {
+        sealed = seal(self, transport, joined);
+        err = sealed ? move_ciphertext(self) : 0;
+    }
     /* Whoever was told of a failure has emptied the queue, if anything. */
-    return sealed || err < 0 || self->plain.count == 0 ? err : leave_to_backlog(self, record, size);
+    return sealed || err < 0 || self->plain.count == 0 ? err : leave_to_backlog(self, joined);
 }
 
+/* `at_once`: the caller would have the transport flush what comes of it. */
 static int
-encrypt(TlsConnection *self)
+encrypt(TlsConnection *self, bool at_once)
 {
     /* What is there already goes first. */
     if (tls_is_native(self) && move_ciphertext(self) < 0) {
@@ -229,7 +261,7 @@ encrypt(TlsConnection *self)
             return 0;
         }
         PyObject *transport = Py_NewRef(self->transport);
-        int err = encrypt_some(self, SocketTransport_CAST(transport));
+        int err = encrypt_some(self, SocketTransport_CAST(transport), at_once);
         Py_DECREF(transport);
         if (err < 0) {
             return -1;
@@ -262,16 +294,17 @@ tls_seal_rest(TlsConnection *self)
 }
 
 int
-tls_encrypt(TlsConnection *self)
+tls_encrypt(TlsConnection *self, bool at_once)
 {
-    return self->plain.count == 0 || encrypt(self) == 0 ? 0 : report(self);
+    return self->plain.count == 0 || encrypt(self, at_once) == 0 ? 0 : report(self);
 }
 
 int
 tls_send(TlsConnection *self)
 {
     PyObject *transport = Py_NewRef(self->transport);
-    int err = tls_encrypt(self);
+    LoopObject *loop = SocketTransport_CAST(transport)->loop;
+    int err = tls_encrypt(self, self->plain.size_bytes >= ENCRYPT_AT || loop == NULL || !loop->in_turn);
     if (err == 0) {
         err = transport_send(SocketTransport_CAST(transport));
     }
@@ -292,7 +325,7 @@ send_soon(TlsConnection *self)
 static PyObject *
 write_by_python(TlsConnection *self, PyObject *list)
 {
-    if (tls_encrypt(self) < 0) {
+    if (tls_encrypt(self, false) < 0) {
         return NULL;
     }
     return tls_call_stock(self, "_write_appdata", list) < 0 ? NULL : Py_NewRef(Py_None);
@@ -489,10 +522,10 @@ decrypt(TlsConnection *self, const char *data, size_t size, char *memory, size_t
 /* Has the reader of a standard stream take plaintext: 1 when that is done, 0 when the protocol must be called, -1 with an
    exception. */
 static int
-deliver_to_reader(TlsConnection *self, const char *data, size_t size)
+deliver_to_reader(TlsConnection *self, SocketTransport *transport, const char *data, size_t size)
 {
     PyObject *protocol = self->app_protocol;
-    LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
+    LoopObject *loop = transport->loop;
     if (protocol == NULL || loop == NULL) {
         return 0;
     }
@@ -545,17 +578,14 @@ deliver_bytes(TlsConnection *self, SocketTransport *transport, const char *data,
 /* Hands plaintext to the application's protocol: every byte that is read natively for a plain Protocol comes through
    here. `bytes` (stolen) is an object whose front is `data`, or NULL. -1 with an exception. */
 static int
-deliver(TlsConnection *self, const char *data, size_t size, PyObject *bytes)
+deliver(TlsConnection *self, SocketTransport *transport, const char *data, size_t size, PyObject *bytes)
 {
-    SocketTransport *transport = SocketTransport_CAST(Py_NewRef(self->transport));
-    int err = deliver_to_reader(self, data, size);
-    if (err == 0) {
-        err = deliver_bytes(self, transport, data, size, bytes);
-    } else {
+    int taken = deliver_to_reader(self, transport, data, size);
+    if (taken != 0) {
         Py_XDECREF(bytes);
+        return taken < 0 ? -1 : 0;
     }
-    Py_DECREF(transport);
-    return Py_MIN(err, 0);
+    return deliver_bytes(self, transport, data, size, bytes);
 }
 
 static int
@@ -567,13 +597,13 @@ read_outcome(int code)
 /* Decrypts and delivers all there is: what SSLProtocol._do_read__copied() does. 0, or READ_CLOSED after the peer's
    close_notify, READ_UNUSUAL when Python must look what OpenSSL has to say, or -1 with an exception. */
 static int
-read_copied(TlsConnection *self, const char *data, size_t size)
+read_copied(TlsConnection *self, SocketTransport *transport, const char *data, size_t size)
 {
     OpenSSL *openssl = self->state->openssl;
     size_t capacity = openssl->BIO_ctrl_pending(self->incoming) + size + HELD_SIZE;
     capacity += (size_t)Py_MAX(openssl->SSL_pending(self->ssl), 0);
     PyObject *bytes = NULL;
-    char *memory = capacity <= IO_PLAIN_SIZE ? transport_plain_buffer(SocketTransport_CAST(self->transport)) : NULL;
+    char *memory = capacity <= IO_PLAIN_SIZE ? transport_plain_buffer(transport) : NULL;
     if (memory == NULL) {
         bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)capacity);
         if (bytes == NULL) {
@@ -589,7 +619,7 @@ read_copied(TlsConnection *self, const char *data, size_t size)
         Py_XDECREF(bytes);
         return code < 0 ? -1 : read_outcome(code);
     }
-    return deliver(self, memory, filled, bytes) < 0 ? -1 : read_outcome(code);
+    return deliver(self, transport, memory, filled, bytes) < 0 ? -1 : read_outcome(code);
 }
 
 /* The buffer of a BufferedProtocol, in `view`; how much of it to fill, or -1 with an exception. */
@@ -630,9 +660,8 @@ deliver_filled(TlsConnection *self, size_t filled)
 
 /* Has _do_read() called in the next turn; -1 with an exception. */
 static int
-read_soon(TlsConnection *self)
+read_soon(TlsConnection *self, LoopObject *loop)
 {
-    LoopObject *loop = SocketTransport_CAST(self->transport)->loop;
     PyObject *method = loop == NULL ? NULL : PyObject_GetAttrString((PyObject *)self, "_do_read");
     int err = method == NULL ? -1 : loop_call_soon(loop, method, NULL, 0, NULL);
     Py_XDECREF(method);
@@ -641,7 +670,7 @@ read_soon(TlsConnection *self)
 
 /* Fills the buffer of a BufferedProtocol once: what SSLProtocol._do_read__buffered() does. Answers as read_copied(). */
 static int
-read_buffered(TlsConnection *self, const char *data, size_t size)
+read_buffered(TlsConnection *self, SocketTransport *transport, const char *data, size_t size)
 {
     /* Before get_buffer(), which may close the connection: the rest of the data is then read on the way. */
     if (store(self, data, size) < 0) {
@@ -659,7 +688,7 @@ read_buffered(TlsConnection *self, const char *data, size_t size)
     if (code != 0 && code != TLS_ERROR_WANT_READ && code != TLS_ERROR_ZERO_RETURN) {
         return code < 0 ? -1 : READ_UNUSUAL;
     }
-    if (filled == (size_t)wanted && read_soon(self) < 0) {
+    if (filled == (size_t)wanted && read_soon(self, transport->loop) < 0) {
         return -1;
     }
     if (filled > 0 && deliver_filled(self, filled) < 0) {
@@ -713,18 +742,22 @@ end_reading(TlsConnection *self)
 static int
 do_read(TlsConnection *self, const char *data, size_t size)
 {
+    /* Whatever Python does while OpenSSL calls it. */
     PyObject *socket = Py_NewRef(self->socket);
+    SocketTransport *transport = SocketTransport_CAST(Py_NewRef(self->transport));
     int outcome = 0;
     if (self->app_reading_paused) {
         outcome = store(self, data, size) < 0 ? -1 : control_reading(self);
     } else {
-        outcome = self->app_protocol_is_buffer ? read_buffered(self, data, size) : read_copied(self, data, size);
+        outcome = self->app_protocol_is_buffer ? read_buffered(self, transport, data, size)
+                                               : read_copied(self, transport, data, size);
         if (outcome == 0) {
             outcome = after_reading(self);
         } else if (outcome == READ_CLOSED) {
             outcome = end_reading(self);
         }
     }
+    Py_DECREF(transport);
     Py_DECREF(socket);
     if (outcome > 0) {
         return tls_call_stock(self, "_do_read", NULL);

@@ -66,9 +66,9 @@ tls_of(State *state, PyObject *protocol)
 /* What the transport has read, from `data`. Reports as SSLProtocol does; -1 with what it does not catch. */
 int tls_feed(TlsConnection *self, const char *data, size_t size);
 
-/* Encrypts what was written in this turn into the queue of the transport, which the caller flushes. Reports as
-   SSLProtocol does; -1 with what it does not catch. */
-int tls_encrypt(TlsConnection *self);
+/* Encrypts what was written in this turn into the queue of the transport; `at_once`: which the caller flushes, so it may be
+   sent right away. Reports as SSLProtocol does; -1 with what it does not catch. */
+int tls_encrypt(TlsConnection *self, bool at_once);
 /* The same, and has the transport send. */
 int tls_send(TlsConnection *self);
 

@@ -250,9 +250,11 @@ void transport_written(SocketTransport *self, int status);
    exception. Then sends them, soon. 0, or -1 with an exception for the caller of write(). */
 int transport_push(SocketTransport *self, PyObject *bytes);
 int transport_send(SocketTransport *self);
-/* Sends bytes that stand elsewhere, as far as the kernel takes them at once; the rest goes into the queue. -1 with an
-   exception. */
-int transport_send_or_push(SocketTransport *self, const char *data, size_t size);
+/* Sends bytes that stand elsewhere, unless there are others in front of them: how many the kernel took, or a libuv code
+   (not UV_EAGAIN). */
+ssize_t transport_try_send(SocketTransport *self, const char *data, size_t size);
+/* Ends a connection of which the kernel takes no more. 0, or -1 with SystemExit or KeyboardInterrupt. */
+int transport_sending_failed(SocketTransport *self, int code);
 /* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
 int transport_encrypt(SocketTransport *self);
 /* True when the transport will be flushed: at the end of this turn if the caller may wait for that, and by the loop's

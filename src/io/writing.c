@@ -74,9 +74,8 @@ transport_send_last(SocketTransport *self)
     transport_drop_output(self);
 }
 
-/* The kernel would not take what it was offered, and never will. */
-static int
-sending_failed(SocketTransport *self, int code)
+int
+transport_sending_failed(SocketTransport *self, int code)
 {
     if (code == UV_EBADF || code == UV_ENOTSOCK) {
         transport_lose_descriptor(self);
@@ -102,29 +101,21 @@ transport_flush(SocketTransport *self)
             return 0;
         }
     }
-    return UNLIKELY(err < 0) ? sending_failed(self, err) : 0;
+    return UNLIKELY(err < 0) ? transport_sending_failed(self, err) : 0;
 }
 
-int
-transport_send_or_push(SocketTransport *self, const char *data, size_t size)
+ssize_t
+transport_try_send(SocketTransport *self, const char *data, size_t size)
 {
-    ssize_t sent = 0;
-    if (!self->writing && self->queue.count == 0 && self->stream != NULL && !self->conn_lost) {
-        uv_buf_t buffer = uv_buf_init((char *)data, (unsigned)size);
-        sent = stream_send(self->fd, &buffer, 1);
-        if (UNLIKELY(sent < 0 && sent != UV_EAGAIN)) {
-            return sending_failed(self, (int)sent);
-        }
-        sent = Py_MAX(sent, 0);
-        metrics_sent(&self->loop->metrics, (size_t)sent);
-    }
-    if (LIKELY((size_t)sent == size)) {
+    if (self->writing || self->queue.count > 0 || self->stream == NULL || self->conn_lost) {
         return 0;
     }
-    PyObject *rest = PyBytes_FromStringAndSize(data + sent, (Py_ssize_t)size - sent);
-    int err = rest == NULL ? -1 : transport_push(self, rest);
-    Py_XDECREF(rest);
-    return err;
+    uv_buf_t buffer = uv_buf_init((char *)data, (unsigned)size);
+    ssize_t sent = stream_send(self->fd, &buffer, 1);
+    if (sent > 0) {
+        metrics_sent(&self->loop->metrics, (size_t)sent);
+    }
+    return sent == UV_EAGAIN ? 0 : sent;
 }
 
 /* shutdown(SHUT_WR); -1 with OSError. */
@@ -276,7 +267,7 @@ transport_encrypt(SocketTransport *self)
     }
     Py_INCREF(tls);
     PyObject *entered = transport_enter_context(self->context);
-    int err = tls_encrypt(tls);
+    int err = tls_encrypt(tls, true);
     if (err < 0) {
         err = transport_fail(self, "Fatal write error on socket transport");
     }

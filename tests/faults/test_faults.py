@@ -110,6 +110,62 @@ def test_short_reads_and_writes_are_not_seen(faulty, name, every):
     assert (answer["good"], answer["errors"], answer["reports"]) == (10, [], [])
 
 
+GAP = """
+import ctypes, errno, socket, ssl, threading
+shim = ctypes.CDLL(None)
+sender = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+sender.check_hostname, sender.verify_mode = False, ssl.CERT_NONE
+receiver = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+receiver.load_cert_chain(CHAIN)
+received = []
+
+def receive(sock):
+    # Anything behind a gap is a record that cannot be decrypted: SSLError.
+    with receiver.wrap_socket(sock, server_side=True) as peer:
+        while data := peer.recv(65536):
+            received.append(data)
+
+class Sender(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.lost = asyncio.get_running_loop().create_future()
+    def connection_lost(self, error):
+        self.lost.set_result(error)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    thread = threading.Thread(target=receive, args=[theirs])
+    thread.start()
+    transport, protocol = await loop.create_connection(Sender, sock=ours, ssl=sender, server_hostname="localhost")
+    await asyncio.sleep(0.05)
+    failed = shim.fault_count(b"send")
+    shim.fault_set(b"send", errno.ENETUNREACH, EVERY)
+    for _ in range(100):
+        transport.write(b"x" * 400_000)
+        if shim.fault_count(b"send") > failed:
+            break
+        await asyncio.sleep(0.01)
+    # What comes after it would go through.
+    shim.fault_set(b"send", 0, 0)
+    error = await asyncio.wait_for(protocol.lost, 10)
+    thread.join(10)
+    print(errno.errorcode[error.errno], set(b"".join(received)) <= set(b"x"), thread.is_alive())
+
+threading.excepthook = lambda args: print(args.exc_type.__name__)
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_nothing_is_sent_behind_a_gap(faulty, authority, tmp_path, every):
+    """A send that fails once, at the first, second or third call of TLS with much to write."""
+    authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
+    answer = faulty(f"CHAIN, EVERY = {str(tmp_path / 'chain')!r}, {every}\n" + GAP, stderr=None)
+    assert answer in ("ENETUNREACH True False\n", "SSLEOFError\nENETUNREACH True False\n")
+
+
 SENDALL = """
 import ctypes, socket
 shim = ctypes.CDLL(None)
