@@ -376,5 +376,5 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
     runner.run(main())
 """
     )
-    # Memory BIOs would keep 22 KiB in each direction, beside the 20 of any connection.
-    assert int(output) < 32 * 1024
+    # Memory BIOs would keep 22 KiB in each direction, beside the 20 (OpenSSL 3.0) or 37 (3.5) of any connection.
+    assert int(output) < 48 * 1024

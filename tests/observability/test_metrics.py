@@ -13,7 +13,11 @@ import pytest
 
 import helpers
 
-pytestmark = pytest.mark.fastloop_only(reason="the standard loop counts nothing")
+pytestmark = [
+    pytest.mark.fastloop_only(reason="the standard loop counts nothing"),
+    # Where asyncio's own methods serve, nothing is counted.
+    pytest.mark.usefixtures("debug_off"),
+]
 
 
 @pytest.fixture
