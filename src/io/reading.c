@@ -317,7 +317,7 @@ read_eof_again(SocketTransport *self)
 static int
 flush_first(SocketTransport *self)
 {
-    return (self->secured && transport_encrypt(self) < 0) ? -1 : transport_flush(self);
+    return (self->secured && transport_encrypt(self, true) < 0) ? -1 : transport_flush(self);
 }
 
 /* Has the read got the error that the write before it has on the standard loop? Then that write would get EPIPE. */

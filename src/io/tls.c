@@ -214,12 +214,11 @@ send_lent(TlsConnection *self, SocketTransport *transport, Loan *loan)
     ssize_t sent = size == 0 ? 0 : transport_try_send(transport, data, size);
     int err = 0;
     if (UNLIKELY(sent < 0)) {
-        /* Before anybody is told: what follows a gap must not be sent. */
-        tls_drop_plain(self);
         err = transport_sending_failed(transport, (int)sent);
     } else if (UNLIKELY((size_t)sent < size)) {
         err = push_copy(transport, data + sent, size - (size_t)sent);
         if (err < 0) {
+            /* Before anybody is told: nothing must follow a gap. */
             tls_drop_plain(self);
         }
     }
@@ -231,11 +230,12 @@ send_lent(TlsConnection *self, SocketTransport *transport, Loan *loan)
 static int
 encrypt_some(TlsConnection *self, SocketTransport *transport, bool at_once)
 {
+    OpenSSL *openssl = self->state->openssl;
     char joined[RECORD_SIZE];
     Loan loan;
     bool sealed;
     int err;
-    if (at_once && !self->ssl_writing_paused &&
+    if (at_once && !self->ssl_writing_paused && openssl->BIO_ctrl_pending(self->outgoing) == 0 &&
         loan_begin_outgoing(&loan, transport->loop, self->socket, self->ssl, self->outgoing)) {
         sealed = seal_many(self, transport, &loan, joined);
         err = send_lent(self, transport, &loan);
@@ -305,11 +305,15 @@ tls_send(TlsConnection *self)
     PyObject *transport = Py_NewRef(self->transport);
     LoopObject *loop = SocketTransport_CAST(transport)->loop;
     int err = tls_encrypt(self, self->plain.size_bytes >= ENCRYPT_AT || loop == NULL || !loop->in_turn);
-    if (err == 0) {
-        err = transport_send(SocketTransport_CAST(transport));
+    /* What has left the protocol's pause_writing() must not keep the bytes back. */
+    PyObject *leaving = err < 0 ? compat_take_exception() : NULL;
+    int sent = transport_send(SocketTransport_CAST(transport));
+    if (leaving != NULL) {
+        PyErr_Clear();
+        compat_restore_exception(leaving);
     }
     Py_DECREF(transport);
-    return err;
+    return err < 0 ? err : sent;
 }
 
 /* Encrypts and sends: when the turn ends, unless there is a reason to do it now. */

@@ -140,7 +140,7 @@ int
 transport_set_protocol(SocketTransport *self, PyObject *protocol)
 {
     int buffered = PyObject_IsInstance(protocol, self->state->asyncio_BufferedProtocol);
-    if (buffered < 0 || (self->secured && transport_encrypt(self) < 0)) {
+    if (buffered < 0 || (self->secured && transport_encrypt(self, false) < 0)) {
         return -1;
     }
     self->buffered = buffered;
@@ -296,7 +296,7 @@ int
 transport_close(SocketTransport *self)
 {
     /* Whoever closes what is below TLS may do so in the turn of a write. */
-    if (!self->closing && self->secured && transport_encrypt(self) < 0) {
+    if (!self->closing && self->secured && transport_encrypt(self, false) < 0) {
         return -1;
     }
     if (self->closing) {

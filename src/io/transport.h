@@ -240,7 +240,7 @@ transport_takes_output(SocketTransport *self)
    no Python code. */
 void transport_send_last(SocketTransport *self);
 
-/* Drops what was not sent. */
+/* Drops what was not sent, of a TLS connection also what was not encrypted: nothing must follow a gap. */
 void transport_drop_output(SocketTransport *self);
 
 /* From libuv: the write in flight is done. */
@@ -255,8 +255,9 @@ int transport_send(SocketTransport *self);
 ssize_t transport_try_send(SocketTransport *self, const char *data, size_t size);
 /* Ends a connection of which the kernel takes no more. 0, or -1 with SystemExit or KeyboardInterrupt. */
 int transport_sending_failed(SocketTransport *self, int code);
-/* The plaintext of a TLS connection becomes output. 0, or -1 with SystemExit or KeyboardInterrupt. */
-int transport_encrypt(SocketTransport *self);
+/* The plaintext of a TLS connection becomes output; `at_once`: which the caller flushes, so it may be sent right away. 0, or
+   -1 with SystemExit or KeyboardInterrupt. */
+int transport_encrypt(SocketTransport *self, bool at_once);
 /* True when the transport will be flushed: at the end of this turn if the caller may wait for that, and by the loop's
    own thread when this is another one. */
 bool transport_flushes_later(SocketTransport *self, bool may_wait);

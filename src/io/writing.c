@@ -34,6 +34,10 @@ transport_buffer_size(SocketTransport *self)
 void
 transport_drop_output(SocketTransport *self)
 {
+    TlsConnection *tls = self->secured ? tls_of(self->state, self->protocol) : NULL;
+    if (tls != NULL) {
+        tls_drop_plain(tls);
+    }
     chunks_clear(&self->queue);
 }
 
@@ -259,7 +263,7 @@ transport_written(SocketTransport *self, int status)
 /* ---- the end of the turn ---- */
 
 int
-transport_encrypt(SocketTransport *self)
+transport_encrypt(SocketTransport *self, bool at_once)
 {
     TlsConnection *tls = tls_of(self->state, self->protocol);
     if (tls == NULL) {
@@ -267,7 +271,7 @@ transport_encrypt(SocketTransport *self)
     }
     Py_INCREF(tls);
     PyObject *entered = transport_enter_context(self->context);
-    int err = tls_encrypt(tls, true);
+    int err = tls_encrypt(tls, at_once);
     if (err < 0) {
         err = transport_fail(self, "Fatal write error on socket transport");
     }
@@ -297,10 +301,16 @@ link_flush(SocketTransport *self)
 static int
 flush_and_pause(SocketTransport *self, LoopObject *loop)
 {
-    int err = self->secured ? transport_encrypt(self) : 0;
-    if (err == 0) {
-        err = transport_flush(self);
+    if (self->secured && UNLIKELY(transport_encrypt(self, true) < 0)) {
+        /* What has left the protocol's pause_writing() must not keep the bytes back. */
+        PyObject *leaving = compat_take_exception();
+        if (transport_flush(self) < 0) {
+            PyErr_Clear();
+        }
+        compat_restore_exception(leaving);
+        return -1;
     }
+    int err = transport_flush(self);
     if (err == 0 && UNLIKELY(self->writing)) {
         PyObject *entered = transport_enter_context(self->context);
         err = transport_maybe_pause(self);
@@ -609,7 +619,7 @@ SocketTransport_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (transport_defer_to_loop(self, "write_eof", false)) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
-    if (self->secured && transport_encrypt(self) < 0) {
+    if (self->secured && transport_encrypt(self, true) < 0) {
         return NULL;
     }
     self->eof = true;

@@ -24,7 +24,8 @@ static struct {
     unsigned long count, failed;
 } faults[CALLS];
 
-/* Every nth call fails with this errno, or is short where the error is 0; none with every == 0. */
+/* Every nth call fails with this errno, or is short where the error is 0; none with every == 0, and with -1 the next one
+   alone. */
 void
 fault_set(const char *name, int error, int every)
 {
@@ -50,6 +51,11 @@ fault_count(const char *name)
 static int
 fails(int call)
 {
+    if (faults[call].every == -1) {
+        faults[call].every = 0;
+        faults[call].failed++;
+        return 1;
+    }
     if (faults[call].every == 0 || ++faults[call].count % (unsigned long)faults[call].every != 0) {
         return 0;
     }
@@ -114,9 +120,9 @@ strikes(const char *name, const void *caller)
 
 #define STRIKES(name) strikes(name, __builtin_return_address(0))
 
-#define STRUCK(result, name, parameters, arguments) \
-    result name parameters                          \
-    {                                               \
+#define STRUCK(result, name, parameters, arguments)        \
+    result name parameters                                 \
+    {                                                      \
         return STRIKES(#name) ? -1 : NEXT(name) arguments; \
     }
 
@@ -127,7 +133,7 @@ STRUCK(int, epoll_wait, (int set, struct epoll_event *events, int most, int time
 STRUCK(int, getpeername, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size))
 STRUCK(int, getsockname, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size))
 STRUCK(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *size), (fd, level, name, value, size))
-STRUCK(int, poll, (struct pollfd *asked, nfds_t count, int timeout), (asked, count, timeout))
+STRUCK(int, poll, (struct pollfd * asked, nfds_t count, int timeout), (asked, count, timeout))
 STRUCK(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t size),
        (fd, level, name, value, size))
 STRUCK(int, shutdown, (int fd, int how), (fd, how))
@@ -167,20 +173,20 @@ is_socket(int fd)
 }
 
 /* Lets the call through, fails it, or has one byte of it sent. */
-#define GUARDED(call, fd, real, shorter)                    \
-    if (STRIKES(__func__)) {                                \
-        return -1;                                          \
-    }                                                       \
-    int saved = errno;                                      \
-    if (is_socket(fd) && fails(call)) {                     \
-        if (faults[call].error == 0) {                      \
-            errno = saved;                                  \
-            return shorter;                                 \
-        }                                                   \
-        errno = faults[call].error;                         \
-        return -1;                                          \
-    }                                                       \
-    errno = saved;                                          \
+#define GUARDED(call, fd, real, shorter) \
+    if (STRIKES(__func__)) {             \
+        return -1;                       \
+    }                                    \
+    int saved = errno;                   \
+    if (is_socket(fd) && fails(call)) {  \
+        if (faults[call].error == 0) {   \
+            errno = saved;               \
+            return shorter;              \
+        }                                \
+        errno = faults[call].error;      \
+        return -1;                       \
+    }                                    \
+    errno = saved;                       \
     return real
 
 ssize_t

@@ -111,7 +111,7 @@ def test_short_reads_and_writes_are_not_seen(faulty, name, every):
 
 
 GAP = """
-import ctypes, errno, socket, ssl, threading
+import ctypes, errno, select, socket, ssl, threading
 shim = ctypes.CDLL(None)
 sender = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 sender.check_hostname, sender.verify_mode = False, ssl.CERT_NONE
@@ -119,9 +119,12 @@ receiver = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 receiver.load_cert_chain(CHAIN)
 received, reasons = [], []
 
+go_on = threading.Event()
+
 def receive(sock):
     try:
         with receiver.wrap_socket(sock, server_side=True) as peer:
+            go_on.wait()
             while data := peer.recv(65536):
                 received.append(data)
     except OSError as exc:
@@ -133,14 +136,8 @@ class Sender(asyncio.Protocol):
     def connection_lost(self, error):
         self.lost.set_result(error)
 
-async def main():
-    loop = asyncio.get_running_loop()
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    thread = threading.Thread(target=receive, args=[theirs])
-    thread.start()
-    transport, protocol = await loop.create_connection(Sender, sock=ours, ssl=sender, server_hostname="localhost")
-    await asyncio.sleep(0.05)
+async def fail_at_once(transport, protocol):
+    go_on.set()
     failed = shim.fault_count(b"send")
     shim.fault_set(b"send", errno.ENETUNREACH, EVERY)
     for _ in range(100):
@@ -150,6 +147,37 @@ async def main():
         await asyncio.sleep(0.01)
     # What comes after it would go through.
     shim.fault_set(b"send", 0, 0)
+
+async def fail_in_flight(transport, protocol):
+    # The kernel takes no more; when it does again, the write that waited fails behind a callback that writes.
+    while not transport._ssl_protocol._transport.get_write_buffer_size():
+        transport.write(b"x" * 20_000)
+        await asyncio.sleep(0.005)
+    near, far = socket.socketpair()
+    far.send(b"x")
+    writable = select.poll()
+    writable.register(transport.get_extra_info("socket").fileno(), select.POLLOUT)
+    def write():
+        if not go_on.is_set():
+            go_on.set()
+            while not writable.poll(1000):
+                pass
+            shim.fault_set(b"send", errno.ENETUNREACH, -1)
+        if not protocol.lost.done():
+            transport.write(b"xx")
+    asyncio.get_running_loop().add_reader(near, write)
+    await asyncio.wait([protocol.lost], timeout=10)
+    asyncio.get_running_loop().remove_reader(near)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    thread = threading.Thread(target=receive, args=[theirs])
+    thread.start()
+    transport, protocol = await loop.create_connection(Sender, sock=ours, ssl=sender, server_hostname="localhost")
+    await asyncio.sleep(0.05)
+    await (fail_at_once if EVERY else fail_in_flight)(transport, protocol)
     error = await asyncio.wait_for(protocol.lost, 10)
     thread.join(10)
     # What is sent behind a gap is a record that cannot be decrypted.
@@ -161,9 +189,9 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
 """
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("every", [1, 2, 3, 0], ids=["first", "second", "third", "in flight"])
 def test_nothing_is_sent_behind_a_gap(faulty, authority, tmp_path, every):
-    """A send that fails once, at the first, second or third call of TLS with much to write."""
+    """A send of TLS with much to write fails once: at the first, second or third call, or behind what the kernel took."""
     authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
     answer = faulty(f"CHAIN, EVERY = {str(tmp_path / 'chain')!r}, {every}\n" + GAP, stderr=None)
     assert answer == "ENETUNREACH True False False\n"
