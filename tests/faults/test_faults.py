@@ -191,7 +191,7 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
 
 @pytest.mark.parametrize("every", [1, 2, 3, 0], ids=["first", "second", "third", "in flight"])
 def test_nothing_is_sent_behind_a_gap(faulty, authority, tmp_path, every):
-    """A send of TLS with much to write fails once: at the first, second or third call, or behind what the kernel took."""
+    """A send of TLS with much to write fails once: the first, second or third call, or behind what the kernel took."""
     authority.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain"))
     answer = faulty(f"CHAIN, EVERY = {str(tmp_path / 'chain')!r}, {every}\n" + GAP, stderr=None)
     assert answer == "ENETUNREACH True False False\n"
