@@ -102,11 +102,12 @@ SocketTransport_pause_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
         return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_pause_reading, op, NULL);
     }
     SocketTransport *self = SocketTransport_CAST(op);
-    if (!transport_wants_reading(self)) {
-        Py_RETURN_NONE;
-    }
+    /* Before the state is looked at, which another call of that thread may be about to change. */
     if (transport_defer_to_loop(self, "pause_reading", false)) {
         return deferred();
+    }
+    if (!transport_wants_reading(self)) {
+        Py_RETURN_NONE;
     }
     self->paused = true;
     transport_stop_reading(self);
@@ -121,11 +122,11 @@ SocketTransport_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
         return gate_call(SocketTransport_CAST(op)->gate, SocketTransport_resume_reading, op, NULL);
     }
     SocketTransport *self = SocketTransport_CAST(op);
-    if (self->closing || !self->paused) {
-        Py_RETURN_NONE;
-    }
     if (transport_defer_to_loop(self, "resume_reading", false)) {
         return deferred();
+    }
+    if (self->closing || !self->paused) {
+        Py_RETURN_NONE;
     }
     if (self->loop != NULL && loop_check_open(self->loop) < 0) {
         return NULL;

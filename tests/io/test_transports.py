@@ -652,6 +652,28 @@ def test_a_transport_whose_loop_was_closed_warns_and_frees_its_descriptor(loop_f
     theirs.close()
 
 
+@pytest.mark.parametrize("calls", [["pause_reading", "resume_reading"], ["resume_reading", "pause_reading"]])
+def test_reading_that_another_thread_pauses_and_resumes(loop, run, calls):
+    """The last call counts, though the loop takes both later."""
+
+    async def main():
+        ours, theirs = socket_pair("unix")
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        if calls[0] == "resume_reading":
+            transport.pause_reading()
+        await asyncio.to_thread(lambda: [getattr(transport, name)() for name in calls])
+        await turns(3)
+        assert transport.is_reading() == (calls[-1] == "resume_reading")
+        await loop.sock_sendall(theirs, b"data")
+        await turns(5)
+        assert protocol.data == (b"data" if transport.is_reading() else b"")
+        transport.abort()
+        await until(lambda: protocol.lost)
+        theirs.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_a_transport_that_another_thread_drops(loop, run, kind, guard):
     """A paused one belongs to its user alone. The socket is closed, and the loop, which may wait meanwhile, goes on."""
