@@ -49,16 +49,23 @@ def echo_server(mode, listener, prefix, closes=False, **options):
         yield server
 
 
+@contextlib.contextmanager
+def peer_of(case):
+    """The address of the other side of a client, for the time of one run."""
+    if case.peer in peers.KINDS:
+        with peers.serving(case.peer, pin(-1)) as address:
+            yield address
+        return
+    with listening("unix" if case.peer == "unix" else "tcp") as (listener, address):
+        with echo_server(case.peer, listener, pin(-1)):
+            yield address
+
+
 def run_inside(case, loop, n, prefix, is_warmed, **options):
     arguments = [n, "--warm-up"] if case.warm and is_warmed else [n]
     with contextlib.ExitStack() as stack:
-        if isinstance(case, ClientCase) and case.peer in peers.KINDS:
-            address = stack.enter_context(peers.serving(case.peer, pin(-1)))
-            prefix = [*pin(0), *prefix]
-            arguments += ["--address", json.dumps(address)]
-        elif isinstance(case, ClientCase):
-            listener, address = stack.enter_context(listening("unix" if case.peer == "unix" else "tcp"))
-            stack.enter_context(echo_server(case.peer, listener, pin(-1)))
+        if isinstance(case, ClientCase):
+            address = stack.enter_context(peer_of(case))
             prefix = [*pin(0), *prefix]
             arguments += ["--address", json.dumps(address)]
         environment = {"env": process.environment(native.ROOT)}

@@ -50,13 +50,17 @@ async def commands(n, address):
             await connection.get("key")
 
 
-@client("asyncpg/select", n=5000, peer="postgres", unit="query", **PROGRAMS)
-async def select_one(n, address):
-    """A prepared statement, one query after the other."""
+async def postgres(address):
     import asyncpg
 
     host, port = address
-    connection = await asyncpg.connect(host=host, port=port, user="bench", database="postgres", ssl=False)
+    return await asyncpg.connect(host=host, port=port, user="bench", database="postgres", ssl=False)
+
+
+@client("asyncpg/select", n=5000, peer="postgres", unit="query", **PROGRAMS)
+async def select_one(n, address):
+    """A prepared statement, one query after the other."""
+    connection = await postgres(address)
     for _ in range(n):
         await connection.fetchval("select $1::int", 1)
     await connection.close()
@@ -65,10 +69,7 @@ async def select_one(n, address):
 @client("asyncpg/rows", n=300, peer="postgres", unit="query", **PROGRAMS)
 async def select_many(n, address):
     """A thousand rows for each query."""
-    import asyncpg
-
-    host, port = address
-    connection = await asyncpg.connect(host=host, port=port, user="bench", database="postgres", ssl=False)
+    connection = await postgres(address)
     for _ in range(n):
         await connection.fetch("select i, i::text from generate_series(1, 1000) i")
     await connection.close()

@@ -1,5 +1,5 @@
-/* See loan.h. A memory BIO can be given a BUF_MEM that belongs to somebody else (BIO_set_mem_buf(), BIO_s_mem(3)): one over the
-   memory that was received, or an empty one that grows as it is written. */
+/* See loan.h. A memory BIO can be given a BUF_MEM that belongs to somebody else (BIO_set_mem_buf(), BIO_s_mem(3)): one
+   over the memory that was received, or an empty one that grows as it is written. */
 
 #include "io/loan.h"
 

@@ -22,8 +22,8 @@ typedef struct {
     BIO *own; /* the connection's */
 } Loan;
 
-/* Has `ssl`, which `socket` owns, read `data` in the place of what is in `own`. False when that is not to be had: then everything is as
-   before. */
+/* Has `ssl`, which `socket` owns, read `data` in the place of what is in `own`. False when that is not to be had: then
+   everything is as before. */
 bool loan_begin_incoming(Loan *loan, LoopObject *loop, PyObject *socket, SSL *ssl, BIO *own, const char *data,
                          size_t size);
 /* The BIO that has `data`. */

@@ -120,9 +120,9 @@ strikes(const char *name, const void *caller)
 
 #define STRIKES(name) strikes(name, __builtin_return_address(0))
 
-#define STRUCK(result, name, parameters, arguments)        \
-    result name parameters                                 \
-    {                                                      \
+#define STRUCK(result, name, parameters, arguments) \
+    result name parameters                          \
+    {                                               \
         return STRIKES(#name) ? -1 : NEXT(name) arguments; \
     }
 
@@ -133,7 +133,7 @@ STRUCK(int, epoll_wait, (int set, struct epoll_event *events, int most, int time
 STRUCK(int, getpeername, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size))
 STRUCK(int, getsockname, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size))
 STRUCK(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *size), (fd, level, name, value, size))
-STRUCK(int, poll, (struct pollfd * asked, nfds_t count, int timeout), (asked, count, timeout))
+STRUCK(int, poll, (struct pollfd *asked, nfds_t count, int timeout), (asked, count, timeout))
 STRUCK(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t size),
        (fd, level, name, value, size))
 STRUCK(int, shutdown, (int fd, int how), (fd, how))
@@ -173,20 +173,20 @@ is_socket(int fd)
 }
 
 /* Lets the call through, fails it, or has one byte of it sent. */
-#define GUARDED(call, fd, real, shorter) \
-    if (STRIKES(__func__)) {             \
-        return -1;                       \
-    }                                    \
-    int saved = errno;                   \
-    if (is_socket(fd) && fails(call)) {  \
-        if (faults[call].error == 0) {   \
-            errno = saved;               \
-            return shorter;              \
-        }                                \
-        errno = faults[call].error;      \
-        return -1;                       \
-    }                                    \
-    errno = saved;                       \
+#define GUARDED(call, fd, real, shorter)                    \
+    if (STRIKES(__func__)) {                                \
+        return -1;                                          \
+    }                                                       \
+    int saved = errno;                                      \
+    if (is_socket(fd) && fails(call)) {                     \
+        if (faults[call].error == 0) {                      \
+            errno = saved;                                  \
+            return shorter;                                 \
+        }                                                   \
+        errno = faults[call].error;                         \
+        return -1;                                          \
+    }                                                       \
+    errno = saved;                                          \
     return real
 
 ssize_t

@@ -245,6 +245,24 @@ with asyncio.Runner(loop_factory=new_event_loop) as runner:
     assert blocks < connections * 10
 
 
+# Behind a program with connect(), which is the child and does not return, and main(), which calls finish().
+FORKED = """
+def finish(server, transports):
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    server.close()
+    for transport in transports:
+        transport.abort()
+
+listener = socket.create_server(("127.0.0.1", 0), backlog=1000)
+child = os.fork()
+if child == 0:
+    connect(listener.getsockname())
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
 @pytest.mark.left_out(not NATIVE_TLS, reason="asyncio's own SSLProtocol serves")
 @pytest.mark.fastloop_only(reason="what memory goes back to the system")
 def test_memory_of_a_crowd_of_handshakes_goes_back(python, authority, tmp_path):
@@ -298,19 +316,9 @@ async def main():
     gc.collect()
     before = current()
     print(before - (resident() or before))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    server.close()
-    for transport in made:
-        transport.abort()
-
-listener = socket.create_server(("127.0.0.1", 0), backlog=CROWD)
-child = os.fork()
-if child == 0:
-    connect(listener.getsockname())
-with asyncio.Runner(loop_factory=new_event_loop) as runner:
-    runner.run(main())
+    finish(server, made)
 """
+        + FORKED
     )
     # Without being told, malloc keeps nine megabytes.
     assert int(output) < 4 * 1024 * 1024
@@ -362,19 +370,9 @@ async def main():
     server = await asyncio.get_running_loop().create_server(Echo, sock=listener, ssl=context)
     await complete.wait()
     print((current() - first[0]) // (CLIENTS - 10))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    server.close()
-    for transport in served:
-        transport.abort()
-
-listener = socket.create_server(("127.0.0.1", 0), backlog=CLIENTS)
-child = os.fork()
-if child == 0:
-    connect(listener.getsockname())
-with asyncio.Runner(loop_factory=new_event_loop) as runner:
-    runner.run(main())
+    finish(server, served)
 """
+        + FORKED
     )
     # Memory BIOs would keep 22 KiB in each direction, beside the 20 (OpenSSL 3.0) or 37 (3.5) of any connection.
     assert int(output) < 48 * 1024
