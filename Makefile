@@ -42,7 +42,7 @@ test: build ## run the tests
 	$(PY) $(PYTEST) $(TESTS)
 
 # Each fast path switched off (fastloop/switches.py), and the tests of what then serves in its place.
-SWITCHES = tasks:coro/test_behaviour.py,coro/test_traces.py,sched pool:pool spin:pool,sched/test_timers.py sockets:io connect:io servers:io/test_servers.py streams:io tls:io
+SWITCHES = tasks:coro/test_behaviour.py,coro/test_traces.py,sched contexts:coro/test_behaviour.py,sched pool:pool spin:pool,sched/test_timers.py sockets:io connect:io servers:io/test_servers.py streams:io tls:io
 switches: build ## run the tests with one fast path after the other switched off
 	set -e; for switch in $(SWITCHES); do \
 		FASTLOOP_DISABLE=$${switch%:*} $(PY) $(PYTEST) -q --loop fastloop $$(echo ",$${switch#*:}" | sed 's#,# tests/#g'); \

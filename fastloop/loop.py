@@ -67,6 +67,8 @@ class Loop(_core.Loop, UnixMixin, base_events.BaseEventLoop):
         self._connects_natively = type(self) is Loop and "connect" not in disabled
         if type(self) is not Loop and not self._keeps(_SOCKETS):
             self._set_native_sockets(False)
+        if "contexts" in disabled:
+            self._knows_contexts = False
         if "servers" in disabled:
             self._set_native_servers(False)
         if "streams" in disabled:

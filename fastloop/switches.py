@@ -10,6 +10,7 @@ import warnings
 #: What can be switched off, and what serves in its place.
 PARTS = {
     "tasks": "asyncio's own Task and Future",
+    "contexts": "contexts that the C API enters, made anew for every task and callback",
     "pool": "concurrent.futures.ThreadPoolExecutor",
     "spin": "waits for short jobs, calls of threads and timers that block at once",
     "sockets": "asyncio's own datagram transport and sock_*() coroutines",

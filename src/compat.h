@@ -67,6 +67,13 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* A C function may watch which context is the current one (since 3.14): entering one is then the interpreter's affair. */
+#if PY_VERSION_HEX >= 0x030E0000
+#define HAVE_CONTEXT_WATCHERS 1
+#else
+#define HAVE_CONTEXT_WATCHERS 0
+#endif
+
 /* How many words behind the public part of a thread state certainly belong to it, too. */
 #if PY_VERSION_HEX >= 0x030F0000
 #define COMPAT_THREAD_STATE_WORDS 24

@@ -170,6 +170,7 @@ typedef struct State {
        called, -1 with an exception. The codes are borrowed, NULL without. */
     PyObject *known_codes[2];
     int (*run_known)(struct LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize_t nargs);
+    PyObject *no_variables;           /* see contexts_verify() in base/contexts.h; NULL where contexts are not known */
     _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
     /* Offsets of slots of asyncio.Handle, see handle_find_slots(). */
     Py_ssize_t handle_source_traceback_at;

@@ -1,9 +1,26 @@
-/* Contexts that are used a second time: copies of an empty context that nobody holds any more. */
+/* Contexts, as cheap as they can be: entered and left without the calls, and a second time used where nobody can tell. The
+   struct of a context is private to CPython. contexts_verify() compares our description at import; when anything differs,
+   or FASTLOOP_DISABLE=contexts says so, `no_variables` is NULL below and the C API does it all. */
 
 #ifndef FASTLOOP_BASE_CONTEXTS_H
 #define FASTLOOP_BASE_CONTEXTS_H
 
 #include "compat.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *previous;  /* owned while it is entered: what was current before; else NULL */
+    PyObject *variables; /* a mapping that never changes; NULL once the collector has cleared the context */
+    PyObject *weakrefs;
+    int entered;
+} ContextObject;
+
+#define ContextObject_CAST(op) ((ContextObject *)(op))
+
+/* Compares the description with contexts of the running Python. Sets `*no_variables` to the mapping that every context
+   without variables has (a new reference), or to NULL if the description is wrong, or there is no GIL; -1 with an
+   exception. */
+int contexts_verify(PyObject **no_variables);
 
 /* Nobody else holds `op`; one reference is ours. */
 static inline bool
@@ -12,49 +29,67 @@ is_unshared(PyObject *op)
     return !HAVE_FREE_THREADING && Py_REFCNT(op) == 1;
 }
 
-static inline bool
-context_is_empty(PyObject *context)
+/* PyContext_Enter(). `known` is the state of the calling thread, or NULL where contexts are not known. */
+ALWAYS_INLINE int
+context_enter(PyThreadState *known, PyObject *context)
 {
-    return PyContext_CheckExact(context) && PyContext_Type.tp_as_mapping->mp_length(context) == 0;
+#if !HAVE_CONTEXT_WATCHERS
+    if (LIKELY(known != NULL && PyContext_CheckExact(context) && !ContextObject_CAST(context)->entered)) {
+        ContextObject_CAST(context)->entered = 1;
+        ContextObject_CAST(context)->previous = known->context;
+        known->context = Py_NewRef(context);
+        known->context_ver++;
+        return 0;
+    }
+#endif
+    (void)known;
+    return PyContext_Enter(context);
 }
 
-static int
-context_visit(PyObject *Py_UNUSED(op), void *Py_UNUSED(arg))
+/* PyContext_Exit(). The caller has a reference of its own. */
+ALWAYS_INLINE int
+context_exit(PyThreadState *known, PyObject *context)
 {
-    return 1;
-}
-
-/* The garbage collector takes the variables out of a context that it found unreachable, which is not usable then. It may
-   reach the context only after its holder is gone: a spare one is asked again before it serves. */
-static inline bool
-context_is_whole(PyObject *context)
-{
-    return PyContext_Type.tp_traverse(context, context_visit, NULL) != 0;
-}
-
-/* Is `context`, of which we hold a reference, as good as a new copy of an empty one? */
-static inline bool
-context_is_spare(PyObject *context)
-{
-    return is_unshared(context) && PyContext_CheckExact(context) && context_is_whole(context) &&
-           context_is_empty(context) && *(PyObject **)((char *)context + PyContext_Type.tp_weaklistoffset) == NULL;
+#if !HAVE_CONTEXT_WATCHERS
+    if (LIKELY(known != NULL && known->context == context && ContextObject_CAST(context)->entered)) {
+        known->context = ContextObject_CAST(context)->previous;
+        known->context_ver++;
+        ContextObject_CAST(context)->previous = NULL;
+        ContextObject_CAST(context)->entered = 0;
+        Py_DECREF(context);
+        return 0;
+    }
+#endif
+    (void)known;
+    return PyContext_Exit(context);
 }
 
 /* Would PyContext_CopyCurrent() give an empty context? */
 static inline bool
-context_current_is_empty(void)
+context_current_is_empty(PyThreadState *known, PyObject *no_variables)
 {
-    PyObject *current = PyThreadState_Get()->context;
-    return current == NULL || context_is_empty(current);
+    PyObject *current = (known != NULL ? known : PyThreadState_Get())->context;
+    return current == NULL || (no_variables != NULL && ContextObject_CAST(current)->variables == no_variables) ||
+           PyContext_Type.tp_as_mapping->mp_length(current) == 0;
+}
+
+/* Is `context`, of which we hold a reference, as good as a new copy of an empty one? The collector takes the variables out
+   of one that it found unreachable, which it may reach only after its holder is gone: a spare one is asked again before
+   it serves. */
+static inline bool
+context_is_spare(PyObject *context, PyObject *no_variables)
+{
+    return no_variables != NULL && is_unshared(context) && PyContext_CheckExact(context) &&
+           ContextObject_CAST(context)->variables == no_variables && ContextObject_CAST(context)->weakrefs == NULL;
 }
 
 /* PyContext_CopyCurrent(); `spare` is NULL or a spare context, whose reference is taken. */
 static inline PyObject *
-context_copy_current(PyObject *spare)
+context_copy_current(PyThreadState *known, PyObject *no_variables, PyObject *spare)
 {
     if (spare != NULL) {
         /* Somebody may have found it meanwhile, by gc.get_objects() for one. */
-        if (LIKELY(context_current_is_empty() && context_is_spare(spare))) {
+        if (LIKELY(context_current_is_empty(known, no_variables) && context_is_spare(spare, no_variables))) {
             return spare;
         }
         Py_DECREF(spare);

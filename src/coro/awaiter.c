@@ -23,8 +23,8 @@ typedef struct {
 static AwaiterObject *
 unpark_awaiter(CoroPart *part)
 {
-    while (part->free_awaiter_count > 0) {
-        PyObject *parked = part->free_awaiters[--part->free_awaiter_count];
+    PyObject *parked;
+    while ((parked = freelist_pop(&part->free_awaiters)) != NULL) {
         if (LIKELY(is_unshared(parked))) {
             return (AwaiterObject *)parked;
         }
@@ -149,7 +149,7 @@ is_unused(PyObject *exc)
 }
 
 /* Puts another value in; what it held is dropped last. Steals two references. */
-static void
+ALWAYS_INLINE void
 refill(PyObject *exc, PyObject *value)
 {
     PyObject *args = ((PyBaseExceptionObject *)exc)->args;
@@ -235,12 +235,23 @@ empty_kept_exception(CoroPart *part)
     }
 }
 
+#if !HAVE_FREE_THREADING
+/* An error, or an iteration that has ended. */
+NEVER_INLINE PyObject *
+fail_to_iterate(PyObject *op)
+{
+    PyObject *result;
+    (void)Awaiter_am_send(op, Py_None, &result);
+    return result;
+}
+#endif
+
 static PyObject *
 Awaiter_iternext(PyObject *op)
 {
     AwaiterObject *it = AwaiterObject_CAST(op);
-    PyObject *result;
 #if HAVE_FREE_THREADING
+    PyObject *result;
     /* The end of an iteration that gives None needs no exception, but somebody may want to see it. */
     BaseFuture *seen = UNLIKELY(compat_exceptions_are_seen()) ? future_of(it) : NULL;
     if (Awaiter_am_send(op, Py_None, &result) == PYGEN_RETURN) {
@@ -252,6 +263,7 @@ Awaiter_iternext(PyObject *op)
         Py_CLEAR(result);
     }
     Py_XDECREF((PyObject *)seen);
+    return result;
 #else
     /* What nearly every await does, without the calls: it begins, and it ends with a result. */
     BaseFuture *fut = it->fut;
@@ -272,10 +284,8 @@ Awaiter_iternext(PyObject *op)
             return NULL;
         }
     }
-    /* An error, then, or an iteration that has ended. */
-    (void)Awaiter_am_send(op, Py_None, &result);
+    return fail_to_iterate(op);
 #endif
-    return result;
 }
 
 PyDoc_STRVAR(Awaiter_send_doc, "send($self, value, /)\n--\n\nResume; the value is not looked at.");
@@ -363,11 +373,10 @@ Awaiter_traverse(PyObject *op, visitproc visit, void *arg)
 static bool
 park_awaiter(AwaiterObject *it, CoroPart *part)
 {
-    if (HAVE_FREE_THREADING || part == NULL || part->free_awaiter_count == FUTURE_FREE_MAX) {
+    if (HAVE_FREE_THREADING || part == NULL || !freelist_push(&part->free_awaiters, (PyObject *)it)) {
         return false;
     }
     _Py_NewReference((PyObject *)it);
-    part->free_awaiters[part->free_awaiter_count++] = (PyObject *)it;
     return true;
 }
 
@@ -441,7 +450,7 @@ Wakeup_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *
     int err = -1;
     FL_BEGIN_CRITICAL_SECTION(task);
     if (state != NULL) {
-        err = task_wakeup(state, NULL, BaseTask_CAST(task), args[0]);
+        err = task_wakeup(state, BaseTask_CAST(task), args[0]);
     }
     FL_END_CRITICAL_SECTION();
     Py_DECREF(task);
@@ -455,8 +464,8 @@ PyObject *
 wakeup_new(State *state, PyObject *task)
 {
     CoroPart *part = future_free_lists(state, BaseFuture_CAST(task)->loop);
-    if (part != NULL && part->free_wakeup_count > 0) {
-        PyObject *parked = part->free_wakeups[--part->free_wakeup_count];
+    PyObject *parked = part == NULL ? NULL : freelist_pop(&part->free_wakeups);
+    if (parked != NULL) {
         if (LIKELY(is_unshared(parked))) {
             WakeupObject_CAST(parked)->task = Py_NewRef(task);
             return parked;
@@ -477,10 +486,9 @@ wakeup_new(State *state, PyObject *task)
 void
 wakeup_release(PyObject *op, CoroPart *part)
 {
-    if (LIKELY(part != NULL && is_unshared(op) && part->free_wakeup_count < FUTURE_FREE_MAX)) {
+    if (LIKELY(part != NULL && is_unshared(op)) && LIKELY(freelist_push(&part->free_wakeups, op))) {
         PyObject *task = WakeupObject_CAST(op)->task;
         WakeupObject_CAST(op)->task = NULL;
-        part->free_wakeups[part->free_wakeup_count++] = op;
         Py_DECREF(task);
         return;
     }

@@ -34,11 +34,11 @@ traverse_part(LoopObject *loop, visitproc visit, void *arg)
     if (loop->coro != NULL) {
         Py_VISIT(loop->coro->task_factory);
         Py_VISIT(loop->coro->stop_iteration);
-        for (int i = 0; i < loop->coro->free_wakeup_count; i++) {
-            Py_VISIT(loop->coro->free_wakeups[i]);
+        for (int i = 0; i < loop->coro->free_wakeups.count; i++) {
+            Py_VISIT(loop->coro->free_wakeups.objects[i]);
         }
-        for (int i = 0; i < loop->coro->free_awaiter_count; i++) {
-            Py_VISIT(loop->coro->free_awaiters[i]);
+        for (int i = 0; i < loop->coro->free_awaiters.count; i++) {
+            Py_VISIT(loop->coro->free_awaiters.objects[i]);
         }
     }
     return 0;
@@ -51,6 +51,28 @@ clear_part(LoopObject *loop)
         Py_CLEAR(loop->coro->task_factory);
         Py_CLEAR(loop->coro->stop_iteration);
     }
+}
+
+/* Those that lie in their list as objects with a reference. */
+static void
+drop_parked(FreeList *list, int count)
+{
+    while (count-- > 0 && list->count > 0) {
+        Py_DECREF(freelist_pop(list));
+    }
+}
+
+static void
+trim_part(LoopObject *loop)
+{
+    CoroPart *part = coro_part_here(loop);
+    if (part == NULL) {
+        return;
+    }
+    future_free_parked(&part->free_futures, freelist_excess(&part->free_futures));
+    drop_parked(&part->free_awaiters, freelist_excess(&part->free_awaiters));
+    drop_parked(&part->free_wakeups, freelist_excess(&part->free_wakeups));
+    task_free_parked(&part->free_tasks, freelist_excess(&part->free_tasks));
 }
 
 static void
@@ -67,13 +89,13 @@ abandon_part(LoopObject *loop)
         /* Objects that die from now on are freed, not parked. */
         loop->coro = NULL;
     }
-    coro_free_list_clear(part->free_futures, &part->free_future_count);
-    task_free_list_clear(part);
-    while (part->free_awaiter_count > 0) {
-        Py_DECREF(part->free_awaiters[--part->free_awaiter_count]);
-    }
-    while (part->free_wakeup_count > 0) {
-        Py_DECREF(part->free_wakeups[--part->free_wakeup_count]);
+    future_free_parked(&part->free_futures, part->free_futures.count);
+    task_free_parked(&part->free_tasks, part->free_tasks.count);
+    drop_parked(&part->free_awaiters, part->free_awaiters.count);
+    drop_parked(&part->free_wakeups, part->free_wakeups.count);
+    FreeList *const lists[] = {&part->free_futures, &part->free_tasks, &part->free_awaiters, &part->free_wakeups};
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+        freelist_free(lists[i]);
     }
     if (!keep) {
         PyMem_Free(part);
@@ -83,6 +105,7 @@ abandon_part(LoopObject *loop)
 const LoopHooks coro_hooks = {
     .open = open_part,
     .abandon = abandon_part,
+    .trim = trim_part,
     .traverse = traverse_part,
     .clear = clear_part,
 };

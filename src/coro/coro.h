@@ -10,7 +10,7 @@
 #include "coro/layout.h"
 #include "sched/loop.h"
 
-enum { FUTURE_FREE_MAX = 256, TASK_SHARDS = 32 };
+enum { TASK_SHARDS = 32 };
 
 /* Attributes of other modules: X(field, module, attribute). */
 #define CORO_IMPORTS(X)                                             \
@@ -179,14 +179,10 @@ typedef struct CoroPart {
     uint64_t shown_version;   /* of asyncio's dict of current tasks, when it was right */
     PyObject **shown_slot;    /* where a dict of that version has our entry's value; NULL when that is not known */
     void *shown_keys;         /* layout_dict_keys() for that */
-    PyObject *free_futures[FUTURE_FREE_MAX];
-    PyObject *free_tasks[FUTURE_FREE_MAX];
-    PyObject *free_awaiters[FUTURE_FREE_MAX];
-    PyObject *free_wakeups[FUTURE_FREE_MAX];
-    int free_future_count;
-    int free_task_count;
-    int free_awaiter_count;
-    int free_wakeup_count;
+    FreeList free_futures;
+    FreeList free_tasks;
+    FreeList free_awaiters;
+    FreeList free_wakeups;
 } CoroPart;
 
 /* For module.c: make and drop the layer's part of the module state. */

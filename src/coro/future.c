@@ -237,7 +237,7 @@ future_add_another_callback(State *state, BaseFuture *fut, PyObject *callback, P
 int
 future_finish(State *state, BaseFuture *fut, PyObject *result)
 {
-    Py_XSETREF(fut->result, Py_NewRef(result));
+    Py_XSETREF(fut->result, result);
     future_set_state(fut, FUTURE_FINISHED);
     return future_notify(state, fut);
 }
@@ -307,7 +307,7 @@ coro_complete_future(State *state, PyObject *future, PyObject *result)
     if (fut->loop == NULL || fut->state != FUTURE_CANCELLED) {
         err = future_check_pending(state, fut);
         if (err == 0) {
-            err = future_finish(state, fut, result);
+            err = future_finish(state, fut, Py_NewRef(result));
         }
     }
     FL_END_CRITICAL_SECTION();
@@ -370,9 +370,8 @@ future_new(LoopObject *loop)
                  !coro_is_unpatched(coro->futures_dict, &coro->futures_version, coro->str_Future, coro->base_future))) {
         return PyObject_CallMethodOneArg(coro->base_loop, coro->str_create_future, (PyObject *)loop);
     }
-    PyObject *op;
-    if (part != NULL && part->free_future_count > 0) {
-        op = part->free_futures[--part->free_future_count];
+    PyObject *op = part == NULL ? NULL : freelist_pop(&part->free_futures);
+    if (op != NULL) {
         (void)PyObject_Init(op, coro->FutureType);
         PyObject_GC_Track(op);
     } else {
@@ -391,25 +390,19 @@ future_new(LoopObject *loop)
 /* ---- freeing ---- */
 
 void
-future_clear_fields(BaseFuture *fut)
+future_clear_references(BaseFuture *fut)
 {
     Py_CLEAR(fut->callback0);
     Py_CLEAR(fut->context0);
     Py_CLEAR(fut->callbacks);
     Py_CLEAR(fut->exception);
     Py_CLEAR(fut->exception_tb);
-    Py_CLEAR(fut->result);
     Py_CLEAR(fut->source_tb);
     Py_CLEAR(fut->cancel_msg);
     Py_CLEAR(fut->cancelled_exc);
 #if HAVE_AWAITED_BY
     Py_CLEAR(fut->awaited_by);
-    fut->is_task = 0;
-    fut->awaited_by_is_set = 0;
 #endif
-    fut->state = FUTURE_PENDING;
-    fut->log_tb = 0;
-    fut->blocking = 0;
 }
 
 void
@@ -431,11 +424,10 @@ future_dealloc_by_base(PyObject *op, destructor dealloc)
 }
 
 void
-coro_free_list_clear(PyObject **list, int *count)
+future_free_parked(FreeList *list, int count)
 {
-    while (*count > 0) {
-        PyObject *op = list[--*count];
-        PyObject_GC_Del(op);
+    while (count-- > 0) {
+        PyObject_GC_Del(freelist_pop(list));
     }
 }
 
@@ -446,17 +438,23 @@ Future_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     State *state = type->tp_dealloc == Future_dealloc ? state_of_exact(op) : NULL;
     if (state == NULL || fut->loop == NULL || fut->log_tb || !future_is_recyclable(state->coro, op)) {
+        if (state != NULL && coro_is_loop(state, fut->loop) && future_follows_step(LoopObject_CAST(fut->loop))) {
+            loop_leave_task(LoopObject_CAST(fut->loop));
+        }
         future_dealloc_by_base(op, Future_dealloc);
         return;
     }
-    PyObject_GC_UnTrack(op);
-    future_clear_fields(fut);
     PyObject *loop = fut->loop;
+    LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
+    bool bare = future_is_bare(fut);
+    if (future_follows_step(native) && !(bare && (fut->result == NULL || future_value_is_simple(fut->result)))) {
+        loop_leave_task(native);
+    }
+    PyObject_GC_UnTrack(op);
+    future_clear_fields(fut, bare);
     fut->loop = NULL;
-    CoroPart *part = future_free_lists(state, loop);
-    if (part != NULL && part->free_future_count < FUTURE_FREE_MAX) {
-        part->free_futures[part->free_future_count++] = op;
-    } else {
+    CoroPart *part = native == NULL ? NULL : coro_part_here(native);
+    if (part == NULL || !freelist_push(&part->free_futures, op)) {
         type->tp_free(op);
     }
     Py_DECREF(type);
@@ -491,7 +489,7 @@ Future_set_result(PyObject *op, PyObject *result)
     err = future_check_pending(state, fut);
     if (err == 0) {
         leave_tasks(state, op);
-        err = future_finish(state, fut, result);
+        err = future_finish(state, fut, Py_NewRef(result));
     }
     FL_END_CRITICAL_SECTION();
     if (err < 0) {

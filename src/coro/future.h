@@ -124,7 +124,7 @@ int future_reset(State *state, PyObject *op, PyObject *loop);
 /* In debug mode, remembers where the future was made. */
 int future_remember_origin(CoroState *coro, BaseFuture *fut);
 
-/* Completes a pending future and queues its callbacks. */
+/* Completes a pending future and queues its callbacks; steals `result`. */
 int future_finish(State *state, BaseFuture *fut, PyObject *result);
 /* The same with an exception, which must be one that set_exception() takes as it is. */
 int future_fail(State *state, BaseFuture *fut, PyObject *exc);
@@ -159,8 +159,65 @@ PyObject *future_get_locked(PyObject *op, void *closure);
 int future_set_locked(PyObject *op, PyObject *value, void *closure);
 #endif
 
-/* Drops everything a future holds except its loop. */
-void future_clear_fields(BaseFuture *fut);
+/* Does freeing a value of this type run no code at all? */
+static inline bool
+future_value_is_simple(PyObject *value)
+{
+    return LIKELY(value == Py_None || PyLong_CheckExact(value)) || PyUnicode_CheckExact(value) || PyBool_Check(value) ||
+           PyBytes_CheckExact(value) || PyFloat_CheckExact(value);
+}
+
+/* Does the future hold nothing besides its loop and a result? */
+static inline bool
+future_is_bare(BaseFuture *fut)
+{
+    const PyObject *const others[] = {
+        fut->callback0,
+        fut->context0,
+        fut->callbacks,
+        fut->exception,
+        fut->exception_tb,
+        fut->source_tb,
+        fut->cancel_msg,
+        fut->cancelled_exc,
+#if HAVE_AWAITED_BY
+        fut->awaited_by
+#endif
+    };
+    uintptr_t any = 0;
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        any |= (uintptr_t)others[i];
+    }
+    return any == 0;
+}
+
+/* Drops all but the result and the loop. */
+void future_clear_references(BaseFuture *fut);
+/* Makes it, except for its loop, what it was when it was new; `bare` as above. */
+static inline void
+future_clear_fields(BaseFuture *fut, bool bare)
+{
+    if (!bare) {
+        future_clear_references(fut);
+    }
+    Py_CLEAR(fut->result);
+#if HAVE_AWAITED_BY
+    fut->is_task = 0;
+    fut->awaited_by_is_set = 0;
+#endif
+    fut->state = FUTURE_PENDING;
+    fut->log_tb = 0;
+    fut->blocking = 0;
+}
+
+/* Does asyncio.current_task() still answer with the task whose step is over? A wake-up leaves it to the future that it has
+   woken for to do something about that, if it is freed and what it holds may run code. */
+static inline bool
+future_follows_step(LoopObject *native)
+{
+    return native != NULL && native->left_task != NULL && loop_is_held_here(native);
+}
+
 /* May the object go to a free list? Its type must be exactly ours. */
 static inline bool
 future_is_recyclable(CoroState *coro, PyObject *op)
@@ -178,7 +235,7 @@ coro_part_here(LoopObject *loop)
 CoroPart *future_free_lists(State *state, PyObject *loop);
 /* What asyncio's own type does for the end of an object of type `dealloc`. */
 void future_dealloc_by_base(PyObject *op, destructor dealloc);
-/* Frees the memory of parked objects. */
-void coro_free_list_clear(PyObject **list, int *count);
+/* Frees so many parked futures. */
+void future_free_parked(FreeList *list, int count);
 
 #endif

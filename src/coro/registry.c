@@ -113,19 +113,26 @@ install(CoroState *coro)
 
 static int add_to_list(CoroState *coro, TaskObject *task);
 
-int
-registry_add(CoroState *coro, TaskObject *task)
+/* What only the first task needs, or one in the standard registry. */
+NEVER_INLINE int
+add_by_standard(CoroState *coro, TaskObject *task)
 {
-    if (UNLIKELY(!coro->installed) && !atomic_exchange(&coro->installed, true) && install(coro) < 0) {
+    if (!coro->installed && !atomic_exchange(&coro->installed, true) && install(coro) < 0) {
         coro->installed = false;
         return -1;
     }
-    if (UNLIKELY(coro->standard_registry)) {
-        PyObject *result = PyObject_CallOneArg(coro->register_task, (PyObject *)task);
-        Py_XDECREF(result);
-        return result == NULL ? -1 : 0;
+    if (!coro->standard_registry) {
+        return add_to_list(coro, task);
     }
-    return add_to_list(coro, task);
+    PyObject *result = PyObject_CallOneArg(coro->register_task, (PyObject *)task);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+registry_add(CoroState *coro, TaskObject *task)
+{
+    return LIKELY(coro->installed && !coro->standard_registry) ? add_to_list(coro, task) : add_by_standard(coro, task);
 }
 
 #if HAVE_SHARED_TASK_LIST
@@ -595,36 +602,11 @@ note_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
     part->shown_keys = layout_dict_keys(coro->current_tasks);
 }
 
-/* Where an unchanged dict has its entry, or NULL. A store there takes a tenth of PyDict_SetItem(); the dict has the same
-   keys as before, and nobody but us looks at the version of this one. */
-static inline PyObject **
-shown_slot(CoroState *coro, CoroPart *part)
-{
-    return LIKELY(part->shown_keys == layout_dict_keys(coro->current_tasks)) ? part->shown_slot : NULL;
-}
-
-/* Replaces the entry of an unchanged dict. */
-static int
-replace_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
-{
-    PyObject **slot = shown_slot(coro, part);
-    if (LIKELY(slot != NULL)) {
-        Py_SETREF(*slot, Py_NewRef(task));
-        return 0;
-    }
-    int err = PyDict_SetItem(coro->current_tasks, loop, task);
-    if (err == 0) {
-        note_shown(coro, part, loop, task);
-    }
-    return err;
-}
-
 PyObject *
 current_task_swap(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
 {
     CoroPart *part = native == NULL || native->left_task != NULL || task == Py_None ? NULL : native->coro;
-    PyObject **slot =
-        part != NULL && compat_dict_version(coro->current_tasks) == part->shown_version ? shown_slot(coro, part) : NULL;
+    PyObject **slot = part == NULL ? NULL : current_task_slot(coro, part);
     if (UNLIKELY(slot == NULL)) {
         return swap_by_standard(coro, loop, task);
     }
@@ -634,26 +616,23 @@ current_task_swap(CoroState *coro, LoopObject *native, PyObject *loop, PyObject 
 }
 
 int
-current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+current_task_enter_anew(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
 {
     if (native == NULL) {
         return enter_empty(coro, loop, task);
     }
-    PyObject *left = native->left_task;
-    if (left != NULL && UNLIKELY(compat_dict_version(coro->current_tasks) != native->coro->shown_version)) {
+    if (native->left_task != NULL && compat_dict_version(coro->current_tasks) != native->coro->shown_version) {
         current_task_forget(native);
-        left = NULL;
     }
+    PyObject *left = native->left_task;
     int err = 0;
     if (left == NULL) {
         err = enter_empty(coro, loop, task);
-        if (LIKELY(err == 0)) {
-            note_shown(coro, native->coro, loop, task);
-        }
     } else if (left != task) {
-        err = replace_shown(coro, native->coro, loop, task);
+        err = PyDict_SetItem(coro->current_tasks, loop, task);
     }
     if (LIKELY(err == 0)) {
+        note_shown(coro, native->coro, loop, task);
         native->left_task = NULL;
     }
     return err;

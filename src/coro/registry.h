@@ -3,6 +3,7 @@
 #ifndef FASTLOOP_CORO_REGISTRY_H
 #define FASTLOOP_CORO_REGISTRY_H
 
+#include "coro/layout.h"
 #include "coro/task.h"
 
 /* Makes the lists, empty. */
@@ -17,7 +18,33 @@ PyObject *registry_list(CoroState *coro);
 
 /* A task begins or ends a step. `native` is its loop if the step is a record of it, whose end may be noted later; NULL
    if not. -1 with an exception. */
+#if HAVE_DICT_VERSION
+int current_task_enter_anew(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
+
+/* Where the dict, unchanged since the last step, has its entry, or NULL. A store there takes a tenth of PyDict_SetItem(); the
+   dict has the same keys as before, and nobody but us looks at the version of this one. */
+static inline PyObject **
+current_task_slot(CoroState *coro, CoroPart *part)
+{
+    bool is_unchanged = compat_dict_version(coro->current_tasks) == part->shown_version &&
+                        part->shown_keys == layout_dict_keys(coro->current_tasks);
+    return LIKELY(is_unchanged) ? part->shown_slot : NULL;
+}
+
+ALWAYS_INLINE int
+current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    PyObject **slot = native == NULL || native->left_task == NULL ? NULL : current_task_slot(coro, native->coro);
+    if (UNLIKELY(slot == NULL)) {
+        return current_task_enter_anew(coro, native, loop, task);
+    }
+    native->left_task = NULL;
+    Py_SETREF(*slot, Py_NewRef(task));
+    return 0;
+}
+#else
 int current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
+#endif
 int current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
 /* State.leave_task */
 void current_task_forget(LoopObject *loop);

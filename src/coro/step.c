@@ -47,7 +47,7 @@ Step_call(PyObject *op, PyObject *args, PyObject *kwargs)
     int err = -1;
     FL_BEGIN_CRITICAL_SECTION(task);
     if (state != NULL) {
-        err = task_step(state, NULL, BaseTask_CAST(task), exc);
+        err = task_step(state, BaseTask_CAST(task), exc);
     }
     FL_END_CRITICAL_SECTION();
     Py_XDECREF(exc);

@@ -300,7 +300,7 @@ wait_for(State *state, BaseTask *task, PyObject *awaited)
 
 /* ---- a step ---- */
 
-/* The coroutine has returned. */
+/* The coroutine has returned; steals `result`. */
 ALWAYS_INLINE int
 finish(State *state, BaseTask *task, PyObject *result)
 {
@@ -308,10 +308,12 @@ finish(State *state, BaseTask *task, PyObject *result)
     if (UNLIKELY(TASK_FLAGS(task)->must_cancel)) {
         /* Cancelled just before the coroutine stopped. */
         TASK_FLAGS(task)->must_cancel = 0;
+        Py_DECREF(result);
         return future_cancel(state, &task->fut, task->fut.cancel_msg);
     }
     /* Somebody may have completed the task from inside by asyncio.Future's methods. */
     if (UNLIKELY(future_check_pending(state, &task->fut) < 0)) {
+        Py_DECREF(result);
         return -1;
     }
     return future_finish(state, &task->fut, result);
@@ -327,9 +329,7 @@ fail(State *state, BaseTask *task)
         PyObject *value = exc == NULL ? NULL : ((PyStopIterationObject *)exc)->value;
         PyObject *result = Py_NewRef(value == NULL ? Py_None : value);
         Py_XDECREF(exc);
-        int err = finish(state, task, result);
-        Py_DECREF(result);
-        return err;
+        return finish(state, task, result);
     }
     registry_remove(TaskObject_CAST(task));
     if (PyErr_GivenExceptionMatches(exc, coro->CancelledError)) {
@@ -417,14 +417,46 @@ advance(State *state, BaseTask *task, PyObject *exc)
     if (UNLIKELY(sent == PYGEN_ERROR)) {
         return fail(state, task);
     }
-    int err = sent == PYGEN_NEXT ? wait_for(state, task, result) : finish(state, task, result);
-    Py_DECREF(result);
+    int err;
+    if (sent == PYGEN_RETURN) {
+        err = finish(state, task, result);
+    } else {
+        err = wait_for(state, task, result);
+        Py_DECREF(result);
+    }
     /* With a waiter set, something will wake it. */
     return UNLIKELY(err < 0) && task->fut_waiter == NULL ? tell_of_no_memory(state, task, NULL) : err;
 }
 
+/* The end of a step that failed: of two errors the coroutine's counts. -1. */
+static int
+leave_failed(State *state, PyObject *loop, PyObject *task)
+{
+    PyObject *raised = compat_take_exception();
+    (void)current_task_leave(state->coro, NULL, loop, task);
+    if (raised != NULL) {
+        PyErr_Clear();
+        compat_restore_exception(raised);
+    }
+    return -1;
+}
+
+/* A step as a record of `native`, or by whoever else, who holds `loop` meanwhile. */
+ALWAYS_INLINE int
+step(State *state, LoopObject *native, PyObject *loop, BaseTask *task, PyObject *exc)
+{
+    if (UNLIKELY(current_task_enter(state->coro, native, loop, (PyObject *)task) < 0)) {
+        return tell_of_no_memory(state, task, exc);
+    }
+    if (UNLIKELY(advance(state, task, exc) < 0)) {
+        return leave_failed(state, loop, (PyObject *)task);
+    }
+    /* What was thrown dies outside of the step. */
+    return current_task_leave(state->coro, exc != NULL ? NULL : native, loop, (PyObject *)task);
+}
+
 int
-task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc)
+task_step(State *state, BaseTask *task, PyObject *exc)
 {
     if (UNLIKELY(task->fut.loop == NULL)) {
         /* A second __init__() failed. */
@@ -432,27 +464,23 @@ task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc)
         return -1;
     }
     PyObject *loop = Py_NewRef(task->fut.loop);
-    if (UNLIKELY((PyObject *)native != loop) && native != NULL) {
-        loop_leave_task(native);
-        native = NULL;
-    }
-    if (current_task_enter(state->coro, native, loop, (PyObject *)task) < 0) {
-        Py_DECREF(loop);
-        return tell_of_no_memory(state, task, exc);
-    }
-    int err = advance(state, task, exc);
-    PyObject *raised = err < 0 ? compat_take_exception() : NULL;
-    /* What was thrown, and what is reported, dies outside of the step. */
-    if (current_task_leave(state->coro, err < 0 || exc != NULL ? NULL : native, loop, (PyObject *)task) < 0) {
-        err = -1;
-    }
-    if (UNLIKELY(raised != NULL)) {
-        /* Of two errors the coroutine's counts. */
-        PyErr_Clear();
-        compat_restore_exception(raised);
-    }
+    int err = step(state, NULL, loop, task, exc);
     Py_DECREF(loop);
     return err;
+}
+
+/* task_step() as a record of `native`, in place; NULL if it is none. */
+ALWAYS_INLINE int
+step_of(State *state, LoopObject *native, BaseTask *task, PyObject *exc)
+{
+    if (LIKELY(native != NULL && task->fut.loop == (PyObject *)native)) {
+        return step(state, native, (PyObject *)native, task, exc);
+    }
+    if (native != NULL) {
+        /* __init__() has given it to another loop meanwhile. */
+        loop_leave_task(native);
+    }
+    return task_step(state, task, exc);
 }
 
 /* ---- a wake-up ---- */
@@ -520,15 +548,15 @@ wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
     if (UNLIKELY(err < 0)) {
         exc = compat_take_exception();
     }
-    err = task_step(state, native, task, exc);
+    err = step_of(state, native, task, exc);
     Py_XDECREF(exc);
     return err;
 }
 
 int
-task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
+task_wakeup(State *state, BaseTask *task, PyObject *future)
 {
-    return wakeup(state, native, task, future);
+    return wakeup(state, NULL, task, future);
 }
 
 /* ---- records ---- */
@@ -555,12 +583,12 @@ task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     /* The fields of the task may be replaced while it runs. */
     PyObject *context = Py_NewRef(BaseTask_CAST(owner)->context);
-    int err = PyContext_Enter(context);
+    int err = context_enter(loop->thread_state, context);
     if (LIKELY(err == 0)) {
         FL_BEGIN_CRITICAL_SECTION(owner);
-        err = task_step(loop->state, loop, BaseTask_CAST(owner), arg);
+        err = step_of(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = PyContext_Exit(context) < 0 ? -1 : err;
+        err = context_exit(loop->thread_state, context) < 0 ? -1 : err;
     }
     if (UNLIKELY(err < 0)) {
         err = report_error(loop, owner, arg, context, false);
@@ -569,57 +597,32 @@ task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
     return err;
 }
 
-/* Does freeing a value of this type run no code at all? */
+/* Is the last reference to what the task waited for dropped without anybody noticing? What is ours, and of this loop, says
+   when it is freed, see future_follows_step(). */
 static inline bool
-is_simple(PyObject *value)
+may_be_dropped(LoopObject *loop, PyObject *awaited)
 {
-    return value == NULL || value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) ||
-           PyUnicode_CheckExact(value) || PyBytes_CheckExact(value) || PyFloat_CheckExact(value);
-}
-
-/* Nobody is told when this coroutine, which has ended, is freed. */
-static inline bool
-is_unwatched(PyObject *coroutine)
-{
-    return PyCoro_CheckExact(coroutine) && *(PyObject **)((char *)coroutine + PyCoro_Type.tp_weaklistoffset) == NULL;
-}
-
-/* Can the last reference to a future of ours be dropped without anybody noticing? */
-static bool
-dies_silently(CoroState *coro, PyObject *op)
-{
-    BaseFuture *fut = BaseFuture_CAST(op);
-    bool is_task = Py_IS_TYPE(op, coro->TaskType);
-    if ((!is_task && !Py_IS_TYPE(op, coro->FutureType)) || fut->state != FUTURE_FINISHED || fut->exception != NULL ||
-        !is_simple(fut->result) || !is_simple(fut->cancel_msg) || fut->cancelled_exc != NULL ||
-        fut->callback0 != NULL || fut->callbacks != NULL || fut->source_tb != NULL || !future_is_recyclable(coro, op)) {
-        return false;
-    }
-    if (!is_task) {
-        return true;
-    }
-    BaseTask *task = BaseTask_CAST(op);
-    return task->fut_waiter == NULL && is_simple(task->name) &&
-           (Py_REFCNT(task->context) > 1 || context_is_spare(task->context)) &&
-           (task->coro == Py_None || Py_REFCNT(task->coro) > 1 || is_unwatched(task->coro));
+    CoroState *coro = loop->state->coro;
+    return Py_REFCNT(awaited) > 1 || ((Py_IS_TYPE(awaited, coro->TaskType) || Py_IS_TYPE(awaited, coro->FutureType)) &&
+                                      BaseFuture_CAST(awaited)->loop == (PyObject *)loop);
 }
 
 int
 task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     PyObject *context = Py_NewRef(BaseTask_CAST(owner)->context);
-    int err = PyContext_Enter(context);
+    int err = context_enter(loop->thread_state, context);
     if (LIKELY(err == 0)) {
         FL_BEGIN_CRITICAL_SECTION(owner);
         err = wakeup(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = PyContext_Exit(context) < 0 ? -1 : err;
+        err = context_exit(loop->thread_state, context) < 0 ? -1 : err;
     }
     if (UNLIKELY(err < 0)) {
         err = report_error(loop, owner, arg, context, true);
     }
     Py_DECREF(context);
-    if (loop->left_task != NULL && Py_REFCNT(arg) == 1 && !dies_silently(loop->state->coro, arg)) {
+    if (loop->left_task != NULL && UNLIKELY(!may_be_dropped(loop, arg))) {
         loop_leave_task(loop);
     }
     return err;
@@ -635,6 +638,7 @@ run_eagerly(State *state, BaseTask *task)
     PyObject *loop = Py_NewRef(task->fut.loop);
     PyObject *context = Py_NewRef(task->context);
     LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
+    PyThreadState *thread_state = native == NULL ? NULL : loop_thread_state_here(native);
     PyObject *previous = current_task_swap(coro, native, loop, (PyObject *)task);
     if (previous == NULL) {
         Py_DECREF(loop);
@@ -643,12 +647,12 @@ run_eagerly(State *state, BaseTask *task)
     }
     int err = registry_add(coro, TaskObject_CAST(task));
     if (err == 0) {
-        err = PyContext_Enter(context);
+        err = context_enter(thread_state, context);
         if (err == 0) {
             FL_BEGIN_CRITICAL_SECTION(task);
             err = advance(state, task, NULL);
             FL_END_CRITICAL_SECTION();
-            if (PyContext_Exit(context) < 0) {
+            if (context_exit(thread_state, context) < 0) {
                 err = -1;
             }
         }
@@ -824,9 +828,10 @@ check_coroutine(CoroState *coro, PyObject *coroutine)
     return truth > 0 ? 0 : -1;
 }
 
-/* Sets the task's own fields, in the order of the standard __init__; the future's have been set. */
+/* Sets the task's own fields, in the order of the standard __init__; the future's have been set. `native` is NULL unless the
+   loop makes the task itself. */
 ALWAYS_INLINE int
-set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObject *context)
+set_up(State *state, LoopObject *native, BaseTask *task, PyObject *coroutine, PyObject *name, PyObject *context)
 {
     CoroState *coro = state->coro;
 #if HAVE_AWAITED_BY
@@ -849,7 +854,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
     }
     PyObject *own;
     if (context == Py_None) {
-        own = context_copy_current(spare);
+        own = context_copy_current(native == NULL ? NULL : loop_thread_state_here(native), state->no_variables, spare);
     } else {
         Py_XDECREF(spare);
         own = Py_NewRef(context);
@@ -879,9 +884,8 @@ task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *contex
     State *state = loop->state;
     CoroState *coro = state->coro;
     CoroPart *part = coro_part_here(loop);
-    PyObject *op;
-    if (part != NULL && part->free_task_count > 0) {
-        op = part->free_tasks[--part->free_task_count];
+    PyObject *op = part == NULL ? NULL : freelist_pop(&part->free_tasks);
+    if (op != NULL) {
         (void)PyObject_Init(op, coro->TaskType);
         PyObject_GC_Track(op);
     } else {
@@ -893,7 +897,7 @@ task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *contex
     BaseTask *task = BaseTask_CAST(op);
     task->fut.loop = Py_NewRef((PyObject *)loop);
     if ((UNLIKELY(loop->debug) && future_remember_origin(coro, &task->fut) < 0) ||
-        set_up(state, task, coroutine, name, context) < 0 || start(state, task, eager) < 0) {
+        set_up(state, loop, task, coroutine, name, context) < 0 || start(state, task, eager) < 0) {
         Py_CLEAR(op);
     }
     return op;
@@ -935,10 +939,47 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     BaseTask *task = BaseTask_CAST(op);
-    return set_up(state, task, coroutine, name, context) < 0 ? -1 : start(state, task, eager != 0);
+    return set_up(state, NULL, task, coroutine, name, context) < 0 ? -1 : start(state, task, eager != 0);
 }
 
 /* ---- freeing ---- */
+
+/* Nobody is told when this coroutine, which has ended, is freed. */
+static inline bool
+is_unwatched(PyObject *coroutine)
+{
+    return PyCoro_CheckExact(coroutine) && *(PyObject **)((char *)coroutine + PyCoro_Type.tp_weaklistoffset) == NULL;
+}
+
+/* Does freeing a task that is bare otherwise run no code at all? */
+static inline bool
+dies_silently(BaseTask *task, bool keeps_name, bool keeps_context)
+{
+    return task->fut_waiter == NULL && (task->fut.result == NULL || future_value_is_simple(task->fut.result)) &&
+           (keeps_name || task->name == NULL || future_value_is_simple(task->name)) &&
+           (keeps_context || task->context == NULL || Py_REFCNT(task->context) > 1) &&
+           (task->coro == NULL || task->coro == Py_None || Py_REFCNT(task->coro) > 1 || is_unwatched(task->coro));
+}
+
+/* The end of a task that there is something to tell about, or that is no memory for another one. */
+static void
+dealloc_with_finalizer(CoroState *coro, PyObject *op)
+{
+    if (PyObject_CallFinalizerFromDealloc(op) < 0) {
+        /* The exception handler, for one, saved it: it is a task as before. __init__() may just have failed. */
+        PyObject *exc = compat_take_exception();
+        if (coro != NULL && BaseFuture_CAST(op)->state == FUTURE_PENDING &&
+            registry_add(coro, TaskObject_CAST(op)) < 0) {
+            PyErr_WriteUnraisable(op);
+        }
+        if (exc != NULL) {
+            compat_restore_exception(exc);
+        }
+        return;
+    }
+    registry_remove(TaskObject_CAST(op));
+    future_dealloc_by_base(op, Task_dealloc);
+}
 
 void
 Task_dealloc(PyObject *op)
@@ -949,42 +990,40 @@ Task_dealloc(PyObject *op)
     CoroState *coro = state == NULL ? NULL : state->coro;
     bool silent = !task->fut.log_tb && (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
     if (coro == NULL || task->fut.loop == NULL || !silent || !future_is_recyclable(coro, op)) {
-        if (PyObject_CallFinalizerFromDealloc(op) < 0) {
-            /* The exception handler, for one, saved it: it is a task as before. __init__() may just have failed. */
-            PyObject *exc = compat_take_exception();
-            if (coro != NULL && task->fut.state == FUTURE_PENDING && registry_add(coro, TaskObject_CAST(op)) < 0) {
-                PyErr_WriteUnraisable(op);
-            }
-            if (exc != NULL) {
-                compat_restore_exception(exc);
-            }
-            return;
+        if (state != NULL && coro_is_loop(state, task->fut.loop) &&
+            future_follows_step(LoopObject_CAST(task->fut.loop))) {
+            loop_leave_task(LoopObject_CAST(task->fut.loop));
         }
-        registry_remove(TaskObject_CAST(op));
-        future_dealloc_by_base(op, Task_dealloc);
+        dealloc_with_finalizer(coro, op);
         return;
+    }
+    PyObject *loop = task->fut.loop;
+    LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
+    /* The next task of this memory can use the name and the context. */
+    bool keeps_name = task->name != NULL && PyLong_CheckExact(task->name) && is_unshared(task->name);
+    bool keeps_context =
+        task->context != NULL && native != NULL && context_is_spare(task->context, native->no_variables);
+    bool bare = future_is_bare(&task->fut);
+    if (future_follows_step(native) && !(bare && dies_silently(task, keeps_name, keeps_context))) {
+        loop_leave_task(native);
     }
     registry_remove(TaskObject_CAST(op));
     PyObject_GC_UnTrack(op);
-    future_clear_fields(&task->fut);
+    future_clear_fields(&task->fut, bare);
     Py_CLEAR(task->fut_waiter);
     Py_CLEAR(task->coro);
-    /* The next task of this memory can use these two. */
-    if (task->name != NULL && !(PyLong_CheckExact(task->name) && is_unshared(task->name))) {
+    if (!keeps_name) {
         Py_CLEAR(task->name);
     }
-    if (task->context != NULL && !context_is_spare(task->context)) {
+    if (!keeps_context) {
         Py_CLEAR(task->context);
     }
     TASK_FLAGS(task)->must_cancel = 0;
     TASK_FLAGS(task)->log_destroy_pending = 0;
     task->num_cancels_requested = 0;
-    PyObject *loop = task->fut.loop;
     task->fut.loop = NULL;
-    CoroPart *part = future_free_lists(state, loop);
-    if (part != NULL && part->free_task_count < FUTURE_FREE_MAX) {
-        part->free_tasks[part->free_task_count++] = op;
-    } else {
+    CoroPart *part = native == NULL ? NULL : coro_part_here(native);
+    if (part == NULL || !freelist_push(&part->free_tasks, op)) {
         Py_CLEAR(task->name);
         Py_CLEAR(task->context);
         type->tp_free(op);
@@ -994,13 +1033,14 @@ Task_dealloc(PyObject *op)
 }
 
 void
-task_free_list_clear(CoroPart *part)
+task_free_parked(FreeList *list, int count)
 {
-    for (int i = 0; i < part->free_task_count; i++) {
-        Py_CLEAR(BaseTask_CAST(part->free_tasks[i])->name);
-        Py_CLEAR(BaseTask_CAST(part->free_tasks[i])->context);
+    while (count-- > 0 && list->count > 0) {
+        PyObject *op = freelist_pop(list);
+        Py_CLEAR(BaseTask_CAST(op)->name);
+        Py_CLEAR(BaseTask_CAST(op)->context);
+        PyObject_GC_Del(op);
     }
-    coro_free_list_clear(part->free_tasks, &part->free_task_count);
 }
 
 /* ---- names ---- */

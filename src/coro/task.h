@@ -26,16 +26,15 @@ PyObject *task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObje
 /* set_name() of a task that is exactly ours. -1 with an exception. */
 int task_set_name(CoroState *coro, PyObject *task, PyObject *name);
 
-/* Frees what is parked. */
-void task_free_list_clear(CoroPart *part);
+/* Frees so many parked tasks, or those that there are. May run Python code. */
+void task_free_parked(FreeList *list, int count);
 
 /* ready_run of a step: `arg` is an exception to throw, or NULL. */
 int task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg);
 /* ready_run of a wake-up: `arg` is the future that is done. */
 int task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg);
-/* The same for a caller who has entered the task's context; `native` is the loop whose record this is, or NULL. -1 with
-   an exception. */
-int task_step(State *state, LoopObject *native, BaseTask *task, PyObject *exc);
-int task_wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future);
+/* The same by somebody else, who has entered the task's context. -1 with an exception. */
+int task_step(State *state, BaseTask *task, PyObject *exc);
+int task_wakeup(State *state, BaseTask *task, PyObject *future);
 
 #endif

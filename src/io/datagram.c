@@ -175,7 +175,7 @@ may_read_again(DatagramObject *self, LoopObject *loop, size_t timers)
 {
     if (loop->ready.count > 0 && loop->io != NULL) {
         /* That may be another socket, which must not get more of the turn. */
-        loop->io->crowded_turn = loop->io->turn;
+        loop->io->crowded_turn = loop_turn(loop);
         return false;
     }
     if (loop->timers.count != timers || loop->stopping || loop->pending != NULL || !is_false(self->conn_lost) ||
@@ -196,8 +196,8 @@ Datagram_read_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     LoopObject *loop = (LoopObject *)Py_NewRef(self->loop);
     size_t timers = loop->timers.count;
-    bool may_be_many = self->quiet < QUIET_MAX || loop->io->turn % QUIET_MAX == 0;
-    int most = may_be_many && loop->io->crowded_turn != loop->io->turn ? READ_MAX : 1;
+    bool may_be_many = self->quiet < QUIET_MAX || loop_turn(loop) % QUIET_MAX == 0;
+    int most = may_be_many && loop->io->crowded_turn != loop_turn(loop) ? READ_MAX : 1;
     int count = 0;
     ReadOutcome outcome;
     do {

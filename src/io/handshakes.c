@@ -28,7 +28,7 @@ loop_of(TlsConnection *self)
 
 /* May one more begin in this turn? */
 static bool
-has_room(Handshakes *handshakes, unsigned turn)
+has_room(Handshakes *handshakes, uint64_t turn)
 {
     if (handshakes->turn != turn) {
         handshakes->turn = turn;
@@ -55,7 +55,7 @@ note_begin(TlsConnection *self, LoopObject *loop)
     self->has_begun = true;
     if (loop != NULL) {
         Handshakes *handshakes = &loop->io->handshakes;
-        (void)has_room(handshakes, loop->io->turn); /* it counts in this turn */
+        (void)has_room(handshakes, loop_turn(loop)); /* it counts in this turn */
         handshakes->begun++;
         handshakes->under_way++;
         handshakes->crowd = Py_MAX(handshakes->crowd, handshakes->under_way);
@@ -156,7 +156,7 @@ run_put_off(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
     /* Now, for what begins may run the loop. Without memory for it, all begin. */
     bool all = handshakes->first != NULL && !ensure_record(loop, owner);
     int err = 0;
-    while (err == 0 && handshakes->first != NULL && (all || has_room(handshakes, loop->io->turn))) {
+    while (err == 0 && handshakes->first != NULL && (all || has_room(handshakes, loop_turn(loop)))) {
         TlsConnection *self = take(handshakes);
         err = begin(self);
         Py_DECREF(self);
@@ -173,7 +173,7 @@ put_off(TlsConnection *self)
         return false;
     }
     Handshakes *handshakes = &loop->io->handshakes;
-    if ((handshakes->first == NULL && has_room(handshakes, loop->io->turn)) || !ensure_record(loop, self->transport)) {
+    if ((handshakes->first == NULL && has_room(handshakes, loop_turn(loop))) || !ensure_record(loop, self->transport)) {
         return false;
     }
     append(handshakes, self);

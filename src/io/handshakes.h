@@ -15,7 +15,7 @@
 typedef struct TlsConnection TlsConnection;
 
 typedef struct {
-    unsigned turn;        /* the last one in which some began, */
+    uint64_t turn;        /* the last one in which some began, */
     unsigned begun;       /* and how many */
     unsigned under_way;   /* begun, and not at an end yet, */
     unsigned crowd;       /* and how many were at the same time, since memory was last given back */

@@ -49,7 +49,6 @@ io_open(LoopObject *loop)
         PyErr_NoMemory();
         return -1;
     }
-    io->turn = 1;
     poller_init(&io->poller);
     signals_init(&io->signals);
     if (find_traits(loop->state, &io->traits) < 0) {
@@ -77,7 +76,6 @@ io_flush(LoopObject *loop)
         return;
     }
     poller_end_turn(loop);
-    io->turn = io->turn == UINT_MAX ? 1 : io->turn + 1;
     if (UNLIKELY(io->flush_head != NULL)) {
         flush_transports(loop);
     }

@@ -45,8 +45,7 @@ struct IoPart {
     SocketTransport *flush_head; /* in the order of their first write of this turn; they are in `active` as well */
     SocketTransport *flush_tail;
 
-    unsigned turn;         /* counts turns; starts at 1, and 0 is none */
-    unsigned crowded_turn; /* in which a datagram was delivered beside other work */
+    uint64_t crowded_turn; /* loop_turn() in which a datagram was delivered beside other work */
 
     /* From the allocation callback of libuv to the read callback that follows it at once. */
     char *read_buffer;    /* shared by all small reads; allocated by the first */

@@ -98,9 +98,25 @@ is_edge(const PollerEntry *entry)
 
 /* ---- what the set watches ---- */
 
+/* poller_end_turn() has to look at what is noted here. */
 static void
-note_watched(Poller *poller, int fd, PollerEntry *entry, unsigned after)
+note_changed(LoopObject *loop)
 {
+    loop->io->poller.is_steady = false;
+    loop->needs_flush = true;
+}
+
+static void
+note_polled(LoopObject *loop)
+{
+    loop->io->poller.polled = true;
+    loop->needs_flush = true;
+}
+
+static void
+note_watched(LoopObject *loop, int fd, PollerEntry *entry, unsigned after)
+{
+    Poller *poller = &loop->io->poller;
     if (entry->watched == 0 && after != 0) {
         poller->watched_count++;
         poller->watched_sum += (size_t)fd;
@@ -109,19 +125,20 @@ note_watched(Poller *poller, int fd, PollerEntry *entry, unsigned after)
         poller->watched_sum -= (size_t)fd;
     }
     entry->watched = after;
-    poller->is_steady = false;
+    note_changed(loop);
 }
 
 /* Has the set watch `after`; 0 or a negated errno, and then the books are as they were. */
 static int
-change_watched(Poller *poller, int fd, PollerEntry *entry, unsigned after, unsigned tag)
+change_watched(LoopObject *loop, int fd, PollerEntry *entry, unsigned after, unsigned tag)
 {
+    Poller *poller = &loop->io->poller;
     int err = pollset_change_tagged(poller->set, fd, entry->watched, after, tag);
     if (err > 0 || (err < 0 && entry->watched != 0)) {
         poller->is_unsure = true;
     }
     if (err >= 0) {
-        note_watched(poller, fd, entry, after);
+        note_watched(loop, fd, entry, after);
     }
     return Py_MIN(err, 0);
 }
@@ -163,7 +180,7 @@ dispatch_record(LoopObject *loop, int fd, unsigned event)
         (void)ready_append(&loop->ready, record->run, record->owner, NULL);
     } else if (is_edge(entry)) {
         /* The next poll tells it again; what is watched by its edges must be asked for that. */
-        (void)change_watched(&loop->io->poller, fd, entry, entry->watched, entry->tag);
+        (void)change_watched(loop, fd, entry, entry->watched, entry->tag);
     }
 }
 
@@ -212,7 +229,7 @@ on_poll(uv_poll_t *poll, int Py_UNUSED(status), int Py_UNUSED(events))
     if (poller->polled) {
         return;
     }
-    poller->polled = true;
+    note_polled(loop);
     int sole = sole_reader(loop);
     if (sole >= 0) {
         dispatch_record(loop, sole, POLLSET_READ);
@@ -280,13 +297,13 @@ update(LoopObject *loop, int fd, unsigned after)
     if (entry->watched == after) {
         return 0;
     }
-    int err = change_watched(&loop->io->poller, fd, entry, after, 0);
+    int err = change_watched(loop, fd, entry, after, 0);
     /* Taking away cannot fail in a way that matters: a descriptor that was closed has left the set by itself. */
     if (err < 0 && after != 0) {
         uverror_raise(err);
         return -1;
     }
-    note_watched(&loop->io->poller, fd, entry, after);
+    note_watched(loop, fd, entry, after);
     return 0;
 }
 
@@ -327,13 +344,13 @@ poller_watch(LoopObject *loop, int fd, unsigned event, ready_run run, PyObject *
             return -1;
         }
         loop->io->poller.is_unsure |= err > 0;
-        loop->io->poller.is_steady = false;
+        note_changed(loop);
         entry = make_entry(loop, fd);
         if (entry == NULL) {
             (void)pollset_change(loop->io->poller.set, fd, event, 0);
             return -1;
         }
-        note_watched(&loop->io->poller, fd, entry, event);
+        note_watched(loop, fd, entry, event);
     } else if (update(loop, fd, wanted(entry) | event) < 0) {
         return -1;
     }
@@ -356,7 +373,7 @@ poller_unwatch(LoopObject *loop, int fd, unsigned event)
     if (!is_edge(entry) && update(loop, fd, wanted(entry)) < 0) {
         /* The number belongs to a file that cannot be polled now: nothing is left to watch. */
         PyErr_Clear();
-        note_watched(&loop->io->poller, fd, entry, 0);
+        note_watched(loop, fd, entry, 0);
     }
     if (wanted(entry) == 0) {
         fileobj = entry->fileobj;
@@ -390,7 +407,7 @@ register_edge(LoopObject *loop, int fd, unsigned event, PyObject *sock)
     }
     unsigned after = (known ? entry->watched : wanted(entry)) | event | POLLSET_EDGE;
     unsigned tag = known || entry->tag + 1 == 0 ? entry->tag : entry->tag + 1;
-    int err = change_watched(&loop->io->poller, fd, entry, after, tag);
+    int err = change_watched(loop, fd, entry, after, tag);
     if (err < 0) {
         Py_DECREF(ref);
         uverror_raise(err);
@@ -434,8 +451,8 @@ static void
 end_edge(LoopObject *loop, int fd, PollerEntry *entry)
 {
     if (is_edge(entry)) {
-        (void)change_watched(&loop->io->poller, fd, entry, wanted(entry), 0);
-        note_watched(&loop->io->poller, fd, entry, wanted(entry));
+        (void)change_watched(loop, fd, entry, wanted(entry), 0);
+        note_watched(loop, fd, entry, wanted(entry));
     }
 }
 
@@ -632,6 +649,7 @@ poller_end_turn(LoopObject *loop)
         poller->streak++;
     }
     poller->polled = false;
+    loop->needs_flush = poller->streak > 0;
     /* What transports have to read comes in the order in which it came. */
     loop->may_glance = poller->streak == GLANCE_AFTER && loop->io->streams == NULL;
 }
@@ -649,7 +667,7 @@ poller_glance(LoopObject *loop)
         poller->streak = -GLANCE_REST;
         return false;
     }
-    poller->polled = true;
+    note_polled(loop);
     return true;
 }
 
@@ -711,12 +729,13 @@ poller_fork(LoopObject *loop)
         int err = entry->watched == 0 ? 0 : pollset_change_tagged(poller->set, (int)fd, 0, entry->watched, tag);
         if (err == -EBADF || err == -EPERM) {
             /* Closed meanwhile, and its number perhaps given to what cannot be polled. */
-            note_watched(poller, (int)fd, entry, 0);
+            note_watched(loop, (int)fd, entry, 0);
         } else if (err < 0) {
             return err;
         }
     }
-    poller->is_unsure = poller->is_steady = false;
+    poller->is_unsure = false;
+    note_changed(loop);
     return start_poll(loop);
 }
 

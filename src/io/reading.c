@@ -127,7 +127,7 @@ transport_bytes_pool(SocketTransport *self)
 static bool
 has_read_in_turn(SocketTransport *self)
 {
-    return self->read_turn == self->loop->io->turn;
+    return self->read_turn == loop_turn(self->loop);
 }
 
 /* The memory for the next read, which must follow; an empty one without memory, or when get_buffer() failed: then
@@ -391,7 +391,7 @@ deliver(SocketTransport *self, ssize_t size, const char *data, PyObject *own, bo
         return 0;
     }
     if (size > 0) {
-        self->read_turn = self->loop->io->turn;
+        self->read_turn = loop_turn(self->loop);
         metrics_received(&self->loop->metrics, (size_t)size);
         if (asked) {
             return deliver_buffered(self, size);

@@ -62,7 +62,7 @@ struct SocketTransport {
     short family;
     short type;
     short proto;
-    unsigned read_turn; /* io->turn at the last read that brought data */
+    uint64_t read_turn; /* loop_turn() at the last read that brought data */
     unsigned conn_lost; /* counts, as the standard's `_conn_lost`, the writes after the end too */
     uint8_t hold;
     uint8_t sock_state; /* SockState */

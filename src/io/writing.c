@@ -294,6 +294,7 @@ link_flush(SocketTransport *self)
         io->flush_head = self;
     }
     io->flush_tail = self;
+    self->loop->needs_flush = true;
     transport_hold(self, HOLD_FLUSH);
 }
 

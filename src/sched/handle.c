@@ -57,7 +57,7 @@ repr_of(HandleObject *handle, State *state)
 
 /* ---- making ---- */
 
-static inline HandleFreeList *
+static inline FreeList *
 free_list_of(LoopObject *loop, PyTypeObject *type)
 {
     return type == loop->state->HandleType ? &loop->free_handles : &loop->free_timers;
@@ -66,15 +66,11 @@ free_list_of(LoopObject *loop, PyTypeObject *type)
 static HandleObject *
 take_parked(LoopObject *loop, PyTypeObject *type)
 {
-    HandleFreeList *list = free_list_of(loop, type);
-    HandleObject *handle = list->first;
+    PyObject *handle = freelist_pop(free_list_of(loop, type));
     if (handle != NULL) {
-        list->first = (HandleObject *)handle->callback;
-        list->count--;
-        list->fewest = list->count < list->fewest ? list->count : list->fewest;
-        (void)PyObject_Init((PyObject *)handle, type);
+        (void)PyObject_Init(handle, type);
     }
-    return handle;
+    return (HandleObject *)handle;
 }
 
 void
@@ -114,7 +110,7 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
     handle->context = NULL;
     if (context != NULL && context != Py_None) {
         handle->context = Py_NewRef(context);
-    } else if (!context_current_is_empty()) {
+    } else if (!context_current_is_empty(loop_thread_state_here(loop), loop->no_variables)) {
         handle->context = PyContext_CopyCurrent();
         if (handle->context == NULL) {
             Py_XDECREF(args_tuple);
@@ -214,7 +210,7 @@ context_of(HandleObject *handle)
         loop->spare_context = NULL;
     }
     /* Somebody may have found it meanwhile, by gc.get_objects() for one. */
-    if (context == NULL || UNLIKELY(!context_is_spare(context))) {
+    if (context == NULL || UNLIKELY(!context_is_spare(context, loop->no_variables))) {
         Py_XDECREF(context);
         context = PyContext_New();
         if (context == NULL) {
@@ -236,7 +232,7 @@ static inline void
 spare_context(LoopObject *loop, HandleObject *handle)
 {
     if (!HAVE_FREE_THREADING && loop->spare_context == NULL && handle->context != NULL && !loop->closed &&
-        context_is_spare(handle->context)) {
+        context_is_spare(handle->context, loop->no_variables)) {
         loop->spare_context = handle->context;
         handle->context = NULL;
     }
@@ -324,7 +320,7 @@ call_in_context(LoopObject *loop, HandleObject *handle, Call *call)
         return call_in_foreign_context(call);
     }
     PyObject *result = NULL;
-    if (PyContext_Enter(call->context) == 0) {
+    if (context_enter(loop->thread_state, call->context) == 0) {
         int known = is_known(loop->state, call)
                         ? loop->state->run_known(loop, call->callback, call->stack + 1, call->nargs)
                         : 0;
@@ -336,7 +332,7 @@ call_in_context(LoopObject *loop, HandleObject *handle, Call *call)
             size_t nargsf = (size_t)call->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
             result = PyObject_Vectorcall(call->callback, call->stack + 1, nargsf, NULL);
         }
-        if (PyContext_Exit(call->context) < 0) {
+        if (context_exit(loop->thread_state, call->context) < 0) {
             Py_CLEAR(result);
         }
     }
@@ -810,14 +806,8 @@ TimerHandle_clear(PyObject *op)
 static bool
 park(LoopObject *loop, HandleObject *handle)
 {
-    HandleFreeList *list = free_list_of(loop, Py_TYPE(handle));
-    if (!loop_is_held_here(loop) || loop->closed || list->count >= HANDLE_FREE_MAX) {
-        return false;
-    }
-    handle->callback = (PyObject *)list->first;
-    list->first = handle;
-    list->count++;
-    return true;
+    return loop_is_held_here(loop) && !loop->closed &&
+           freelist_push(free_list_of(loop, Py_TYPE(handle)), (PyObject *)handle);
 }
 
 static void
@@ -843,39 +833,27 @@ Handle_dealloc(PyObject *op)
 }
 
 static void
-free_list_shrink(HandleFreeList *list, int count)
+free_parked(FreeList *list, int count)
 {
-    while (list->count > count) {
-        HandleObject *handle = list->first;
-        list->first = (HandleObject *)handle->callback;
-        list->count--;
-        PyObject_GC_Del(handle);
+    while (count-- > 0) {
+        PyObject_GC_Del(freelist_pop(list));
     }
-}
-
-static inline void
-free_list_trim(HandleFreeList *list)
-{
-    if (UNLIKELY(list->fewest > HANDLE_FREE_LONG)) {
-        int excess = list->fewest - HANDLE_FREE_LONG;
-        int part = HANDLE_FREE_TRIM + excess / HANDLE_FREE_TRIM_PART;
-        free_list_shrink(list, list->count - (part < excess ? part : excess));
-    }
-    list->fewest = list->count;
 }
 
 void
 handle_free_list_trim(LoopObject *loop)
 {
-    free_list_trim(&loop->free_handles);
-    free_list_trim(&loop->free_timers);
+    free_parked(&loop->free_handles, freelist_excess(&loop->free_handles));
+    free_parked(&loop->free_timers, freelist_excess(&loop->free_timers));
 }
 
 void
 handle_free_list_clear(LoopObject *loop)
 {
-    free_list_shrink(&loop->free_handles, 0);
-    free_list_shrink(&loop->free_timers, 0);
+    free_parked(&loop->free_handles, loop->free_handles.count);
+    free_parked(&loop->free_timers, loop->free_timers.count);
+    freelist_free(&loop->free_handles);
+    freelist_free(&loop->free_timers);
     Py_CLEAR(loop->spare_context);
 }
 

@@ -679,9 +679,8 @@ poll_events(LoopObject *loop)
 static void
 flush(LoopObject *loop)
 {
-    const LoopHooks *hooks = loop->state->io_hooks;
-    if (hooks != NULL && hooks->flush != NULL) {
-        hooks->flush(loop);
+    if (UNLIKELY(loop->needs_flush)) {
+        loop->state->io_hooks->flush(loop);
     }
 }
 
@@ -806,7 +805,9 @@ run_turns_held(LoopObject *loop, bool once)
     inbox_drain(&loop->inbox, &loop->ready);
     bool outer = loop->in_turn;
     unsigned long outer_thread = loop->thread_id;
+    PyThreadState *outer_state = loop->thread_state;
     loop->thread_id = compat_thread_ident();
+    loop->thread_state = loop->no_variables == NULL ? NULL : PyThreadState_Get();
     loop->in_turn = true;
     loop->last_release_ns = compat_monotonic_ns();
     state_note_attached(loop->state, 1);
@@ -824,6 +825,7 @@ run_turns_held(LoopObject *loop, bool once)
     state_note_attached(loop->state, -1);
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
+    loop->thread_state = outer_state;
     if (!outer) {
         track_queued(&loop->ready);
     }
@@ -1305,6 +1307,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
         return NULL;
     }
     loop->state = state;
+    loop->no_variables = state->no_variables;
     loop->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
@@ -1495,6 +1498,24 @@ static PyMethodDef Loop_methods[] = {
     {NULL},
 };
 
+static PyObject *
+get_knows_contexts(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(LoopObject_CAST(op)->no_variables != NULL);
+}
+
+static int
+set_knows_contexts(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    int truth = value == NULL ? 0 : PyObject_IsTrue(value);
+    if (truth < 0) {
+        return -1;
+    }
+    LoopObject *loop = LoopObject_CAST(op);
+    loop->no_variables = truth != 0 ? loop->state->no_variables : NULL;
+    return 0;
+}
+
 #define FLAG(field) (void *)offsetof(LoopObject, field)
 
 static PyGetSetDef Loop_getset[] = {
@@ -1505,6 +1526,7 @@ static PyGetSetDef Loop_getset[] = {
     {"_stopping", get_flag, set_flag, NULL, FLAG(stopping)},
     {"_debug", get_flag, set_flag, NULL, FLAG(debug)},
     {"_may_spin", get_flag, set_flag, NULL, FLAG(may_spin)},
+    {"_knows_contexts", get_knows_contexts, set_knows_contexts, NULL, NULL},
     {"_current_handle", get_current_handle, set_current_handle, NULL, NULL},
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL},

@@ -8,6 +8,7 @@
 #ifndef FASTLOOP_SCHED_LOOP_H
 #define FASTLOOP_SCHED_LOOP_H
 
+#include "base/freelist.h"
 #include "base/lead.h"
 #include "base/spin.h"
 #include "base/ticks.h"
@@ -26,7 +27,7 @@ struct LoopHooks {
     /* Instead of a poll of a turn without work, when `may_glance` and the last poll was short ago: queues what can be found
        without uv_run(); false if that is nothing. */
     bool (*glance)(LoopObject *loop);
-    /* The end of a turn, and of a run: sends what was written in it. Reports its own errors. */
+    /* The end of a turn, and of a run, when `needs_flush`: sends what was written in it. Reports its own errors. */
     void (*flush)(LoopObject *loop);
     /* Loop.close(): closes every uv handle of the layer; may run Python code. */
     void (*close)(LoopObject *loop);
@@ -35,22 +36,13 @@ struct LoopHooks {
     /* Right before uv_run(), when `watchers_changed`: libuv ends the process when the system refuses a descriptor that
        it was told to watch, so those that are no longer what they were are taken away. Runs no Python code. */
     void (*check_watchers)(LoopObject *loop);
+    /* Whenever there is nothing to do: frees some of what is kept for reuse. May run Python code. */
+    void (*trim)(LoopObject *loop);
     /* In a forked child, after uv_loop_fork(); a negative libuv code on failure. */
     int (*fork)(LoopObject *loop);
     int (*traverse)(LoopObject *loop, visitproc visit, void *arg);
     void (*clear)(LoopObject *loop);
 };
-
-/* Parked handles of each kind, some 200 bytes each. As many as a thread makes before it must hand the GIL to the loop; but
-   more than a busy server needs leave little by little, whenever there is nothing to do, if they have not been in use
-   since the last time. */
-enum { HANDLE_FREE_MAX = 131072, HANDLE_FREE_LONG = 2048, HANDLE_FREE_TRIM = 64, HANDLE_FREE_TRIM_PART = 16 };
-
-typedef struct {
-    HandleObject *first; /* linked through `callback` */
-    int count;
-    int fewest; /* the least `count` since the last trim */
-} HandleFreeList;
 
 struct LoopObject {
     PyObject_HEAD
@@ -64,6 +56,8 @@ struct LoopObject {
     GateObject *gate;             /* what other threads go through to what is the loop's; NULL where there is a GIL */
     _Atomic unsigned long holder; /* the thread that is inside run_turns() or close(), 0 for none */
     _Atomic unsigned long thread_id; /* what Python calls the running thread, 0 while not running */
+    PyThreadState *thread_state;     /* of that thread, if contexts are known; else NULL */
+    PyObject *no_variables;          /* the state's, borrowed; NULL with FASTLOOP_DISABLE=contexts */
     _Atomic bool closed;
     _Atomic bool stopping;
     _Atomic bool debug;
@@ -78,6 +72,7 @@ struct LoopObject {
     bool polling;          /* inside uv_run(), which must not be entered again */
     bool poll_defers;      /* ... without blocking: there is work, which comes before what the poll finds */
     bool has_found;        /* LoopHooks.collect() has something for the next poll, which must not block */
+    bool needs_flush;      /* LoopHooks.flush() has something to do */
     bool may_glance;       /* LoopHooks.glance() will probably find something */
     bool watchers_changed; /* the next uv_run() tells the system what to watch: with the thread state held, see
                               loop_poll_now() */
@@ -119,8 +114,8 @@ struct LoopObject {
     PyObject *dict;
     PyObject *weakrefs;
 
-    HandleFreeList free_handles;
-    HandleFreeList free_timers;
+    FreeList free_handles;
+    FreeList free_timers;
     PyObject *spare_context; /* an empty one of a handle that has run, or NULL */
 
     struct IoPart *io;     /* io/'s */
@@ -148,6 +143,21 @@ static inline bool
 loop_is_held_here(LoopObject *loop)
 {
     return !HAVE_FREE_THREADING || atomic_load_explicit(&loop->holder, memory_order_relaxed) == compat_thread_ident();
+}
+
+/* The number of the turn under way; 0 before the first. */
+static inline uint64_t
+loop_turn(LoopObject *loop)
+{
+    return atomic_load_explicit(&loop->metrics.turns, memory_order_relaxed);
+}
+
+/* The state of the calling thread if it runs the loop and contexts are known, else NULL. */
+static inline PyThreadState *
+loop_thread_state_here(LoopObject *loop)
+{
+    PyThreadState *known = loop->thread_state;
+    return known != NULL && loop->thread_id == compat_thread_ident() ? known : NULL;
 }
 
 /* Queues a record for the next turn, from whichever thread, and wakes the loop if it waits. New references are taken.

@@ -268,16 +268,28 @@ spin_until_woken(LoopObject *loop, Spin *spin, uint64_t budget_ns)
     return true;
 }
 
+/* Frees some of what is kept for reuse. */
+static void
+trim(LoopObject *loop)
+{
+    handle_free_list_trim(loop);
+    const LoopHooks *hooks = loop->state->coro_hooks;
+    if (hooks != NULL && hooks->trim != NULL) {
+        hooks->trim(loop);
+    }
+}
+
 int
 sleep_until_event(LoopObject *loop, uint64_t *clock)
 {
     uint64_t now = *clock, wait_ns;
     /* Other threads run meanwhile, and a replaced time() right away. */
     loop_leave_task(loop);
+    trim(loop);
     if (!time_to_wait(loop, now, &wait_ns)) {
         return -1;
     }
-    /* A replaced time() may have scheduled something, or a signal handler that ran in it. */
+    /* Either may have scheduled something, or a signal handler that ran in it. */
     if (wait_ns == 0 || loop->ready.count > 0 || loop->stopping || loop->watchers_changed || loop->has_found) {
         loop_poll_now(loop);
         *clock = compat_monotonic_ns();
@@ -294,7 +306,6 @@ sleep_until_event(LoopObject *loop, uint64_t *clock)
         *clock = compat_monotonic_ns();
         return 1;
     }
-    handle_free_list_trim(loop);
     loop_release(loop);
     if (spin_ns > 0 && spin_until_woken(loop, spin, spin_ns)) {
         loop_enter(loop);

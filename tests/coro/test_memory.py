@@ -79,3 +79,47 @@ def test_futures_and_tasks_are_recycled(loop_factory, debug_off):
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
+
+
+@pytest.mark.fastloop_only(reason="asyncio's own are not recycled")
+@pytest.mark.left_out(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="there each is freed at once")
+def test_what_a_burst_leaves_behind_goes_back(loop_factory, debug_off):
+    """The next burst finds what the first one had; without another, it goes back while there is nothing to do."""
+
+    async def burst():
+        loop = asyncio.get_running_loop()
+        futures = []
+
+        async def wait():
+            futures.append(loop.create_future())
+            await futures[-1]
+
+        tasks = [loop.create_task(wait()) for _ in range(TASKS)]
+        await asyncio.sleep(0)
+        loop.call_later(0, lambda: [future.set_result(None) for future in futures])
+        await tasks[-1]
+
+    def traced():
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    async def main():
+        tracemalloc.start()
+        try:
+            before = traced()
+            await burst()
+            kept = traced() - before
+            await burst()
+            again = traced() - before
+            for _ in range(200):
+                await asyncio.sleep(0.0005)
+            return kept, again, traced() - before
+        finally:
+            tracemalloc.stop()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        kept, again, left = runner.run(main())
+    # A task with what it waits for takes more than 500 bytes, the coroutine not counted.
+    assert kept > TASKS * 500
+    assert again < kept * 1.05
+    assert left < kept / 4
