@@ -66,9 +66,9 @@ context_exit(PyThreadState *known, PyObject *context)
 
 /* Would PyContext_CopyCurrent() give an empty context? */
 static inline bool
-context_current_is_empty(PyThreadState *known, PyObject *no_variables)
+context_current_is_empty(PyObject *no_variables)
 {
-    PyObject *current = (known != NULL ? known : PyThreadState_Get())->context;
+    PyObject *current = PyThreadState_Get()->context;
     return current == NULL || (no_variables != NULL && ContextObject_CAST(current)->variables == no_variables) ||
            PyContext_Type.tp_as_mapping->mp_length(current) == 0;
 }
@@ -85,11 +85,11 @@ context_is_spare(PyObject *context, PyObject *no_variables)
 
 /* PyContext_CopyCurrent(); `spare` is NULL or a spare context, whose reference is taken. */
 static inline PyObject *
-context_copy_current(PyThreadState *known, PyObject *no_variables, PyObject *spare)
+context_copy_current(PyObject *no_variables, PyObject *spare)
 {
     if (spare != NULL) {
         /* Somebody may have found it meanwhile, by gc.get_objects() for one. */
-        if (LIKELY(context_current_is_empty(known, no_variables) && context_is_spare(spare, no_variables))) {
+        if (LIKELY(context_current_is_empty(no_variables) && context_is_spare(spare, no_variables))) {
             return spare;
         }
         Py_DECREF(spare);

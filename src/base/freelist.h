@@ -1,5 +1,5 @@
 /* Objects of one kind that are kept for the next of their kind. As many as there may be at the same time; but more than a busy
-   server needs leave little by little, whenever there is nothing to do, if they have not been in use since the last time.
+   server needs leave little by little if they have not been in use since the last time.
    What is recycled does not count as new for the collector either, which looks through all young objects for every two
    thousand new ones: a burst of ten thousand tasks is a quarter dearer with its collections. */
 
@@ -8,14 +8,15 @@
 
 #include "compat.h"
 
-/* Some 200 bytes each. As many as a thread makes before it must hand the GIL to the loop. */
-enum { FREELIST_MAX = 131072 };
+/* How often it is worth looking whether there is something to give back. */
+enum { FREELIST_TRIM_NS = 10000000 };
 
 typedef struct {
     PyObject **objects;
     int count;
     int room;
     int fewest; /* the least `count` since freelist_excess() */
+    int most;   /* `count` never exceeds */
 } FreeList;
 
 /* Makes room for one more, and others; false where there is none. Sets no exception. */
@@ -46,8 +47,8 @@ freelist_pop(FreeList *list)
     return list->objects[left];
 }
 
-/* How many are to be freed now, of many that nobody has needed since this was last asked. */
-int freelist_excess(FreeList *list);
+/* How many are to be freed now, of many that nobody has needed since this was last asked, so many nanoseconds ago. */
+int freelist_excess(FreeList *list, uint64_t elapsed_ns);
 
 /* The end of an empty one. */
 void freelist_free(FreeList *list);

@@ -406,18 +406,36 @@ future_clear_references(BaseFuture *fut)
 }
 
 void
+future_forget_step(PyObject *op)
+{
+    PyObject *loop = BaseFuture_CAST(op)->loop;
+    State *state = loop != NULL && future_is_exact(op) ? state_of_exact(op) : NULL;
+    if (state != NULL && coro_is_loop(state, loop) && future_follows_step(LoopObject_CAST(loop))) {
+        loop_leave_task(LoopObject_CAST(loop));
+    }
+}
+
+static void
+Future_finalize(PyObject *op)
+{
+    future_forget_step(op);
+    future_base_of(op, Future_dealloc)->tp_finalize(op);
+}
+
+void
 future_dealloc_by_base(PyObject *op, destructor dealloc)
 {
     /* Before 3.12 the base leaves the finaliser of a subclass to the subclass. */
     if (PyObject_CallFinalizerFromDealloc(op) < 0) {
         return;
     }
+    /* The finaliser may have run before. Nobody finds the object any more. */
+    PyObject_GC_UnTrack(op);
+    future_forget_step(op);
+#if !HAVE_HEAP_BASE_TYPES
     PyTypeObject *type = Py_TYPE(op);
-    PyTypeObject *ours = type;
-    while (ours->tp_dealloc != dealloc) {
-        ours = ours->tp_base;
-    }
-    ours->tp_base->tp_dealloc(op);
+#endif
+    future_base_of(op, dealloc)->tp_dealloc(op);
 #if !HAVE_HEAP_BASE_TYPES
     Py_DECREF(type);
 #endif
@@ -438,19 +456,16 @@ Future_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     State *state = type->tp_dealloc == Future_dealloc ? state_of_exact(op) : NULL;
     if (state == NULL || fut->loop == NULL || fut->log_tb || !future_is_recyclable(state->coro, op)) {
-        if (state != NULL && coro_is_loop(state, fut->loop) && future_follows_step(LoopObject_CAST(fut->loop))) {
-            loop_leave_task(LoopObject_CAST(fut->loop));
-        }
         future_dealloc_by_base(op, Future_dealloc);
         return;
     }
     PyObject *loop = fut->loop;
     LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
     bool bare = future_is_bare(fut);
+    PyObject_GC_UnTrack(op);
     if (future_follows_step(native) && !(bare && (fut->result == NULL || future_value_is_simple(fut->result)))) {
         loop_leave_task(native);
     }
-    PyObject_GC_UnTrack(op);
     future_clear_fields(fut, bare);
     fut->loop = NULL;
     CoroPart *part = native == NULL ? NULL : coro_part_here(native);
@@ -718,39 +733,29 @@ PyDoc_STRVAR(Future_doc, "Future(*, loop=None)\n--\n\n"
                          "loop defaults to the running or current loop. See asyncio.Future.");
 
 #if !HAVE_HEAP_BASE_TYPES
-static PyTypeObject *
-base_of(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    while (type->tp_dealloc != Future_dealloc) {
-        type = type->tp_base;
-    }
-    return type->tp_base;
-}
-
 static int
 Future_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    return base_of(op)->tp_traverse(op, visit, arg);
+    return future_base_of(op, Future_dealloc)->tp_traverse(op, visit, arg);
 }
 
 static int
 Future_clear(PyObject *op)
 {
-    return base_of(op)->tp_clear(op);
+    return future_base_of(op, Future_dealloc)->tp_clear(op);
 }
 #endif
 
 static PyType_Slot Future_slots[] = {
-    {Py_tp_doc, (void *)Future_doc},   {Py_tp_dealloc, Future_dealloc},
+    {Py_tp_doc, (void *)Future_doc},   {Py_tp_dealloc, Future_dealloc}, {Py_tp_finalize, Future_finalize},
 #if !HAVE_HEAP_BASE_TYPES
     {Py_tp_traverse, Future_traverse}, {Py_tp_clear, Future_clear},
 #endif
 #if HAVE_UNLOCKED_FUTURES
     {Py_tp_init, Future_init},         {Py_tp_getset, Future_getset},   {Py_tp_repr, Future_repr},
 #endif
-    {Py_tp_methods, Future_methods},   {Py_tp_iter, Future_await},      {Py_am_await, Future_await}, {0, NULL},
+    {Py_tp_methods, Future_methods},   {Py_tp_iter, Future_await},      {Py_am_await, Future_await},       {0, NULL},
 };
 
 PyType_Spec Future_spec = {

@@ -217,6 +217,18 @@ future_follows_step(LoopObject *native)
 {
     return native != NULL && native->left_task != NULL && loop_is_held_here(native);
 }
+/* asyncio's type that one of ours, which has this `dealloc`, is made from; `op` is of ours or of a subclass. */
+static inline PyTypeObject *
+future_base_of(PyObject *op, destructor dealloc)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    while (type->tp_dealloc != dealloc) {
+        type = type->tp_base;
+    }
+    return type->tp_base;
+}
+/* Has it answer the truth, if `op` is of exactly our types, as far as that is up to its loop. */
+void future_forget_step(PyObject *op);
 
 /* May the object go to a free list? Its type must be exactly ours. */
 static inline bool

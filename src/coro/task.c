@@ -638,7 +638,7 @@ run_eagerly(State *state, BaseTask *task)
     PyObject *loop = Py_NewRef(task->fut.loop);
     PyObject *context = Py_NewRef(task->context);
     LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
-    PyThreadState *thread_state = native == NULL ? NULL : loop_thread_state_here(native);
+    PyThreadState *thread_state = native == NULL || native->no_variables == NULL ? NULL : PyThreadState_Get();
     PyObject *previous = current_task_swap(coro, native, loop, (PyObject *)task);
     if (previous == NULL) {
         Py_DECREF(loop);
@@ -828,10 +828,9 @@ check_coroutine(CoroState *coro, PyObject *coroutine)
     return truth > 0 ? 0 : -1;
 }
 
-/* Sets the task's own fields, in the order of the standard __init__; the future's have been set. `native` is NULL unless the
-   loop makes the task itself. */
+/* Sets the task's own fields, in the order of the standard __init__; the future's have been set. */
 ALWAYS_INLINE int
-set_up(State *state, LoopObject *native, BaseTask *task, PyObject *coroutine, PyObject *name, PyObject *context)
+set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObject *context)
 {
     CoroState *coro = state->coro;
 #if HAVE_AWAITED_BY
@@ -854,7 +853,7 @@ set_up(State *state, LoopObject *native, BaseTask *task, PyObject *coroutine, Py
     }
     PyObject *own;
     if (context == Py_None) {
-        own = context_copy_current(native == NULL ? NULL : loop_thread_state_here(native), state->no_variables, spare);
+        own = context_copy_current(state->no_variables, spare);
     } else {
         Py_XDECREF(spare);
         own = Py_NewRef(context);
@@ -897,7 +896,7 @@ task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *contex
     BaseTask *task = BaseTask_CAST(op);
     task->fut.loop = Py_NewRef((PyObject *)loop);
     if ((UNLIKELY(loop->debug) && future_remember_origin(coro, &task->fut) < 0) ||
-        set_up(state, loop, task, coroutine, name, context) < 0 || start(state, task, eager) < 0) {
+        set_up(state, task, coroutine, name, context) < 0 || start(state, task, eager) < 0) {
         Py_CLEAR(op);
     }
     return op;
@@ -939,7 +938,7 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     BaseTask *task = BaseTask_CAST(op);
-    return set_up(state, NULL, task, coroutine, name, context) < 0 ? -1 : start(state, task, eager != 0);
+    return set_up(state, task, coroutine, name, context) < 0 ? -1 : start(state, task, eager != 0);
 }
 
 /* ---- freeing ---- */
@@ -990,10 +989,6 @@ Task_dealloc(PyObject *op)
     CoroState *coro = state == NULL ? NULL : state->coro;
     bool silent = !task->fut.log_tb && (task->fut.state != FUTURE_PENDING || !TASK_FLAGS(task)->log_destroy_pending);
     if (coro == NULL || task->fut.loop == NULL || !silent || !future_is_recyclable(coro, op)) {
-        if (state != NULL && coro_is_loop(state, task->fut.loop) &&
-            future_follows_step(LoopObject_CAST(task->fut.loop))) {
-            loop_leave_task(LoopObject_CAST(task->fut.loop));
-        }
         dealloc_with_finalizer(coro, op);
         return;
     }
@@ -1004,11 +999,11 @@ Task_dealloc(PyObject *op)
     bool keeps_context =
         task->context != NULL && native != NULL && context_is_spare(task->context, native->no_variables);
     bool bare = future_is_bare(&task->fut);
+    registry_remove(TaskObject_CAST(op));
+    PyObject_GC_UnTrack(op);
     if (future_follows_step(native) && !(bare && dies_silently(task, keeps_name, keeps_context))) {
         loop_leave_task(native);
     }
-    registry_remove(TaskObject_CAST(op));
-    PyObject_GC_UnTrack(op);
     future_clear_fields(&task->fut, bare);
     Py_CLEAR(task->fut_waiter);
     Py_CLEAR(task->coro);
@@ -1074,19 +1069,10 @@ task_set_name(CoroState *coro, PyObject *task, PyObject *name)
 
 /* ---- what the base does not do ---- */
 
-static PyTypeObject *
-base_of(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    while (type->tp_dealloc != Task_dealloc) {
-        type = type->tp_base;
-    }
-    return type->tp_base;
-}
-
 static void
 Task_finalize(PyObject *op)
 {
+    future_forget_step(op);
 #if HAVE_OWN_TASK_LIST
     /* The collector clears weak references before it finalises, so the standard registry forgets the task here, too. */
     registry_remove(TaskObject_CAST(op));
@@ -1095,7 +1081,7 @@ Task_finalize(PyObject *op)
         /* Never initialised: there is nobody to report to, which the base does not check. */
         TASK_FLAGS(BaseTask_CAST(op))->log_destroy_pending = 0;
     }
-    base_of(op)->tp_finalize(op);
+    future_base_of(op, Task_dealloc)->tp_finalize(op);
 }
 
 #if !HAVE_HEAP_BASE_TYPES
@@ -1103,13 +1089,13 @@ static int
 Task_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    return base_of(op)->tp_traverse(op, visit, arg);
+    return future_base_of(op, Task_dealloc)->tp_traverse(op, visit, arg);
 }
 
 static int
 Task_clear(PyObject *op)
 {
-    return base_of(op)->tp_clear(op);
+    return future_base_of(op, Task_dealloc)->tp_clear(op);
 }
 #endif
 
@@ -1205,7 +1191,7 @@ Task_repr(PyObject *op)
 {
     PyObject *text;
     FL_BEGIN_INNER_CRITICAL_SECTION(op);
-    text = base_of(op)->tp_repr(op);
+    text = future_base_of(op, Task_dealloc)->tp_repr(op);
     FL_END_INNER_CRITICAL_SECTION();
     return text;
 }

@@ -110,7 +110,7 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
     handle->context = NULL;
     if (context != NULL && context != Py_None) {
         handle->context = Py_NewRef(context);
-    } else if (!context_current_is_empty(loop_thread_state_here(loop), loop->no_variables)) {
+    } else if (!context_current_is_empty(loop->no_variables)) {
         handle->context = PyContext_CopyCurrent();
         if (handle->context == NULL) {
             Py_XDECREF(args_tuple);
@@ -841,10 +841,10 @@ free_parked(FreeList *list, int count)
 }
 
 void
-handle_free_list_trim(LoopObject *loop)
+handle_free_list_trim(LoopObject *loop, uint64_t elapsed_ns)
 {
-    free_parked(&loop->free_handles, freelist_excess(&loop->free_handles));
-    free_parked(&loop->free_timers, freelist_excess(&loop->free_timers));
+    free_parked(&loop->free_handles, freelist_excess(&loop->free_handles, elapsed_ns));
+    free_parked(&loop->free_timers, freelist_excess(&loop->free_timers, elapsed_ns));
 }
 
 void

@@ -73,8 +73,11 @@ int handle_report(LoopObject *loop, PyObject *exc, PyObject *callback, PyObject 
 /* The handle's record of where it was made, from the Python frame that called us; debug mode only. */
 int handle_set_traceback(LoopObject *loop, HandleObject *handle);
 
-/* Frees some of many parked handles. */
-void handle_free_list_trim(LoopObject *loop);
+/* As many parked handles as a thread makes before it must hand the GIL to the loop, some 200 bytes each. */
+enum { HANDLE_FREE_MAX = 131072 };
+
+/* Frees some of many parked handles, which was last done so many nanoseconds ago. */
+void handle_free_list_trim(LoopObject *loop, uint64_t elapsed_ns);
 
 /* Frees the parked handles and the spare context of a loop. */
 void handle_free_list_clear(LoopObject *loop);

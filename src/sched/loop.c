@@ -599,6 +599,22 @@ collect_timers(LoopObject *loop)
     return 0;
 }
 
+bool
+loop_trim(LoopObject *loop, uint64_t now)
+{
+    uint64_t elapsed_ns = now - loop->last_trim_ns;
+    if (LIKELY(elapsed_ns < FREELIST_TRIM_NS)) {
+        return false;
+    }
+    loop->last_trim_ns = now;
+    handle_free_list_trim(loop, elapsed_ns);
+    const LoopHooks *hooks = loop->state->coro_hooks;
+    if (hooks != NULL && hooks->trim != NULL) {
+        hooks->trim(loop, elapsed_ns);
+    }
+    return true;
+}
+
 /* Polls without blocking, for a turn that has work. Lets signal handlers in, and other threads now and then. */
 static int
 poll_between(LoopObject *loop, uint64_t now)
@@ -607,6 +623,7 @@ poll_between(LoopObject *loop, uint64_t now)
     if (PyErr_CheckSignals() < 0) {
         return -1;
     }
+    (void)loop_trim(loop, now);
     if (loop->watchers_changed || now - loop->last_release_ns < RELEASE_INTERVAL_NS ||
         (!HAVE_FREE_THREADING && now % RELEASE_PERIOD_NS < DEMAND_NS)) {
         loop_poll_now(loop);
@@ -1312,6 +1329,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
     loop->poll_interval_ns = POLL_INTERVAL_NS;
+    loop->free_handles.most = loop->free_timers.most = HANDLE_FREE_MAX;
     loop->may_spin = true;
     spin_init(&loop->job_spin, SPIN_MAX_NS);
     spin_init(&loop->call_spin, SPIN_CALL_MAX_NS);

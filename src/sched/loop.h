@@ -36,8 +36,8 @@ struct LoopHooks {
     /* Right before uv_run(), when `watchers_changed`: libuv ends the process when the system refuses a descriptor that
        it was told to watch, so those that are no longer what they were are taken away. Runs no Python code. */
     void (*check_watchers)(LoopObject *loop);
-    /* Whenever there is nothing to do: frees some of what is kept for reuse. May run Python code. */
-    void (*trim)(LoopObject *loop);
+    /* Now and then: frees some of what is kept for reuse, which was last done so long ago. May run Python code. */
+    void (*trim)(LoopObject *loop, uint64_t elapsed_ns);
     /* In a forked child, after uv_loop_fork(); a negative libuv code on failure. */
     int (*fork)(LoopObject *loop);
     int (*traverse)(LoopObject *loop, visitproc visit, void *arg);
@@ -56,8 +56,9 @@ struct LoopObject {
     GateObject *gate;             /* what other threads go through to what is the loop's; NULL where there is a GIL */
     _Atomic unsigned long holder; /* the thread that is inside run_turns() or close(), 0 for none */
     _Atomic unsigned long thread_id; /* what Python calls the running thread, 0 while not running */
-    PyThreadState *thread_state;     /* of that thread, if contexts are known; else NULL */
-    PyObject *no_variables;          /* the state's, borrowed; NULL with FASTLOOP_DISABLE=contexts */
+    PyThreadState
+        *thread_state;      /* of that thread, if contexts are known, else NULL; only for the records that it runs */
+    PyObject *no_variables; /* the state's, borrowed; NULL with FASTLOOP_DISABLE=contexts */
     _Atomic bool closed;
     _Atomic bool stopping;
     _Atomic bool debug;
@@ -99,6 +100,7 @@ struct LoopObject {
 
     Ticks last_poll;
     uint64_t last_release_ns;
+    uint64_t last_trim_ns;
     unsigned turns_since_poll;
 
     uv_timer_t *coarse_timer; /* wakes the poll a little before a far deadline */
@@ -145,19 +147,14 @@ loop_is_held_here(LoopObject *loop)
     return !HAVE_FREE_THREADING || atomic_load_explicit(&loop->holder, memory_order_relaxed) == compat_thread_ident();
 }
 
+/* Frees some of what is kept for reuse and nobody has needed of late, if it is time to look; may run Python code then. */
+bool loop_trim(LoopObject *loop, uint64_t now);
+
 /* The number of the turn under way; 0 before the first. */
 static inline uint64_t
 loop_turn(LoopObject *loop)
 {
     return atomic_load_explicit(&loop->metrics.turns, memory_order_relaxed);
-}
-
-/* The state of the calling thread if it runs the loop and contexts are known, else NULL. */
-static inline PyThreadState *
-loop_thread_state_here(LoopObject *loop)
-{
-    PyThreadState *known = loop->thread_state;
-    return known != NULL && loop->thread_id == compat_thread_ident() ? known : NULL;
 }
 
 /* Queues a record for the next turn, from whichever thread, and wakes the loop if it waits. New references are taken.

@@ -268,24 +268,15 @@ spin_until_woken(LoopObject *loop, Spin *spin, uint64_t budget_ns)
     return true;
 }
 
-/* Frees some of what is kept for reuse. */
-static void
-trim(LoopObject *loop)
-{
-    handle_free_list_trim(loop);
-    const LoopHooks *hooks = loop->state->coro_hooks;
-    if (hooks != NULL && hooks->trim != NULL) {
-        hooks->trim(loop);
-    }
-}
-
 int
 sleep_until_event(LoopObject *loop, uint64_t *clock)
 {
     uint64_t now = *clock, wait_ns;
     /* Other threads run meanwhile, and a replaced time() right away. */
     loop_leave_task(loop);
-    trim(loop);
+    if (loop_trim(loop, now)) {
+        now = *clock = compat_monotonic_ns();
+    }
     if (!time_to_wait(loop, now, &wait_ns)) {
         return -1;
     }

@@ -525,6 +525,83 @@ def test_in_result_of_a_subclass(observed):
     assert seen[0] is None
 
 
+class Noisy:
+    """Looks at the current task when it is freed."""
+
+    def __init__(self, loop, seen):
+        self.loop, self.seen = loop, seen
+
+    def __del__(self):
+        gc.collect()
+        self.seen.append(asyncio.current_task(self.loop))
+
+
+@pytest.mark.parametrize("awaited", ["future", "task", "failed future", "failed task", "named task"])
+@pytest.mark.parametrize("holds", ["result", "attribute", "weak reference", "nothing"])
+def test_what_was_awaited_is_freed_after_the_step(loop, awaited, holds):
+    """It is dropped between two steps, and what runs then sees no task.
+
+    The loop itself is a key of asyncio's, with a hash of the user's, in which the collector runs.
+    """
+    collects = False
+
+    class Loop(type(loop)):
+        def __hash__(self):
+            if collects:
+                gc.collect()
+            return 7
+
+        def __eq__(self, other):
+            return self is other
+
+    loop = Loop()
+    seen, references = [], []
+
+    def value():
+        return Noisy(loop, seen) if holds == "result" else [holds]
+
+    async def give():
+        await asyncio.sleep(0)
+        if awaited.startswith("failed"):
+            raise LookupError(value())
+        return value()
+
+    def make():
+        if awaited.endswith("task"):
+            future = loop.create_task(give(), **({"name": "a name"} if awaited == "named task" else {}))
+        else:
+            future = loop.create_future()
+            if awaited == "failed future":
+                loop.call_soon(lambda error: future.set_exception(error), LookupError(value()))
+            else:
+                loop.call_soon(future.set_result, value())
+        if holds == "attribute":
+            future.attribute = Noisy(loop, seen)
+        elif holds == "weak reference":
+            references.append(weakref.ref(future, lambda _: seen.append(asyncio.current_task(loop))))
+        return future
+
+    async def main():
+        nonlocal collects
+        others = [loop.create_task(spin()) for _ in range(2)]
+        await asyncio.sleep(0)
+        collects = True
+        for _ in range(5):
+            try:
+                # The last one to hold it is the record of the wake-up.
+                await make()
+            except LookupError:
+                pass
+        collects = False
+        for other in others:
+            other.cancel()
+        await asyncio.wait(others)
+
+    loop.run_until_complete(main())
+    loop.close()
+    assert set(seen) == (set() if holds == "nothing" else {None})
+
+
 @pytest.mark.left_out(not hasattr(_asyncio, "_current_tasks"), reason="the thread has it, not a dict")
 @pytest.mark.parametrize("count", [1, 3, 50])
 def test_when_the_dict_changes(observed, count):

@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import sysconfig
+import time
 import tracemalloc
 
 import pytest
@@ -31,8 +34,8 @@ async def bytes_for_each():
     return (after - before) / TASKS
 
 
-@pytest.mark.timeout(300)
-def test_pending_tasks(debug_off):
+def measure():
+    """Bytes for each task, on the standard loop and on ours."""
     measured = []
     for factory in (asyncio.SelectorEventLoop, fastloop.new_event_loop):
         with asyncio.Runner(loop_factory=factory) as runner:
@@ -44,7 +47,14 @@ def test_pending_tasks(debug_off):
                 measured.append(runner.run(bytes_for_each()))
             finally:
                 tracemalloc.stop()
-    standard, ours = measured
+    return measured
+
+
+@pytest.mark.timeout(300)
+def test_pending_tasks(debug_off):
+    # In a process of its own: an attribute that some test has given to a future makes all later ones larger.
+    child = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True)
+    standard, ours = map(float, child.stdout.split())
     assert ours <= standard * TOLERANCE
 
 
@@ -83,8 +93,9 @@ def test_futures_and_tasks_are_recycled(loop_factory, debug_off):
 
 @pytest.mark.fastloop_only(reason="asyncio's own are not recycled")
 @pytest.mark.left_out(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="there each is freed at once")
-def test_what_a_burst_leaves_behind_goes_back(loop_factory, debug_off):
-    """The next burst finds what the first one had; without another, it goes back while there is nothing to do."""
+@pytest.mark.parametrize("pause", [0, 0.0005], ids=["busy", "idle"])
+def test_what_a_burst_leaves_behind_goes_back(loop_factory, debug_off, pause):
+    """The next burst finds what the first one had; without another, it goes back."""
 
     async def burst():
         loop = asyncio.get_running_loop()
@@ -111,15 +122,20 @@ def test_what_a_burst_leaves_behind_goes_back(loop_factory, debug_off):
             kept = traced() - before
             await burst()
             again = traced() - before
-            for _ in range(200):
-                await asyncio.sleep(0.0005)
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                await asyncio.sleep(pause)
             return kept, again, traced() - before
         finally:
             tracemalloc.stop()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         kept, again, left = runner.run(main())
-    # A task with what it waits for takes more than 500 bytes, the coroutine not counted.
-    assert kept > TASKS * 500
+    # A task with what it waits for takes some 700 bytes, the coroutine not counted, and most of them are kept.
+    assert kept > TASKS * 400
     assert again < kept * 1.05
     assert left < kept / 4
+
+
+if __name__ == "__main__":
+    print(*measure())

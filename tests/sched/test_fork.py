@@ -563,3 +563,44 @@ def test_a_child_closes_a_loop_that_threads_of_its_parent_were_waking(python):
         stderr=None,
     )
     assert output == "{0}\n"
+
+
+def test_a_child_uses_the_loop_that_another_thread_of_its_parent_was_running(python, monkeypatch):
+    """What belonged to that thread is freed in the child; one of its own may get its number."""
+    monkeypatch.setenv("PYTHONMALLOC", "debug")
+    python.watchdog = False
+    output = python(
+        CHILD
+        + textwrap.dedent("""
+        import contextvars, threading, time
+
+        variable = contextvars.ContextVar("variable", default=0)
+        loop = new_event_loop()
+        running = threading.Event()
+
+        def schedule(values):
+            variable.set(1)
+            for _ in range(100):
+                handle = loop.call_soon_threadsafe(int)
+                values.add(handle._context[variable])
+
+        def child():
+            values = set()
+            for _ in range(3):
+                thread = threading.Thread(target=schedule, args=(values,))
+                thread.start()
+                thread.join()
+            assert values == {1}, values
+
+        thread = threading.Thread(target=loop.run_forever)
+        loop.call_soon(running.set)
+        thread.start()
+        running.wait()
+        print(in_child(child))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        """),
+        stderr=None,
+    )
+    assert output == "0\n"
