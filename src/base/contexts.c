@@ -46,7 +46,7 @@ verify_switches(PyObject *outer, PyObject *inner, PyObject *variable, bool by_ca
     }
     bool right = is_entered(outer, before) && has_value(variable, NULL);
     if (context_enter(enter_known, inner) < 0) {
-        (void)context_exit(exit_known, outer);
+        (void)PyContext_Exit(outer);
         return -1;
     }
     right = right && is_entered(inner, outer) && has_value(variable, NULL);
@@ -57,6 +57,10 @@ verify_switches(PyObject *outer, PyObject *inner, PyObject *variable, bool by_ca
     Py_XDECREF(token);
     PyObject *copy = err < 0 ? NULL : PyContext_CopyCurrent();
     right = right && copy != NULL && ContextObject_CAST(copy)->variables == ContextObject_CAST(inner)->variables;
+    if (!right) {
+        /* Nothing is written by a description that is wrong. */
+        exit_known = NULL;
+    }
     err = copy == NULL ? -1 : 0;
     Py_XDECREF(copy);
     if (context_exit(exit_known, inner) < 0) {

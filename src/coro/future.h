@@ -215,7 +215,7 @@ future_clear_fields(BaseFuture *fut, bool bare)
 static inline bool
 future_follows_step(LoopObject *native)
 {
-    return native != NULL && native->left_task != NULL && loop_is_held_here(native);
+    return native != NULL && loop_is_held_here(native) && native->left_task != NULL;
 }
 /* asyncio's type that one of ours, which has this `dealloc`, is made from; `op` is of ours or of a subclass. */
 static inline PyTypeObject *

@@ -625,15 +625,12 @@ current_task_enter_anew(CoroState *coro, LoopObject *native, PyObject *loop, PyO
         current_task_forget(native);
     }
     PyObject *left = native->left_task;
-    int err = 0;
-    if (left == NULL) {
-        err = enter_empty(coro, loop, task);
-    } else if (left != task) {
-        err = PyDict_SetItem(coro->current_tasks, loop, task);
-    }
+    native->left_task = NULL;
+    int err = left == NULL ? enter_empty(coro, loop, task) : PyDict_SetItem(coro->current_tasks, loop, task);
     if (LIKELY(err == 0)) {
         note_shown(coro, native->coro, loop, task);
-        native->left_task = NULL;
+    } else {
+        native->left_task = left;
     }
     return err;
 }

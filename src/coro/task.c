@@ -308,8 +308,9 @@ finish(State *state, BaseTask *task, PyObject *result)
     if (UNLIKELY(TASK_FLAGS(task)->must_cancel)) {
         /* Cancelled just before the coroutine stopped. */
         TASK_FLAGS(task)->must_cancel = 0;
+        int err = future_cancel(state, &task->fut, task->fut.cancel_msg);
         Py_DECREF(result);
-        return future_cancel(state, &task->fut, task->fut.cancel_msg);
+        return err;
     }
     /* Somebody may have completed the task from inside by asyncio.Future's methods. */
     if (UNLIKELY(future_check_pending(state, &task->fut) < 0)) {
@@ -999,8 +1000,8 @@ Task_dealloc(PyObject *op)
     bool keeps_context =
         task->context != NULL && native != NULL && context_is_spare(task->context, native->no_variables);
     bool bare = future_is_bare(&task->fut);
-    registry_remove(TaskObject_CAST(op));
     PyObject_GC_UnTrack(op);
+    registry_remove(TaskObject_CAST(op));
     if (future_follows_step(native) && !(bare && dies_silently(task, keeps_name, keeps_context))) {
         loop_leave_task(native);
     }

@@ -308,9 +308,9 @@ is_known(State *state, Call *call)
     return code == state->known_codes[0] || code == state->known_codes[1];
 }
 
-/* Calls callback(*args) in the context of the handle. */
+/* Calls callback(*args) in the context of the handle; `thread` as for context_enter(). */
 static PyObject *
-call_in_context(LoopObject *loop, HandleObject *handle, Call *call)
+call_in_context(LoopObject *loop, PyThreadState *thread, HandleObject *handle, Call *call)
 {
     call->context = context_of(handle);
     if (UNLIKELY(call->context == NULL)) {
@@ -320,7 +320,7 @@ call_in_context(LoopObject *loop, HandleObject *handle, Call *call)
         return call_in_foreign_context(call);
     }
     PyObject *result = NULL;
-    if (context_enter(loop->thread_state, call->context) == 0) {
+    if (context_enter(thread, call->context) == 0) {
         int known = is_known(loop->state, call)
                         ? loop->state->run_known(loop, call->callback, call->stack + 1, call->nargs)
                         : 0;
@@ -332,7 +332,7 @@ call_in_context(LoopObject *loop, HandleObject *handle, Call *call)
             size_t nargsf = (size_t)call->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
             result = PyObject_Vectorcall(call->callback, call->stack + 1, nargsf, NULL);
         }
-        if (context_exit(loop->thread_state, call->context) < 0) {
+        if (context_exit(thread, call->context) < 0) {
             Py_CLEAR(result);
         }
     }
@@ -384,7 +384,7 @@ handle_report(LoopObject *loop, PyObject *exc, PyObject *callback, PyObject *arg
 
 /* Calls what the handle has to call. -1 with an exception that ends the run. */
 static inline int
-run_call(LoopObject *loop, HandleObject *handle)
+run_call(LoopObject *loop, PyThreadState *thread, HandleObject *handle)
 {
     State *state = loop->state;
     Call call;
@@ -398,7 +398,7 @@ run_call(LoopObject *loop, HandleObject *handle)
         done = state->complete_future(state, call.stack[1], call.stack[2]);
     }
     if (done == 0) {
-        PyObject *result = call_in_context(loop, handle, &call);
+        PyObject *result = call_in_context(loop, thread, handle, &call);
         done = result == NULL ? -1 : 1;
         Py_XDECREF(result);
     }
@@ -411,7 +411,7 @@ run_call(LoopObject *loop, HandleObject *handle)
 int
 handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
-    int err = run_call(loop, HandleObject_CAST(owner));
+    int err = run_call(loop, loop->thread_state, HandleObject_CAST(owner));
     if (UNLIKELY(Py_REFCNT(owner) > 1)) {
         handle_track(owner);
     }
@@ -583,8 +583,15 @@ Handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    LoopObject *loop = HandleObject_CAST(op)->loop;
-    if (loop != NULL && handle_run(loop, op, NULL) < 0) {
+    LoopObject *loop = (LoopObject *)Py_XNewRef(HandleObject_CAST(op)->loop);
+    if (loop == NULL) {
+        Py_RETURN_NONE;
+    }
+    handle_track(op);
+    /* Any thread may do this. */
+    int err = run_call(loop, NULL, HandleObject_CAST(op));
+    Py_DECREF(loop);
+    if (err < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -439,6 +439,24 @@ def test_context_of_steps(loop):
     assert context[variable] == 4 and variable.get() == 0
 
 
+def test_what_a_cancelled_coroutine_returns_is_freed_when_the_task_has_ended(loop):
+    seen = []
+
+    class Noisy:
+        def __del__(self):
+            seen.append((task.done(), task.cancelled(), task.cancel("late")))
+
+    async def body():
+        task.cancel("message")
+        return Noisy()
+
+    task = loop.create_task(body())
+    with pytest.raises(asyncio.CancelledError) as caught:
+        loop.run_until_complete(task)
+    assert seen == [(True, True, False)]
+    assert caught.value.args == ("message",) and not task._must_cancel
+
+
 def test_values_pass_through_await(loop):
     """None, tuples, exceptions and StopIteration objects are values like any other."""
     for value in (None, (1, 2), (), ValueError("value"), StopIteration(3), [None], ...):

@@ -180,6 +180,36 @@ def test_a_task_made_by_another_thread(loop, run):
     assert run(main()) == "thread"
 
 
+def test_a_handle_that_another_thread_runs(loop):
+    """While a callback of the loop runs: each sees its own context, before and after."""
+    seen = {}
+    handle = loop.call_later(1000, lambda: seen.update(thread=VARIABLE.get()), context=context_with("handle"))
+    entered, left = threading.Event(), threading.Event()
+
+    def run_it():
+        VARIABLE.set("thread")
+        entered.wait()
+        handle._run()
+        seen.update(after=VARIABLE.get())
+        left.set()
+
+    def callback():
+        VARIABLE.set("callback")
+        entered.set()
+        left.wait()
+        seen.update(callback=VARIABLE.get())
+        loop.stop()
+
+    thread = threading.Thread(target=run_it)
+    thread.start()
+    loop.call_soon(callback)
+    loop.run_forever()
+    thread.join()
+    handle.cancel()
+    assert seen == {"thread": "handle", "after": "thread", "callback": "callback"}
+    assert VARIABLE.get() == "nothing"
+
+
 def test_a_run_inside_a_callback(loop, guard):
     """Another loop in another thread, and one in the same thread while this one waits in a callback."""
     seen = []
