@@ -123,7 +123,8 @@ def code_flags(command):
         flags += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
     # gcc writes down $PWD where that is this folder by another name, through a link.
     folders = dict.fromkeys([os.getcwd(), os.environ.get("PWD") or os.getcwd()])
-    optional = ["-fno-semantic-interposition", "-fno-plt", *(f"-ffile-prefix-map={folder}=." for folder in folders), *HARDENING]
+    prefixes = [f"-ffile-prefix-map={folder}=." for folder in folders]
+    optional = ["-fno-semantic-interposition", "-fno-plt", *prefixes, *HARDENING]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         flags += [flag for flag, good in zip(optional, pool.map(lambda flag: accepts(command, flag), optional)) if good]
     lto = next((flag for flag in ("-flto=auto", "-flto") if accepts(command, flag)), None)
