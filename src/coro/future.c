@@ -429,9 +429,10 @@ future_dealloc_by_base(PyObject *op, destructor dealloc)
     if (PyObject_CallFinalizerFromDealloc(op) < 0) {
         return;
     }
-    /* The finaliser may have run before. Nobody finds the object any more. */
+    /* The finaliser may have run before. Nobody must find the object now; the base takes it for tracked. */
     PyObject_GC_UnTrack(op);
     future_forget_step(op);
+    PyObject_GC_Track(op);
 #if !HAVE_HEAP_BASE_TYPES
     PyTypeObject *type = Py_TYPE(op);
 #endif
