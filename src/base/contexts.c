@@ -53,15 +53,14 @@ verify_switches(PyObject *outer, PyObject *inner, PyObject *variable, bool by_ca
     PyObject *token = PyContextVar_Set(variable, Py_None);
     right =
         right && token != NULL && has_value(variable, Py_None) && ContextObject_CAST(inner)->variables != no_variables;
-    int err = token == NULL ? -1 : 0;
-    Py_XDECREF(token);
-    PyObject *copy = err < 0 ? NULL : PyContext_CopyCurrent();
+    PyObject *copy = token == NULL ? NULL : PyContext_CopyCurrent();
+    int err = copy == NULL ? -1 : 0;
     right = right && copy != NULL && ContextObject_CAST(copy)->variables == ContextObject_CAST(inner)->variables;
     if (!right) {
         /* Nothing is written by a description that is wrong. */
         exit_known = NULL;
     }
-    err = copy == NULL ? -1 : 0;
+    Py_XDECREF(token);
     Py_XDECREF(copy);
     if (context_exit(exit_known, inner) < 0) {
         err = -1;

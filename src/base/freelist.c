@@ -37,6 +37,14 @@ freelist_excess(FreeList *list, uint64_t elapsed_ns)
 }
 
 void
+freelist_delete(FreeList *list, int count)
+{
+    while (count-- > 0) {
+        PyObject_GC_Del(freelist_pop(list));
+    }
+}
+
+void
 freelist_free(FreeList *list)
 {
     PyMem_RawFree(list->objects);

@@ -1,6 +1,5 @@
 /* Objects of one kind that are kept for the next of their kind. As many as there may be at the same time; but more than a busy
-   server needs leave little by little if they have not been in use since the last time.
-   What is recycled does not count as new for the collector either, which looks through all young objects for every two
+   server needs leave little by little if they have not been in use since the last time. What is recycled does not count as new for the collector either, which looks through all young objects for every two
    thousand new ones: a burst of ten thousand tasks is a quarter dearer with its collections. */
 
 #ifndef FASTLOOP_BASE_FREELIST_H
@@ -49,6 +48,9 @@ freelist_pop(FreeList *list)
 
 /* How many are to be freed now, of many that nobody has needed since this was last asked, so many nanoseconds ago. */
 int freelist_excess(FreeList *list, uint64_t elapsed_ns);
+
+/* Frees so many objects, which lie there without a reference and unknown to the collector. */
+void freelist_delete(FreeList *list, int count);
 
 /* The end of an empty one. */
 void freelist_free(FreeList *list);

@@ -74,7 +74,7 @@ trim_part(LoopObject *loop, uint64_t elapsed_ns)
     if (part == NULL) {
         return;
     }
-    future_free_parked(&part->free_futures, freelist_excess(&part->free_futures, elapsed_ns));
+    freelist_delete(&part->free_futures, freelist_excess(&part->free_futures, elapsed_ns));
     drop_parked(&part->free_awaiters, freelist_excess(&part->free_awaiters, elapsed_ns));
     drop_parked(&part->free_wakeups, freelist_excess(&part->free_wakeups, elapsed_ns));
     task_free_parked(&part->free_tasks, freelist_excess(&part->free_tasks, elapsed_ns));
@@ -94,7 +94,7 @@ abandon_part(LoopObject *loop)
         /* Objects that die from now on are freed, not parked. */
         loop->coro = NULL;
     }
-    future_free_parked(&part->free_futures, part->free_futures.count);
+    freelist_delete(&part->free_futures, part->free_futures.count);
     task_free_parked(&part->free_tasks, part->free_tasks.count);
     drop_parked(&part->free_awaiters, part->free_awaiters.count);
     drop_parked(&part->free_wakeups, part->free_wakeups.count);

@@ -443,14 +443,6 @@ future_dealloc_by_base(PyObject *op, destructor dealloc)
 }
 
 void
-future_free_parked(FreeList *list, int count)
-{
-    while (count-- > 0) {
-        PyObject_GC_Del(freelist_pop(list));
-    }
-}
-
-void
 Future_dealloc(PyObject *op)
 {
     BaseFuture *fut = BaseFuture_CAST(op);
@@ -464,7 +456,7 @@ Future_dealloc(PyObject *op)
     LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
     bool bare = future_is_bare(fut);
     PyObject_GC_UnTrack(op);
-    if (future_follows_step(native) && !(bare && (fut->result == NULL || future_value_is_simple(fut->result)))) {
+    if (future_follows_step(native) && !(bare && future_value_is_simple(fut->result))) {
         loop_leave_task(native);
     }
     future_clear_fields(fut, bare);

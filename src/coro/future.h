@@ -159,12 +159,12 @@ PyObject *future_get_locked(PyObject *op, void *closure);
 int future_set_locked(PyObject *op, PyObject *value, void *closure);
 #endif
 
-/* Does freeing a value of this type run no code at all? */
+/* Does freeing a value of this type, or NULL, run no code at all? */
 static inline bool
 future_value_is_simple(PyObject *value)
 {
-    return LIKELY(value == Py_None || PyLong_CheckExact(value)) || PyUnicode_CheckExact(value) || PyBool_Check(value) ||
-           PyBytes_CheckExact(value) || PyFloat_CheckExact(value);
+    return value == NULL || LIKELY(value == Py_None || PyLong_CheckExact(value)) || PyUnicode_CheckExact(value) ||
+           PyBool_Check(value) || PyBytes_CheckExact(value) || PyFloat_CheckExact(value);
 }
 
 /* Does the future hold nothing besides its loop and a result? */
@@ -217,6 +217,9 @@ future_follows_step(LoopObject *native)
 {
     return native != NULL && loop_is_held_here(native) && native->left_task != NULL;
 }
+/* Has asyncio.current_task() tell the truth then, if `op` is of exactly our types. */
+void future_forget_step(PyObject *op);
+
 /* asyncio's type that one of ours, which has this `dealloc`, is made from; `op` is of ours or of a subclass. */
 static inline PyTypeObject *
 future_base_of(PyObject *op, destructor dealloc)
@@ -227,8 +230,6 @@ future_base_of(PyObject *op, destructor dealloc)
     }
     return type->tp_base;
 }
-/* Has it answer the truth, if `op` is of exactly our types, as far as that is up to its loop. */
-void future_forget_step(PyObject *op);
 
 /* May the object go to a free list? Its type must be exactly ours. */
 static inline bool
@@ -247,7 +248,5 @@ coro_part_here(LoopObject *loop)
 CoroPart *future_free_lists(State *state, PyObject *loop);
 /* What asyncio's own type does for the end of an object of type `dealloc`. */
 void future_dealloc_by_base(PyObject *op, destructor dealloc);
-/* Frees so many parked futures. */
-void future_free_parked(FreeList *list, int count);
 
 #endif

@@ -955,8 +955,8 @@ is_unwatched(PyObject *coroutine)
 static inline bool
 dies_silently(BaseTask *task, bool keeps_name, bool keeps_context)
 {
-    return task->fut_waiter == NULL && (task->fut.result == NULL || future_value_is_simple(task->fut.result)) &&
-           (keeps_name || task->name == NULL || future_value_is_simple(task->name)) &&
+    return task->fut_waiter == NULL && future_value_is_simple(task->fut.result) &&
+           (keeps_name || future_value_is_simple(task->name)) &&
            (keeps_context || task->context == NULL || Py_REFCNT(task->context) > 1) &&
            (task->coro == NULL || task->coro == Py_None || Py_REFCNT(task->coro) > 1 || is_unwatched(task->coro));
 }

@@ -839,26 +839,18 @@ Handle_dealloc(PyObject *op)
     Py_TRASHCAN_END
 }
 
-static void
-free_parked(FreeList *list, int count)
-{
-    while (count-- > 0) {
-        PyObject_GC_Del(freelist_pop(list));
-    }
-}
-
 void
 handle_free_list_trim(LoopObject *loop, uint64_t elapsed_ns)
 {
-    free_parked(&loop->free_handles, freelist_excess(&loop->free_handles, elapsed_ns));
-    free_parked(&loop->free_timers, freelist_excess(&loop->free_timers, elapsed_ns));
+    freelist_delete(&loop->free_handles, freelist_excess(&loop->free_handles, elapsed_ns));
+    freelist_delete(&loop->free_timers, freelist_excess(&loop->free_timers, elapsed_ns));
 }
 
 void
 handle_free_list_clear(LoopObject *loop)
 {
-    free_parked(&loop->free_handles, loop->free_handles.count);
-    free_parked(&loop->free_timers, loop->free_timers.count);
+    freelist_delete(&loop->free_handles, loop->free_handles.count);
+    freelist_delete(&loop->free_timers, loop->free_timers.count);
     freelist_free(&loop->free_handles);
     freelist_free(&loop->free_timers);
     Py_CLEAR(loop->spare_context);

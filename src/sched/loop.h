@@ -56,9 +56,8 @@ struct LoopObject {
     GateObject *gate;             /* what other threads go through to what is the loop's; NULL where there is a GIL */
     _Atomic unsigned long holder; /* the thread that is inside run_turns() or close(), 0 for none */
     _Atomic unsigned long thread_id; /* what Python calls the running thread, 0 while not running */
-    PyThreadState
-        *thread_state;      /* of that thread, if contexts are known, else NULL; only for the records that it runs */
-    PyObject *no_variables; /* the state's, borrowed; NULL with FASTLOOP_DISABLE=contexts */
+    PyThreadState *thread_state;     /* of that thread, for the records that it runs; NULL if contexts are not known */
+    PyObject *no_variables;          /* the state's, borrowed; NULL with FASTLOOP_DISABLE=contexts */
     _Atomic bool closed;
     _Atomic bool stopping;
     _Atomic bool debug;
