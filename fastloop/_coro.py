@@ -353,3 +353,28 @@ def chain_codes() -> "tuple[object, ...] | None":
         return None
     chain, copy, set_state = codes["_chain_future"], codes["_set_concurrent_future_state"], codes["_set_state"]
     return callback, chain, copy, set_state, check, cells[0], call, cells[1], ("loop",)
+
+
+GATHER_CELLS = ("children", "nfinished", "nfuts", "outer", "return_exceptions")
+GATHER_NAMES = (
+    "done cancelled exception _make_cancelled_error set_exception exceptions CancelledError _cancel_message result"
+    " append _cancel_requested set_result"
+)
+
+
+def gather_codes() -> "tuple[types.CodeType, types.CodeType] | None":
+    """The code of the callback inside asyncio.gather() that src/coro/gather.c stands in for, and of gather() itself;
+    None when it has been replaced or is not as it is known from any version."""
+    if not isinstance(tasks.gather, types.FunctionType):
+        return None
+    outer = tasks.gather.__code__
+    inner = [code for code in outer.co_consts if isinstance(code, types.CodeType)]
+    if [code.co_name for code in inner] != ["_done_callback"] or inner[0].co_freevars != GATHER_CELLS:
+        return None
+    awaited_by = hasattr(futures, "future_discard_from_awaited_by")
+    arguments = ("fut", "cur_task") if awaited_by else ("fut",)
+    names = ("futures future_discard_from_awaited_by " if awaited_by else "") + GATHER_NAMES
+    code = inner[0]
+    if code.co_varnames[: code.co_argcount] != arguments or code.co_names != tuple(names.split()):
+        return None
+    return code, outer

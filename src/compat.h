@@ -67,6 +67,9 @@
 #define HAVE_THREAD_STATE_TASKS 0
 #endif
 
+/* Of the Python that this is compiled for: 0x30E is 3.14. */
+#define COMPAT_PYTHON_VERSION (PY_VERSION_HEX >> 16)
+
 /* A C function may watch which context is the current one (since 3.14): entering one is then the interpreter's affair. */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_CONTEXT_WATCHERS 1
@@ -131,6 +134,20 @@ compat_exceptions_are_seen(void)
     return __atomic_load_n(&thread->eval_breaker, __ATOMIC_RELAXED) >> 8 != 0;
 #else
     return thread->c_tracefunc != NULL;
+#endif
+}
+
+/* May a tool of sys.monitoring (since 3.12) want to hear of what this code does? In 3.12, one that wants to hear of everything
+   is only known of by a code that has run under its eyes. */
+static inline bool
+compat_code_is_monitored(PyObject *code)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return ((PyCodeObject *)code)->_co_monitoring != NULL ||
+           (PY_VERSION_HEX >= 0x030D0000 && compat_exceptions_are_seen());
+#else
+    (void)code;
+    return false;
 #endif
 }
 

@@ -160,7 +160,7 @@ core_exec(PyObject *module)
 {
     State *state = state_of_module(module);
     if (check_libuv() < 0 || intern_names(state) < 0 || import_names(state) < 0 || make_types(module, state) < 0 ||
-        handle_find_slots(state) < 0 || contexts_verify(&state->no_variables) < 0 || add_versions(module) < 0) {
+        handle_find_slots(state) < 0 || contexts_verify(&state->contexts) < 0 || add_versions(module) < 0) {
         return -1;
     }
     if (coro_exec(module, state) < 0 || loop_add_methods(state->LoopType, coro_loop_methods) < 0 ||
@@ -187,7 +187,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 #define X(name, module_, attribute) Py_VISIT(state->name);
     STATE_IMPORTS(X)
 #undef X
-    Py_VISIT(state->no_variables);
+    Py_VISIT(state->contexts.no_variables);
+    Py_VISIT(state->contexts.unused);
     int err = openssl_traverse(state, visit, arg);
     err = err != 0 ? err : streams_traverse(state, visit, arg);
     return err != 0 ? err : coro_traverse(state, visit, arg);
@@ -215,7 +216,8 @@ core_free(void *op)
 #define X(name, module_, attribute) Py_CLEAR(state->name);
     STATE_IMPORTS(X)
 #undef X
-    Py_CLEAR(state->no_variables);
+    Py_CLEAR(state->contexts.no_variables);
+    Py_CLEAR(state->contexts.unused);
     coro_free(state);
     park_clear(state);
 }

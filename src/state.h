@@ -142,6 +142,19 @@
 typedef struct LoopHooks LoopHooks;
 struct LoopObject;
 
+/* What contexts_verify() in base/contexts.h has found. */
+typedef struct {
+    /* The mapping that every context without variables has; NULL where contexts are not known. */
+    PyObject *no_variables;
+    /* A context that nobody enters: it stands for one that is made when it is needed. Likewise. */
+    PyObject *unused;
+    /* 0 while nobody watches the interpreter's contexts, which C code can since 3.14. Not 0 either where that is unknown. */
+    const uint8_t *watchers;
+} KnownContexts;
+
+/* The functions of asyncio that there are native versions of: two that run_coroutine_threadsafe() uses, one of gather(). */
+enum { KNOWN_SUBMIT, KNOWN_COPY, KNOWN_GATHER, KNOWN_CODES };
+
 typedef struct State {
 #define X(name) PyTypeObject *name##Type;
     STATE_TYPES(X)
@@ -168,9 +181,11 @@ typedef struct State {
     int (*complete_future)(struct State *state, PyObject *future, PyObject *result);
     /* coro/'s native versions of the functions of asyncio that have one of these codes: 1 when it was run, 0 when it is to be
        called, -1 with an exception. The codes are borrowed, NULL without. */
-    PyObject *known_codes[2];
+    PyObject *known_codes[KNOWN_CODES];
     int (*run_known)(struct LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize_t nargs);
-    PyObject *no_variables;           /* see contexts_verify() in base/contexts.h; NULL where contexts are not known */
+    KnownContexts contexts;
+    /* Where the state of a thread keeps asyncio's running loop and, behind it, the running task; 0 where that is not known. */
+    size_t running_at;
     _Atomic(uv_loop_t *) parked_loop; /* sched/park.c's, or NULL */
     /* Offsets of slots of asyncio.Handle, see handle_find_slots(). */
     Py_ssize_t handle_source_traceback_at;

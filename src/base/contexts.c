@@ -2,7 +2,96 @@
 
 #include "base/contexts.h"
 
+#include <string.h>
+
+static const uint8_t nobody_watches = 0;
+
 #if !HAVE_FREE_THREADING
+
+/* ---- who watches ---- */
+
+#if HAVE_CONTEXT_WATCHERS
+
+/* The head of the interpreter's runtime, meant for those who read it from outside: sizes and offsets. Not there, or another
+   one, in a Python that we do not know. */
+extern const struct {
+    char cookie[8];
+    uint64_t version;
+    uint64_t free_threaded;
+    uint64_t of_runtime[3];
+    uint64_t interpreter_size;
+} _PyRuntime __attribute__((weak));
+
+static int
+watch_nothing(PyContextEvent Py_UNUSED(event), PyObject *Py_UNUSED(op))
+{
+    return 0;
+}
+
+/* What follows the table of the interpreter's context watchers, of which `number` is ours; NULL if there is no such table. */
+static const uint8_t *
+find_end_of_table(int number)
+{
+    enum { WATCHERS = 8 };
+    const uintptr_t *words = (const uintptr_t *)PyThreadState_Get()->interp;
+    size_t count = _PyRuntime.interpreter_size / sizeof(uintptr_t);
+    const uint8_t *found = NULL;
+    for (size_t i = (size_t)number; i - (size_t)number + WATCHERS < count; i++) {
+        if (__atomic_load_n(&words[i], __ATOMIC_RELAXED) != (uintptr_t)watch_nothing) {
+            continue;
+        }
+        if (found != NULL) {
+            return NULL;
+        }
+        found = (const uint8_t *)&words[i - (size_t)number + WATCHERS];
+    }
+    return found;
+}
+
+/* KnownContexts.watchers, a byte that has a bit for each watcher: found by adding one for a moment. The tables of other
+   watchers have such bytes, too, and they lie together. */
+static const uint8_t *
+find_watchers(void)
+{
+    static const uint8_t unknown = 1;
+    if (&_PyRuntime == NULL || memcmp(_PyRuntime.cookie, "xdebugpy", sizeof(_PyRuntime.cookie)) != 0 ||
+        _PyRuntime.version >> 16 != COMPAT_PYTHON_VERSION) {
+        return &unknown;
+    }
+    uint8_t with[sizeof(uintptr_t)];
+    int number = PyContext_AddWatcher(watch_nothing);
+    const uint8_t *behind = number < 0 ? NULL : find_end_of_table(number);
+    if (behind != NULL) {
+        memcpy(with, behind, sizeof(with));
+    }
+    if (number < 0 || PyContext_ClearWatcher(number) < 0) {
+        PyErr_Clear();
+        return &unknown;
+    }
+    const uint8_t *found = NULL;
+    for (size_t i = 0; behind != NULL && i < sizeof(with); i++) {
+        if (with[i] == behind[i]) {
+            continue;
+        }
+        if (found != NULL || with[i] != (behind[i] | 1 << number)) {
+            return &unknown;
+        }
+        found = &behind[i];
+    }
+    return found == NULL ? &unknown : found;
+}
+
+#else
+
+static const uint8_t *
+find_watchers(void)
+{
+    return &nobody_watches;
+}
+
+#endif
+
+/* ---- the struct ---- */
 
 /* Is `context` as it should be while it is not entered? */
 static bool
@@ -35,17 +124,18 @@ has_value(PyObject *variable, PyObject *expected)
 /* One enters `outer` and `inner` by the calls and leaves them by our functions, or the other way round; in between a variable
    is set, which only the inner one shows then. 1, 0, or -1 with an exception. */
 static int
-verify_switches(PyObject *outer, PyObject *inner, PyObject *variable, bool by_calls)
+verify_switches(PyObject *outer, PyObject *inner, PyObject *variable, const ContextSwitch *enter,
+                const ContextSwitch *leave)
 {
-    PyThreadState *known = PyThreadState_Get();
-    PyThreadState *enter_known = by_calls ? NULL : known, *exit_known = by_calls ? known : NULL;
-    PyObject *before = known->context;
+    const ContextSwitch by_calls = {.watchers = &nobody_watches};
+    PyThreadState *here = PyThreadState_Get();
+    PyObject *before = here->context;
     PyObject *no_variables = ContextObject_CAST(outer)->variables;
-    if (context_enter(enter_known, outer) < 0) {
+    if (context_enter(enter, outer) < 0) {
         return -1;
     }
     bool right = is_entered(outer, before) && has_value(variable, NULL);
-    if (context_enter(enter_known, inner) < 0) {
+    if (context_enter(enter, inner) < 0) {
         (void)PyContext_Exit(outer);
         return -1;
     }
@@ -58,18 +148,18 @@ verify_switches(PyObject *outer, PyObject *inner, PyObject *variable, bool by_ca
     right = right && copy != NULL && ContextObject_CAST(copy)->variables == ContextObject_CAST(inner)->variables;
     if (!right) {
         /* Nothing is written by a description that is wrong. */
-        exit_known = NULL;
+        leave = &by_calls;
     }
     Py_XDECREF(token);
     Py_XDECREF(copy);
-    if (context_exit(exit_known, inner) < 0) {
+    if (context_exit(leave, inner) < 0) {
         err = -1;
     }
     right = right && is_left(inner) && is_entered(outer, before) && has_value(variable, NULL);
-    if (context_exit(exit_known, outer) < 0) {
+    if (context_exit(leave, outer) < 0) {
         err = -1;
     }
-    right = right && is_left(outer) && known->context == before;
+    right = right && is_left(outer) && here->context == before;
     return err < 0 ? -1 : right;
 }
 
@@ -98,45 +188,49 @@ verify(PyObject *const contexts[4], PyObject *variable)
             return 0;
         }
     }
-    int right = verify_switches(contexts[0], contexts[1], variable, true);
+    /* Also where somebody watches, or that is not known: what matters is what is written. */
+    const ContextSwitch by_calls = {.watchers = &nobody_watches};
+    const ContextSwitch by_us = {.thread = PyThreadState_Get(), .watchers = &nobody_watches};
+    int right = verify_switches(contexts[0], contexts[1], variable, &by_calls, &by_us);
     if (right > 0) {
-        right = verify_switches(contexts[0], contexts[2], variable, false);
+        right = verify_switches(contexts[0], contexts[2], variable, &by_us, &by_calls);
     }
     return right > 0 ? verify_fields(contexts[3]) : right;
 }
 
 int
-contexts_verify(PyObject **no_variables)
+contexts_verify(KnownContexts *known)
 {
-    *no_variables = NULL;
+    *known = (KnownContexts){.watchers = find_watchers()};
     if (PyContext_Type.tp_basicsize != (Py_ssize_t)sizeof(ContextObject) ||
         PyContext_Type.tp_weaklistoffset != (Py_ssize_t)offsetof(ContextObject, weakrefs)) {
         return 0;
     }
     PyObject *contexts[4] = {PyContext_New(), PyContext_New(), PyContext_New(), PyContext_New()};
     PyObject *variable = PyContextVar_New("fastloop", NULL);
-    int known = variable == NULL ? -1 : 1;
+    int right = variable == NULL ? -1 : 1;
     for (int i = 0; i < 4; i++) {
-        known = contexts[i] == NULL ? -1 : known;
+        right = contexts[i] == NULL ? -1 : right;
     }
-    known = known < 0 ? -1 : verify(contexts, variable);
-    if (known > 0) {
-        *no_variables = Py_NewRef(ContextObject_CAST(contexts[0])->variables);
+    right = right < 0 ? -1 : verify(contexts, variable);
+    if (right > 0) {
+        known->unused = Py_NewRef(contexts[0]);
+        known->no_variables = Py_NewRef(ContextObject_CAST(contexts[0])->variables);
     }
     for (int i = 0; i < 4; i++) {
         Py_XDECREF(contexts[i]);
     }
     Py_XDECREF(variable);
-    return known < 0 ? -1 : 0;
+    return right < 0 ? -1 : 0;
 }
 
 #else
 
 int
-contexts_verify(PyObject **no_variables)
+contexts_verify(KnownContexts *known)
 {
     /* Nothing is used a second time there, and entering is not what costs. */
-    *no_variables = NULL;
+    *known = (KnownContexts){.watchers = &nobody_watches};
     return 0;
 }
 

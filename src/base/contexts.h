@@ -5,7 +5,7 @@
 #ifndef FASTLOOP_BASE_CONTEXTS_H
 #define FASTLOOP_BASE_CONTEXTS_H
 
-#include "compat.h"
+#include "state.h"
 
 typedef struct {
     PyObject_HEAD
@@ -17,10 +17,15 @@ typedef struct {
 
 #define ContextObject_CAST(op) ((ContextObject *)(op))
 
-/* Compares the description with contexts of the running Python. Sets `*no_variables` to the mapping that every context
-   without variables has (a new reference), or to NULL if the description is wrong, or there is no GIL; -1 with an
-   exception. */
-int contexts_verify(PyObject **no_variables);
+/* What it takes to enter a context without the call. */
+typedef struct {
+    PyThreadState *thread;   /* the calling thread's; NULL where contexts are not known */
+    const uint8_t *watchers; /* 0 while nobody watches the interpreter's contexts, which C code can since 3.14 */
+} ContextSwitch;
+
+/* Compares the description with contexts of the running Python. Sets all of `*known`; the objects are new references, or NULL
+   if the description is wrong, or there is no GIL. -1 with an exception. */
+int contexts_verify(KnownContexts *known);
 
 /* Nobody else holds `op`; one reference is ours. */
 static inline bool
@@ -29,38 +34,46 @@ is_unshared(PyObject *op)
     return !HAVE_FREE_THREADING && Py_REFCNT(op) == 1;
 }
 
-/* PyContext_Enter(). `known` is the state of the calling thread, or NULL where contexts are not known. */
-ALWAYS_INLINE int
-context_enter(PyThreadState *known, PyObject *context)
+/* Would somebody be told that a context is entered? */
+static inline bool
+context_is_watched(const ContextSwitch *by)
 {
-#if !HAVE_CONTEXT_WATCHERS
-    if (LIKELY(known != NULL && PyContext_CheckExact(context) && !ContextObject_CAST(context)->entered)) {
+    return HAVE_CONTEXT_WATCHERS && *by->watchers != 0;
+}
+
+/* May the calling thread switch contexts without the calls? */
+static inline bool
+context_may_switch(const ContextSwitch *by)
+{
+    return by->thread != NULL && !context_is_watched(by);
+}
+
+/* PyContext_Enter(). */
+ALWAYS_INLINE int
+context_enter(const ContextSwitch *by, PyObject *context)
+{
+    if (LIKELY(context_may_switch(by) && PyContext_CheckExact(context) && !ContextObject_CAST(context)->entered)) {
         ContextObject_CAST(context)->entered = 1;
-        ContextObject_CAST(context)->previous = known->context;
-        known->context = Py_NewRef(context);
-        known->context_ver++;
+        ContextObject_CAST(context)->previous = by->thread->context;
+        by->thread->context = Py_NewRef(context);
+        by->thread->context_ver++;
         return 0;
     }
-#endif
-    (void)known;
     return PyContext_Enter(context);
 }
 
 /* PyContext_Exit(). The caller has a reference of its own. */
 ALWAYS_INLINE int
-context_exit(PyThreadState *known, PyObject *context)
+context_exit(const ContextSwitch *by, PyObject *context)
 {
-#if !HAVE_CONTEXT_WATCHERS
-    if (LIKELY(known != NULL && known->context == context && ContextObject_CAST(context)->entered)) {
-        known->context = ContextObject_CAST(context)->previous;
-        known->context_ver++;
+    if (LIKELY(context_may_switch(by) && by->thread->context == context && ContextObject_CAST(context)->entered)) {
+        by->thread->context = ContextObject_CAST(context)->previous;
+        by->thread->context_ver++;
         ContextObject_CAST(context)->previous = NULL;
         ContextObject_CAST(context)->entered = 0;
         Py_DECREF(context);
         return 0;
     }
-#endif
-    (void)known;
     return PyContext_Exit(context);
 }
 
@@ -71,6 +84,13 @@ context_current_is_empty(PyObject *no_variables)
     PyObject *current = PyThreadState_Get()->context;
     return current == NULL || (no_variables != NULL && ContextObject_CAST(current)->variables == no_variables) ||
            PyContext_Type.tp_as_mapping->mp_length(current) == 0;
+}
+
+/* Has nobody used the context that stands for a new one? */
+static inline bool
+context_is_unused(PyObject *unused, PyObject *no_variables)
+{
+    return ContextObject_CAST(unused)->variables == no_variables && !ContextObject_CAST(unused)->entered;
 }
 
 /* Is `context`, of which we hold a reference, as good as a new copy of an empty one? The collector takes the variables out

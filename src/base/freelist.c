@@ -40,7 +40,10 @@ void
 freelist_delete(FreeList *list, int count)
 {
     while (count-- > 0) {
-        PyObject_GC_Del(freelist_pop(list));
+        PyObject *op = freelist_pop(list);
+        PyTypeObject *type = Py_TYPE(op);
+        PyObject_GC_Del(op);
+        Py_DECREF(type);
     }
 }
 

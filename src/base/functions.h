@@ -29,6 +29,15 @@ function_is_original(PyObject *function, PyObject *globals)
            PyFunction_GetClosure(function) == NULL && function_is_compiled(function);
 }
 
+/* Would somebody see it being called: a tracer, a profiler, or a tool of sys.monitoring? */
+static inline bool
+function_is_watched(PyObject *function)
+{
+    PyThreadState *here = PyThreadState_Get();
+    return here->c_profilefunc != NULL || here->c_tracefunc != NULL ||
+           compat_code_is_monitored(PyFunction_GET_CODE(function));
+}
+
 /* The truth of op.name(): 1 or 0, or -1 with an exception. */
 static inline int
 method_truth(PyObject *op, PyObject *name)

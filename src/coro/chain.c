@@ -244,15 +244,10 @@ run_call_set_state(LoopObject *loop, PyObject *function, PyObject *source)
     return err < 0 ? -1 : 1;
 }
 
-/* State.run_known. */
-static int
+int
 chain_run(LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize_t nargs)
 {
-    /* Somebody may call _run() of a handle whose loop is closed. */
-    if (loop->debug || loop->coro == NULL || !loop->coro->use_native) {
-        return 0;
-    }
-    if (PyFunction_GET_CODE(function) == loop->state->known_codes[0]) {
+    if (PyFunction_GET_CODE(function) == loop->state->known_codes[KNOWN_SUBMIT]) {
         return nargs == 0 ? run_submit(loop, function) : 0;
     }
     return nargs == 1 ? run_call_set_state(loop, function, args[0]) : 0;
@@ -271,8 +266,7 @@ chain_exec(State *state)
         return 0;
     } /* GCOV_EXCL_STOP */
     coro->chain_codes = codes;
-    state->known_codes[0] = item(coro, SUBMIT);
-    state->known_codes[1] = item(coro, CALL_SET_STATE);
-    state->run_known = chain_run;
+    state->known_codes[KNOWN_SUBMIT] = item(coro, SUBMIT);
+    state->known_codes[KNOWN_COPY] = item(coro, CALL_SET_STATE);
     return 0;
 }

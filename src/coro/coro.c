@@ -6,6 +6,7 @@
 #include "coro/awaiter.h"
 #include "coro/chain.h"
 #include "coro/future.h"
+#include "coro/gather.h"
 #include "coro/registry.h"
 #include "coro/step.h"
 #include "coro/task.h"
@@ -240,7 +241,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
     TaskArguments given;
     bool eager = factory != NULL && factory == coro->eager_task_factory;
     if (UNLIKELY(!loop->coro->use_native || (factory != NULL && !eager) || !keeps_base_create_task(loop->state) ||
-                 !coro_is_unpatched(coro->tasks_dict, &coro->tasks_version, coro->str_Task, coro->base_task) ||
+                 !coro_is_unpatched(coro, coro->tasks_dict, &coro->known_task, coro->str_Task, coro->base_task) ||
                  !read_task_arguments(coro, args, nargs, kwnames, &given))) {
         return create_task_by_base(loop, args, nargs, kwnames);
     }
@@ -482,6 +483,18 @@ make_types(PyObject *module, CoroState *coro)
     return find_recycle(coro);
 }
 
+/* State.run_known. */
+static int
+run_known(LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize_t nargs)
+{
+    /* Somebody may call _run() of a handle whose loop is closed. */
+    if (loop->debug || loop->coro == NULL || !loop->coro->use_native || function_is_watched(function)) {
+        return 0;
+    }
+    bool is_gather = PyFunction_GET_CODE(function) == loop->state->known_codes[KNOWN_GATHER];
+    return is_gather ? gather_run(loop, function, args, nargs) : chain_run(loop, function, args, nargs);
+}
+
 int
 coro_exec(PyObject *module, State *state)
 {
@@ -507,11 +520,12 @@ coro_exec(PyObject *module, State *state)
         return -1;
     }
     coro->native = known > 0;
-    if (coro->native && chain_exec(state) < 0) {
+    if (coro->native && (chain_exec(state) < 0 || gather_exec(state) < 0)) {
         return -1;
     }
-#if HAVE_DICT_VERSION
-    int dicts_known = layout_verify_dict();
+    state->run_known = run_known;
+#if HAVE_DICT_ENTRIES
+    int dicts_known = dicts_verify();
     if (dicts_known < 0) {
         return -1;
     }
@@ -521,6 +535,7 @@ coro_exec(PyObject *module, State *state)
     if (layout_find_running_task(coro->asyncio_module, coro->swap_current_task, &coro->running_at) < 0) {
         return -1;
     }
+    state->running_at = coro->running_at;
 #endif
     state->leave_task = current_task_forget;
     state->run_step = task_step_run;
@@ -555,6 +570,7 @@ coro_traverse(State *state, visitproc visit, void *arg)
     Py_VISIT(coro->loop_type);
     Py_VISIT(coro->helpers);
     Py_VISIT(coro->chain_codes);
+    Py_VISIT(coro->gather_codes);
     Py_VISIT(coro->base_create_task);
     Py_VISIT(coro->future_result);
 #define X(method, ...)                            \
@@ -586,8 +602,9 @@ coro_clear(State *state)
     Py_CLEAR(coro->base_task);
     Py_CLEAR(coro->loop_type);
     Py_CLEAR(coro->helpers);
-    state->known_codes[0] = state->known_codes[1] = NULL;
+    memset(state->known_codes, 0, sizeof(state->known_codes));
     Py_CLEAR(coro->chain_codes);
+    Py_CLEAR(coro->gather_codes);
     Py_CLEAR(coro->base_create_task);
     Py_CLEAR(coro->create_task_code);
     Py_CLEAR(coro->future_result);

@@ -7,6 +7,7 @@
 #ifndef FASTLOOP_CORO_H
 #define FASTLOOP_CORO_H
 
+#include "coro/dicts.h"
 #include "coro/layout.h"
 #include "sched/loop.h"
 
@@ -22,6 +23,7 @@ enum { TASK_SHARDS = 32 };
     X(base_loop, "asyncio.base_events", "BaseEventLoop")            \
     X(tasks_dict, "asyncio.tasks", "__dict__")                      \
     X(futures_dict, "asyncio.futures", "__dict__")                  \
+    X(futures_module, "asyncio.futures", NULL)                      \
     X(register_task, "_asyncio", "_register_task")                  \
     X(unregister_task, "_asyncio", "_unregister_task")              \
     X(enter_task, "_asyncio", "_enter_task")                        \
@@ -36,31 +38,36 @@ enum { TASK_SHARDS = 32 };
     X(chain_future, "asyncio.futures", "_chain_future")                               \
     X(set_concurrent_future_state, "asyncio.futures", "_set_concurrent_future_state") \
     X(add_to_awaited_by, "_asyncio", "future_add_to_awaited_by")                      \
-    X(discard_from_awaited_by, "_asyncio", "future_discard_from_awaited_by")
+    X(discard_from_awaited_by, "_asyncio", "future_discard_from_awaited_by")          \
+    X(gathering_type, "asyncio.tasks", "_GatheringFuture")
 
-#define CORO_NAMES(X)                                               \
-    X(throw, "throw")                                               \
-    X(cancel, "cancel")                                             \
-    X(result, "result")                                             \
-    X(set_result, "set_result")                                     \
-    X(set_exception, "set_exception")                               \
-    X(get_loop, "get_loop")                                         \
-    X(_loop, "_loop")                                               \
-    X(add_done_callback, "add_done_callback")                       \
-    X(blocking, "_asyncio_future_blocking")                         \
-    X(loop, "loop")                                                 \
-    X(name, "name")                                                 \
-    X(eager_start, "eager_start")                                   \
-    X(Task, "Task")                                                 \
-    X(Future, "Future")                                             \
-    X(create_task, "create_task")                                   \
-    X(create_future, "create_future")                               \
-    X(ensure_future, "ensure_future")                               \
-    X(cancelled, "cancelled")                                       \
-    X(exception, "exception")                                       \
-    X(None, "None")                                                 \
-    X(_chain_future, "_chain_future")                               \
-    X(_set_concurrent_future_state, "_set_concurrent_future_state") \
+#define CORO_NAMES(X)                                                   \
+    X(throw, "throw")                                                   \
+    X(cancel, "cancel")                                                 \
+    X(result, "result")                                                 \
+    X(set_result, "set_result")                                         \
+    X(set_exception, "set_exception")                                   \
+    X(get_loop, "get_loop")                                             \
+    X(_loop, "_loop")                                                   \
+    X(add_done_callback, "add_done_callback")                           \
+    X(blocking, "_asyncio_future_blocking")                             \
+    X(loop, "loop")                                                     \
+    X(name, "name")                                                     \
+    X(eager_start, "eager_start")                                       \
+    X(Task, "Task")                                                     \
+    X(Future, "Future")                                                 \
+    X(create_task, "create_task")                                       \
+    X(create_future, "create_future")                                   \
+    X(ensure_future, "ensure_future")                                   \
+    X(cancelled, "cancelled")                                           \
+    X(done, "done")                                                     \
+    X(_cancel_requested, "_cancel_requested")                           \
+    X(futures, "futures")                                               \
+    X(future_discard_from_awaited_by, "future_discard_from_awaited_by") \
+    X(exception, "exception")                                           \
+    X(None, "None")                                                     \
+    X(_chain_future, "_chain_future")                                   \
+    X(_set_concurrent_future_state, "_set_concurrent_future_state")     \
     X(set_running_or_notify_cancel, "set_running_or_notify_cancel")
 
 #define CORO_TYPES(X) \
@@ -127,15 +134,18 @@ typedef struct CoroState {
     bool free_keywords;       /* BaseEventLoop.create_task() passes any keyword on to the task */
     bool names_later;         /* it names what a task factory has made, ... */
     bool names_none;          /* ... "None" if no name is given */
-    bool dicts_known;         /* layout_dict_slot() may be used */
+    bool dicts_known;         /* dicts.h knows them */
     _Atomic bool names_known; /* `names` is set */
 #if HAVE_RUNNING_TASK_SLOT
-    size_t running_at;   /* see layout_find_running_task() */
+    size_t running_at;   /* State's */
     size_t task_list_at; /* see layout_find_task_list() */
 #endif
     TaskNames names;
-    uint64_t tasks_version; /* of the namespaces of asyncio's modules, when they held the original types */
-    uint64_t futures_version;
+    KnownItem known_task; /* that the namespaces of asyncio's modules have the original types */
+    KnownItem known_future;
+    KnownItem known_discard;
+    KnownItem known_futures_module;
+    unsigned gathering_version; /* of the type of what gather() returns, when its methods were the future's */
     unsigned base_loop_version; /* of the type BaseEventLoop, when its create_task() was the original */
     PyObject *create_task_code; /* of that method */
     PyObject *base_create_task; /* that method */
@@ -161,6 +171,7 @@ typedef struct CoroState {
     CORO_NAMES(X)
 #undef X
     PyObject *chain_codes;   /* see chain.c; NULL where asyncio is not as known */
+    PyObject *gather_codes;  /* see gather.c; likewise */
     PyObject *helpers;       /* the module fastloop._coro */
     PyObject *future_result; /* a method of asyncio.Future */
     PyObject *kw_context;    /* ("context",) */
@@ -178,7 +189,7 @@ typedef struct CoroPart {
     PyObject *stop_iteration; /* reused while nobody else holds it */
     uint64_t shown_version;   /* of asyncio's dict of current tasks, when it was right */
     PyObject **shown_slot;    /* where a dict of that version has our entry's value; NULL when that is not known */
-    void *shown_keys;         /* layout_dict_keys() for that */
+    void *shown_keys;         /* dict_keys() for that */
     FreeList free_futures;
     FreeList free_tasks;
     FreeList free_awaiters;

@@ -366,13 +366,13 @@ future_new(LoopObject *loop)
 {
     CoroState *coro = loop->state->coro;
     CoroPart *part = coro_part_here(loop);
-    if (UNLIKELY(!coro->native || (loop->coro != NULL && !loop->coro->use_native) ||
-                 !coro_is_unpatched(coro->futures_dict, &coro->futures_version, coro->str_Future, coro->base_future))) {
+    if (UNLIKELY(
+            !coro->native || (loop->coro != NULL && !loop->coro->use_native) ||
+            !coro_is_unpatched(coro, coro->futures_dict, &coro->known_future, coro->str_Future, coro->base_future))) {
         return PyObject_CallMethodOneArg(coro->base_loop, coro->str_create_future, (PyObject *)loop);
     }
-    PyObject *op = part == NULL ? NULL : freelist_pop(&part->free_futures);
+    PyObject *op = part == NULL ? NULL : freelist_revive(&part->free_futures);
     if (op != NULL) {
-        (void)PyObject_Init(op, coro->FutureType);
         PyObject_GC_Track(op);
     } else {
         op = coro->FutureType->tp_alloc(coro->FutureType, 0);
@@ -464,8 +464,8 @@ Future_dealloc(PyObject *op)
     CoroPart *part = native == NULL ? NULL : coro_part_here(native);
     if (part == NULL || !freelist_push(&part->free_futures, op)) {
         type->tp_free(op);
+        Py_DECREF(type);
     }
-    Py_DECREF(type);
     Py_DECREF(loop);
 }
 
@@ -506,10 +506,16 @@ Future_set_result(PyObject *op, PyObject *result)
     Py_RETURN_NONE;
 }
 
-/* The method of that name of asyncio's Future or Task, called with the same arguments. */
-static PyObject *
-call_base(PyTypeObject *base, PyObject *name, PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+PyObject *
+future_call_base(PyTypeObject *base, PyObject *name, PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
 {
+#if !HAVE_FREE_THREADING
+    State *state = state_of_object(op);
+    if (state == NULL || future_make_context(state, BaseFuture_CAST(op)) < 0) {
+        return NULL;
+    }
+#endif
     PyObject *method = PyObject_GetAttr((PyObject *)base, name);
     if (method == NULL) {
         return NULL;
@@ -547,7 +553,7 @@ Future_set_exception(PyObject *op, PyObject *exception)
     }
     FL_END_CRITICAL_SECTION();
     if (!plain) {
-        return call_base(state->coro->base_future, state->coro->str_set_exception, op, &exception, 1, NULL);
+        return future_call_base(state->coro->base_future, state->coro->str_set_exception, op, &exception, 1, NULL);
     }
     if (err < 0) {
         return NULL;
@@ -572,8 +578,9 @@ future_call_locked(PyObject *op, const UnlockedMethod *method, PyObject *const *
     }
     PyObject *result;
     FL_BEGIN_INNER_CRITICAL_SECTION(op);
-    result = fits ? PyObject_Vectorcall(method->methods[is_task], stack, (size_t)nargs + 1, kwnames)
-                  : call_base(is_task ? coro->base_task : coro->base_future, method->name, op, args, nargs, kwnames);
+    result =
+        fits ? PyObject_Vectorcall(method->methods[is_task], stack, (size_t)nargs + 1, kwnames)
+             : future_call_base(is_task ? coro->base_task : coro->base_future, method->name, op, args, nargs, kwnames);
     FL_END_INNER_CRITICAL_SECTION();
     return result;
 }
@@ -692,7 +699,7 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
     if (count > 1 || fut->loop == NULL ||
         (count > nargs && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "msg") != 0)) {
-        return call_base(state->coro->base_future, state->coro->str_cancel, op, args, nargs, kwnames);
+        return future_call_base(state->coro->base_future, state->coro->str_cancel, op, args, nargs, kwnames);
     }
     int err;
     bool pending;
@@ -714,6 +721,11 @@ static PyMethodDef Future_methods[] = {
         {"done", Future_done, METH_NOARGS, "done($self, /)\n--\n\nReturn True if the future is done. See asyncio."},
     {"cancelled", Future_cancelled, METH_NOARGS,
      "cancelled($self, /)\n--\n\nReturn True if the future was cancelled. See asyncio."},
+#endif
+#if !HAVE_FREE_THREADING
+    {"add_done_callback", (PyCFunction)(void (*)(void))future_add_done_callback, METH_FASTCALL | METH_KEYWORDS,
+     "add_done_callback($self, fn, /, *, context=<unrepresentable>)\n--\n\n"
+     "Have fn(self) called by the loop once it is done. See asyncio.Future.add_done_callback()."},
 #endif
     {"set_result", Future_set_result, METH_O, Future_set_result_doc},
     {"set_exception", Future_set_exception, METH_O, Future_set_exception_doc},
@@ -740,10 +752,20 @@ Future_clear(PyObject *op)
 }
 #endif
 
+#if !HAVE_FREE_THREADING
+static PyGetSetDef Future_getset[] = {
+    {"_callbacks", future_get_callbacks, future_set_callbacks, NULL, NULL},
+    {NULL},
+};
+#endif
+
 static PyType_Slot Future_slots[] = {
     {Py_tp_doc, (void *)Future_doc},   {Py_tp_dealloc, Future_dealloc}, {Py_tp_finalize, Future_finalize},
 #if !HAVE_HEAP_BASE_TYPES
     {Py_tp_traverse, Future_traverse}, {Py_tp_clear, Future_clear},
+#endif
+#if !HAVE_FREE_THREADING
+    {Py_tp_getset, Future_getset},
 #endif
 #if HAVE_UNLOCKED_FUTURES
     {Py_tp_init, Future_init},         {Py_tp_getset, Future_getset},   {Py_tp_repr, Future_repr},

@@ -99,22 +99,22 @@ int coro_call_soon(State *state, PyObject *loop, PyObject *callback, PyObject *a
 
 /* Is dict[name], in the namespace of an asyncio module, still `original`? Programs replace asyncio's types there. */
 bool coro_look_up_unpatched(PyObject *dict, PyObject *name, PyTypeObject *original);
-/* The same; `version` is that of the dict when the answer was yes. */
+/* The same, where `item` is what is known of it. */
 static inline bool
-coro_is_unpatched(PyObject *dict, uint64_t *version, PyObject *name, PyTypeObject *original)
+coro_is_unpatched(CoroState *coro, PyObject *dict, KnownItem *item, PyObject *name, PyTypeObject *original)
 {
-#if HAVE_DICT_VERSION
-    uint64_t now = compat_dict_version(dict);
-    if (LIKELY(now == *version)) {
+#if HAVE_DICT_ENTRIES
+    if (LIKELY(dict_keeps(dict, name, (PyObject *)original, item))) {
         return true;
     }
     bool same = coro_look_up_unpatched(dict, name, original);
-    if (same) {
-        *version = now;
+    if (same && coro->dicts_known) {
+        dict_remember(dict, name, (PyObject *)original, item);
     }
     return same;
 #else
-    (void)version;
+    (void)coro;
+    (void)item;
     return coro_look_up_unpatched(dict, name, original);
 #endif
 }
@@ -149,6 +149,18 @@ future_add_callback(State *state, BaseFuture *fut, PyObject *callback, PyObject 
 }
 /* The CancelledError that a cancelled future raises; the one that cancelled it is handed over once. */
 PyObject *future_make_cancelled_error(CoroState *coro, BaseFuture *fut);
+
+/* The method of that name of asyncio's Future or Task, called with the same arguments. */
+PyObject *future_call_base(PyTypeObject *base, PyObject *name, PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+
+#if !HAVE_FREE_THREADING
+/* See callbacks.c. Makes the context of the first callback, if there is none yet; -1 with an exception. */
+int future_make_context(State *state, BaseFuture *fut);
+PyObject *future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *future_get_callbacks(PyObject *op, void *closure);
+int future_set_callbacks(PyObject *op, PyObject *value, void *closure);
+#endif
 
 #if HAVE_UNLOCKED_FUTURES
 /* Calls the base's method with the object locked. The base types cannot be changed: `method` has what is theirs. */

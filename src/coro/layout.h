@@ -118,20 +118,6 @@ bool layout_has_weakrefs(PyObject *op);
 /* The state of the attribute values that newer versions keep behind an object; 0 where there are none. */
 uint32_t layout_values_header(PyObject *op);
 
-#if HAVE_DICT_VERSION
-/* Where a small dict keeps `value`, which it has for `key` (no str); NULL where it is no such dict, or watched. Right as
-   long as the dict's version and layout_dict_keys() stay. */
-PyObject **layout_dict_slot(PyObject *dict, PyObject *key, PyObject *value);
-/* Where a dict keeps its entries. An update() that fails may have moved them, and the version is as before. */
-static inline void *
-layout_dict_keys(PyObject *dict)
-{
-    return ((PyDictObject *)dict)->ma_keys;
-}
-/* Is our reading of a dict that of the running interpreter? 1 or 0, or -1 with an exception. */
-int layout_verify_dict(void);
-#endif
-
 #if HAVE_RUNNING_TASK_SLOT
 /* Finds where a thread's state keeps the running loop and, behind it, the running task, which `swap` replaces: the offset,
    or 0 where they are not found. -1 with an exception. */

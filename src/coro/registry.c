@@ -380,40 +380,23 @@ swap_by_standard(CoroState *coro, PyObject *loop, PyObject *task)
 
 #if HAVE_THREAD_STATE_TASKS
 
-/* Where this thread's state keeps the running task; NULL where that is not known, and if another loop runs. */
-static inline PyObject **
-running_task_slot(CoroState *coro, PyObject *loop)
-{
-#if HAVE_RUNNING_TASK_SLOT
-    PyObject **running = (PyObject **)((char *)PyThreadState_Get() + coro->running_at);
-    return LIKELY(coro->running_at != 0) && LIKELY(running[0] == loop) ? &running[1] : NULL;
-#else
-    (void)coro;
-    (void)loop;
-    return NULL;
-#endif
-}
-
 PyObject *
 current_task_swap(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
 {
-    PyObject **slot = running_task_slot(coro, loop);
-    if (UNLIKELY(slot == NULL)) {
-        return swap_by_standard(coro, loop, task);
+#if HAVE_RUNNING_TASK_SLOT
+    PyObject **running = (PyObject **)((char *)PyThreadState_Get() + coro->running_at);
+    if (LIKELY(coro->running_at != 0) && LIKELY(running[0] == loop)) {
+        PyObject *previous = running[1] == NULL ? Py_NewRef(Py_None) : running[1];
+        running[1] = task == Py_None ? NULL : Py_NewRef(task);
+        return previous;
     }
-    PyObject *previous = *slot == NULL ? Py_NewRef(Py_None) : *slot;
-    *slot = task == Py_None ? NULL : Py_NewRef(task);
-    return previous;
+#endif
+    return swap_by_standard(coro, loop, task);
 }
 
 int
-current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
+current_task_enter_anew(CoroState *coro, PyObject *loop, PyObject *task)
 {
-    PyObject **slot = running_task_slot(coro, loop);
-    if (LIKELY(slot != NULL && *slot == NULL)) {
-        *slot = Py_NewRef(task);
-        return 0;
-    }
     PyObject *previous = current_task_swap(coro, NULL, loop, task);
     if (previous == NULL) {
         return -1;
@@ -432,14 +415,8 @@ current_task_enter(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loo
 }
 
 int
-current_task_leave(CoroState *coro, LoopObject *Py_UNUSED(native), PyObject *loop, PyObject *task)
+current_task_leave_anew(CoroState *coro, PyObject *loop, PyObject *task)
 {
-    PyObject **slot = running_task_slot(coro, loop);
-    if (LIKELY(slot != NULL && *slot == task)) {
-        *slot = NULL;
-        Py_DECREF(task);
-        return 0;
-    }
     PyObject *previous = current_task_swap(coro, NULL, loop, Py_None);
     if (LIKELY(previous == task)) {
         Py_DECREF(previous);
@@ -598,8 +575,8 @@ static void
 note_shown(CoroState *coro, CoroPart *part, PyObject *loop, PyObject *task)
 {
     part->shown_version = compat_dict_version(coro->current_tasks);
-    part->shown_slot = coro->dicts_known ? layout_dict_slot(coro->current_tasks, loop, task) : NULL;
-    part->shown_keys = layout_dict_keys(coro->current_tasks);
+    part->shown_slot = coro->dicts_known ? dict_value_slot(coro->current_tasks, loop, task) : NULL;
+    part->shown_keys = dict_keys(coro->current_tasks);
 }
 
 PyObject *

@@ -27,7 +27,7 @@ static inline PyObject **
 current_task_slot(CoroState *coro, CoroPart *part)
 {
     bool is_unchanged = compat_dict_version(coro->current_tasks) == part->shown_version &&
-                        part->shown_keys == layout_dict_keys(coro->current_tasks);
+                        part->shown_keys == dict_keys(coro->current_tasks);
     return LIKELY(is_unchanged) ? part->shown_slot : NULL;
 }
 
@@ -42,10 +42,46 @@ current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject
     Py_SETREF(*slot, Py_NewRef(task));
     return 0;
 }
+int current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
+#elif HAVE_THREAD_STATE_TASKS
+int current_task_enter_anew(CoroState *coro, PyObject *loop, PyObject *task);
+int current_task_leave_anew(CoroState *coro, PyObject *loop, PyObject *task);
+
+/* Where the state of the thread that runs `native` keeps the running task; NULL where that is not known, and if another loop
+   runs. */
+static inline PyObject **
+current_task_slot(LoopObject *native, PyObject *loop)
+{
+    return LIKELY(native != NULL && native->running != NULL) && LIKELY(native->running[0] == loop) ? &native->running[1]
+                                                                                                   : NULL;
+}
+
+ALWAYS_INLINE int
+current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    PyObject **slot = current_task_slot(native, loop);
+    if (UNLIKELY(slot == NULL || *slot != NULL)) {
+        return current_task_enter_anew(coro, loop, task);
+    }
+    *slot = Py_NewRef(task);
+    return 0;
+}
+
+ALWAYS_INLINE int
+current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task)
+{
+    PyObject **slot = current_task_slot(native, loop);
+    if (UNLIKELY(slot == NULL || *slot != task)) {
+        return current_task_leave_anew(coro, loop, task);
+    }
+    *slot = NULL;
+    Py_DECREF(task);
+    return 0;
+}
 #else
 int current_task_enter(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
-#endif
 int current_task_leave(CoroState *coro, LoopObject *native, PyObject *loop, PyObject *task);
+#endif
 /* State.leave_task */
 void current_task_forget(LoopObject *loop);
 /* Puts `task` (or None) in and returns what was there (or None). `native` is the loop if it is one of ours, or NULL. */

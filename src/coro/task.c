@@ -122,8 +122,8 @@ add_awaited_by(CoroState *coro, PyObject *awaited, PyObject *task)
     return result == NULL ? -1 : 0;
 }
 
-static int
-discard_awaited_by(CoroState *coro, PyObject *awaited, PyObject *task)
+int
+task_discard_awaited_by(CoroState *coro, PyObject *awaited, PyObject *task)
 {
     BaseFuture *fut = BaseFuture_CAST(awaited);
     if (LIKELY(!HAVE_FREE_THREADING && !fut->awaited_by_is_set)) {
@@ -531,14 +531,14 @@ ALWAYS_INLINE int
 wakeup(State *state, LoopObject *native, BaseTask *task, PyObject *future)
 {
     CoroState *coro = state->coro;
+    bool plain = future_is_plain(coro, future);
 #if HAVE_AWAITED_BY
-    if (is_future(coro, future) && discard_awaited_by(coro, future, (PyObject *)task) < 0) {
+    if ((plain || is_future(coro, future)) && task_discard_awaited_by(coro, future, (PyObject *)task) < 0) {
         return tell_of_no_memory(state, task, NULL);
     }
 #endif
     PyObject *exc;
     int err;
-    bool plain = future_is_plain(coro, future);
     if (native != NULL && UNLIKELY(!plain || BaseFuture_CAST(future)->exception != NULL)) {
         /* result() of a subclass, and what an old traceback holds, may run code. */
         loop_leave_task(native);
@@ -584,12 +584,12 @@ task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     /* The fields of the task may be replaced while it runs. */
     PyObject *context = Py_NewRef(BaseTask_CAST(owner)->context);
-    int err = context_enter(loop->thread_state, context);
+    int err = context_enter(&loop->context_switch, context);
     if (LIKELY(err == 0)) {
         FL_BEGIN_CRITICAL_SECTION(owner);
         err = step_of(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = context_exit(loop->thread_state, context) < 0 ? -1 : err;
+        err = context_exit(&loop->context_switch, context) < 0 ? -1 : err;
     }
     if (UNLIKELY(err < 0)) {
         err = report_error(loop, owner, arg, context, false);
@@ -612,12 +612,12 @@ int
 task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     PyObject *context = Py_NewRef(BaseTask_CAST(owner)->context);
-    int err = context_enter(loop->thread_state, context);
+    int err = context_enter(&loop->context_switch, context);
     if (LIKELY(err == 0)) {
         FL_BEGIN_CRITICAL_SECTION(owner);
         err = wakeup(loop->state, loop, BaseTask_CAST(owner), arg);
         FL_END_CRITICAL_SECTION();
-        err = context_exit(loop->thread_state, context) < 0 ? -1 : err;
+        err = context_exit(&loop->context_switch, context) < 0 ? -1 : err;
     }
     if (UNLIKELY(err < 0)) {
         err = report_error(loop, owner, arg, context, true);
@@ -639,7 +639,7 @@ run_eagerly(State *state, BaseTask *task)
     PyObject *loop = Py_NewRef(task->fut.loop);
     PyObject *context = Py_NewRef(task->context);
     LoopObject *native = coro_is_loop(state, loop) ? LoopObject_CAST(loop) : NULL;
-    PyThreadState *thread_state = native == NULL || native->no_variables == NULL ? NULL : PyThreadState_Get();
+    const ContextSwitch by = native == NULL ? context_by_calls(state) : loop_context_switch(native);
     PyObject *previous = current_task_swap(coro, native, loop, (PyObject *)task);
     if (previous == NULL) {
         Py_DECREF(loop);
@@ -648,12 +648,12 @@ run_eagerly(State *state, BaseTask *task)
     }
     int err = registry_add(coro, TaskObject_CAST(task));
     if (err == 0) {
-        err = context_enter(thread_state, context);
+        err = context_enter(&by, context);
         if (err == 0) {
             FL_BEGIN_CRITICAL_SECTION(task);
             err = advance(state, task, NULL);
             FL_END_CRITICAL_SECTION();
-            if (context_exit(thread_state, context) < 0) {
+            if (context_exit(&by, context) < 0) {
                 err = -1;
             }
         }
@@ -854,7 +854,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
     }
     PyObject *own;
     if (context == Py_None) {
-        own = context_copy_current(state->no_variables, spare);
+        own = context_copy_current(state->contexts.no_variables, spare);
     } else {
         Py_XDECREF(spare);
         own = Py_NewRef(context);
@@ -884,9 +884,8 @@ task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *contex
     State *state = loop->state;
     CoroState *coro = state->coro;
     CoroPart *part = coro_part_here(loop);
-    PyObject *op = part == NULL ? NULL : freelist_pop(&part->free_tasks);
+    PyObject *op = part == NULL ? NULL : freelist_revive(&part->free_tasks);
     if (op != NULL) {
-        (void)PyObject_Init(op, coro->TaskType);
         PyObject_GC_Track(op);
     } else {
         op = coro->TaskType->tp_alloc(coro->TaskType, 0);
@@ -1023,8 +1022,8 @@ Task_dealloc(PyObject *op)
         Py_CLEAR(task->name);
         Py_CLEAR(task->context);
         type->tp_free(op);
+        Py_DECREF(type);
     }
-    Py_DECREF(type);
     Py_DECREF(loop);
 }
 
@@ -1035,7 +1034,9 @@ task_free_parked(FreeList *list, int count)
         PyObject *op = freelist_pop(list);
         Py_CLEAR(BaseTask_CAST(op)->name);
         Py_CLEAR(BaseTask_CAST(op)->context);
+        PyTypeObject *type = Py_TYPE(op);
         PyObject_GC_Del(op);
+        Py_DECREF(type);
     }
 }
 

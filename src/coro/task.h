@@ -26,6 +26,11 @@ PyObject *task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObje
 /* set_name() of a task that is exactly ours. -1 with an exception. */
 int task_set_name(CoroState *coro, PyObject *task, PyObject *name);
 
+#if HAVE_AWAITED_BY
+/* asyncio.future_discard_from_awaited_by() of any future; -1 with an exception. */
+int task_discard_awaited_by(CoroState *coro, PyObject *awaited, PyObject *task);
+#endif
+
 /* Frees so many parked tasks, or those that there are. May run Python code. */
 void task_free_parked(FreeList *list, int count);
 

@@ -66,11 +66,7 @@ free_list_of(LoopObject *loop, PyTypeObject *type)
 static HandleObject *
 take_parked(LoopObject *loop, PyTypeObject *type)
 {
-    PyObject *handle = freelist_pop(free_list_of(loop, type));
-    if (handle != NULL) {
-        (void)PyObject_Init(handle, type);
-    }
-    return (HandleObject *)handle;
+    return (HandleObject *)freelist_revive(free_list_of(loop, type));
 }
 
 void
@@ -109,7 +105,8 @@ make(LoopObject *loop, PyTypeObject *type, PyObject *callback, PyObject *const *
     handle->callback = NULL;
     handle->context = NULL;
     if (context != NULL && context != Py_None) {
-        handle->context = Py_NewRef(context);
+        /* One that stands for a new one is made by context_of(). */
+        handle->context = context == loop->state->contexts.unused ? NULL : Py_NewRef(context);
     } else if (!context_current_is_empty(loop->no_variables)) {
         handle->context = PyContext_CopyCurrent();
         if (handle->context == NULL) {
@@ -305,12 +302,13 @@ is_known(State *state, Call *call)
         return false;
     }
     PyObject *code = PyFunction_GET_CODE(call->callback);
-    return code == state->known_codes[0] || code == state->known_codes[1];
+    return code == state->known_codes[KNOWN_GATHER] || code == state->known_codes[KNOWN_COPY] ||
+           code == state->known_codes[KNOWN_SUBMIT];
 }
 
-/* Calls callback(*args) in the context of the handle; `thread` as for context_enter(). */
+/* Calls callback(*args) in the context of the handle; `by` as for context_enter(). */
 static PyObject *
-call_in_context(LoopObject *loop, PyThreadState *thread, HandleObject *handle, Call *call)
+call_in_context(LoopObject *loop, const ContextSwitch *by, HandleObject *handle, Call *call)
 {
     call->context = context_of(handle);
     if (UNLIKELY(call->context == NULL)) {
@@ -320,7 +318,7 @@ call_in_context(LoopObject *loop, PyThreadState *thread, HandleObject *handle, C
         return call_in_foreign_context(call);
     }
     PyObject *result = NULL;
-    if (context_enter(thread, call->context) == 0) {
+    if (context_enter(by, call->context) == 0) {
         int known = is_known(loop->state, call)
                         ? loop->state->run_known(loop, call->callback, call->stack + 1, call->nargs)
                         : 0;
@@ -332,7 +330,7 @@ call_in_context(LoopObject *loop, PyThreadState *thread, HandleObject *handle, C
             size_t nargsf = (size_t)call->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
             result = PyObject_Vectorcall(call->callback, call->stack + 1, nargsf, NULL);
         }
-        if (context_exit(thread, call->context) < 0) {
+        if (context_exit(by, call->context) < 0) {
             Py_CLEAR(result);
         }
     }
@@ -384,7 +382,7 @@ handle_report(LoopObject *loop, PyObject *exc, PyObject *callback, PyObject *arg
 
 /* Calls what the handle has to call. -1 with an exception that ends the run. */
 static inline int
-run_call(LoopObject *loop, PyThreadState *thread, HandleObject *handle)
+run_call(LoopObject *loop, const ContextSwitch *by, HandleObject *handle)
 {
     State *state = loop->state;
     Call call;
@@ -393,12 +391,13 @@ run_call(LoopObject *loop, PyThreadState *thread, HandleObject *handle)
         return 0;
     }
     int done = 0;
-    if (call.callback == state->set_result_unless_cancelled && state->complete_future != NULL && call.nargs == 2) {
+    if (call.callback == state->set_result_unless_cancelled && state->complete_future != NULL && call.nargs == 2 &&
+        !context_is_watched(by)) {
         /* The end of an asyncio.sleep(): nothing of it can see the context. */
         done = state->complete_future(state, call.stack[1], call.stack[2]);
     }
     if (done == 0) {
-        PyObject *result = call_in_context(loop, thread, handle, &call);
+        PyObject *result = call_in_context(loop, by, handle, &call);
         done = result == NULL ? -1 : 1;
         Py_XDECREF(result);
     }
@@ -411,7 +410,7 @@ run_call(LoopObject *loop, PyThreadState *thread, HandleObject *handle)
 int
 handle_run(LoopObject *loop, PyObject *owner, PyObject *Py_UNUSED(arg))
 {
-    int err = run_call(loop, loop->thread_state, HandleObject_CAST(owner));
+    int err = run_call(loop, &loop->context_switch, HandleObject_CAST(owner));
     if (UNLIKELY(Py_REFCNT(owner) > 1)) {
         handle_track(owner);
     }
@@ -589,7 +588,8 @@ Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     handle_track(op);
     /* Any thread may do this. */
-    int err = run_call(loop, NULL, HandleObject_CAST(op));
+    const ContextSwitch by = context_by_calls(loop->state);
+    int err = run_call(loop, &by, HandleObject_CAST(op));
     Py_DECREF(loop);
     if (err < 0) {
         return NULL;
@@ -833,8 +833,8 @@ Handle_dealloc(PyObject *op)
     (void)type->tp_clear(op);
     if (loop == NULL || !park(loop, handle)) {
         type->tp_free(op);
+        Py_DECREF(type);
     }
-    Py_DECREF(type);
     Py_XDECREF(loop);
     Py_TRASHCAN_END
 }

@@ -228,7 +228,12 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_s
     }
     PyObject *method = PyObject_GetAttr((PyObject *)loop, loop->state->str_call_soon);
     PyObject *positional = method == NULL ? NULL : PyTuple_New(nargs + 1);
-    PyObject *keywords = positional == NULL || context == NULL ? NULL : Py_BuildValue("{sO}", "context", context);
+    PyObject *keywords = NULL;
+    if (positional != NULL && context != NULL) {
+        bool is_unused = context == loop->state->contexts.unused;
+        keywords =
+            is_unused ? Py_BuildValue("{sN}", "context", PyContext_New()) : Py_BuildValue("{sO}", "context", context);
+    }
     PyObject *result = NULL;
     if (positional != NULL && (context == NULL || keywords != NULL)) {
         PyTuple_SET_ITEM(positional, 0, Py_NewRef(callback));
@@ -640,8 +645,17 @@ poll_between(LoopObject *loop, uint64_t now)
 static inline bool
 may_skip_poll(LoopObject *loop)
 {
-    return loop->turns_since_poll < POLL_INTERVAL_TURNS && ticks_is_recent(&loop->last_poll, loop->poll_interval_ns) &&
-           !loop->stopping;
+    if (loop->turns_since_poll >= POLL_INTERVAL_TURNS || loop->stopping) {
+        return false;
+    }
+    /* The question costs a tenth of a short turn: after one that was, the next goes without. */
+    if (loop->next_turn_untimed) {
+        loop->next_turn_untimed = false;
+        return true;
+    }
+    unsigned halves = ticks_halves(&loop->last_poll, loop->poll_interval_ns);
+    loop->next_turn_untimed = halves == 0;
+    return halves < 2;
 }
 
 /* Polls if it is time to, and blocks if there is nothing to do. -1 with an exception. */
@@ -659,6 +673,7 @@ poll_events(LoopObject *loop)
         return 0;
     }
     uint64_t now = compat_monotonic_ns(), now_ticks = compat_ticks();
+    loop->next_turn_untimed = false;
     if (busy) {
         if (poll_between(loop, now) < 0) {
             return -1;
@@ -675,6 +690,7 @@ poll_events(LoopObject *loop)
         now_ticks = compat_ticks();
         if (polled == 0) {
             /* One short job after the other must not keep what is ready waiting. */
+            loop->next_turn_untimed = false;
             if (may_skip_poll(loop)) {
                 loop->turns_since_poll++;
                 return 0;
@@ -683,6 +699,7 @@ poll_events(LoopObject *loop)
         }
     }
     loop->turns_since_poll = 0;
+    loop->next_turn_untimed = false;
     ticks_note(&loop->last_poll, now, now_ticks, loop->poll_interval_ns);
     if (UNLIKELY(loop->pending != NULL)) {
         PyObject *exc = loop->pending;
@@ -822,9 +839,12 @@ run_turns_held(LoopObject *loop, bool once)
     inbox_drain(&loop->inbox, &loop->ready);
     bool outer = loop->in_turn;
     unsigned long outer_thread = loop->thread_id;
-    PyThreadState *outer_state = loop->thread_state;
+    ContextSwitch outer_switch = loop->context_switch;
+    PyObject **outer_running = loop->running;
     loop->thread_id = compat_thread_ident();
-    loop->thread_state = loop->no_variables == NULL ? NULL : PyThreadState_Get();
+    loop->context_switch = loop_context_switch(loop);
+    size_t running_at = loop->state->running_at;
+    loop->running = running_at == 0 ? NULL : (PyObject **)((char *)PyThreadState_Get() + running_at);
     loop->in_turn = true;
     loop->last_release_ns = compat_monotonic_ns();
     state_note_attached(loop->state, 1);
@@ -842,7 +862,8 @@ run_turns_held(LoopObject *loop, bool once)
     state_note_attached(loop->state, -1);
     loop->in_turn = outer;
     loop->thread_id = outer_thread;
-    loop->thread_state = outer_state;
+    loop->context_switch = outer_switch;
+    loop->running = outer_running;
     if (!outer) {
         track_queued(&loop->ready);
     }
@@ -1324,7 +1345,8 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
         return NULL;
     }
     loop->state = state;
-    loop->no_variables = state->no_variables;
+    loop->no_variables = state->contexts.no_variables;
+    loop->context_switch = context_by_calls(state);
     loop->module = Py_NewRef(PyType_GetModuleByDef(type, &core_module));
     loop->timer_fd = -1;
     loop->clock_resolution = 1e-9;
@@ -1530,7 +1552,7 @@ set_knows_contexts(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
         return -1;
     }
     LoopObject *loop = LoopObject_CAST(op);
-    loop->no_variables = truth != 0 ? loop->state->no_variables : NULL;
+    loop->no_variables = truth != 0 ? loop->state->contexts.no_variables : NULL;
     return 0;
 }
 

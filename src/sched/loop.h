@@ -8,6 +8,7 @@
 #ifndef FASTLOOP_SCHED_LOOP_H
 #define FASTLOOP_SCHED_LOOP_H
 
+#include "base/contexts.h"
 #include "base/freelist.h"
 #include "base/lead.h"
 #include "base/spin.h"
@@ -56,7 +57,8 @@ struct LoopObject {
     GateObject *gate;             /* what other threads go through to what is the loop's; NULL where there is a GIL */
     _Atomic unsigned long holder; /* the thread that is inside run_turns() or close(), 0 for none */
     _Atomic unsigned long thread_id; /* what Python calls the running thread, 0 while not running */
-    PyThreadState *thread_state;     /* of that thread, for the records that it runs; NULL if contexts are not known */
+    ContextSwitch context_switch;    /* of that thread, for the records that it runs */
+    PyObject **running;              /* likewise: see State.running_at */
     PyObject *no_variables;          /* the state's, borrowed; NULL with FASTLOOP_DISABLE=contexts */
     _Atomic bool closed;
     _Atomic bool stopping;
@@ -101,6 +103,7 @@ struct LoopObject {
     uint64_t last_release_ns;
     uint64_t last_trim_ns;
     unsigned turns_since_poll;
+    bool next_turn_untimed; /* whether it is time to poll is not asked after it, for the one before was short */
 
     uv_timer_t *coarse_timer; /* wakes the poll a little before a far deadline */
     uv_poll_t *precise_poll;  /* a timerfd for the rest, where the system has it */
@@ -144,6 +147,22 @@ static inline bool
 loop_is_held_here(LoopObject *loop)
 {
     return !HAVE_FREE_THREADING || atomic_load_explicit(&loop->holder, memory_order_relaxed) == compat_thread_ident();
+}
+
+/* How contexts are entered by the calls, in any thread. */
+static inline ContextSwitch
+context_by_calls(State *state)
+{
+    return (ContextSwitch){.thread = NULL, .watchers = state->contexts.watchers};
+}
+
+/* How the calling thread, which has the loop, enters them. */
+static inline ContextSwitch
+loop_context_switch(LoopObject *loop)
+{
+    ContextSwitch by = context_by_calls(loop->state);
+    by.thread = loop->no_variables == NULL ? NULL : PyThreadState_Get();
+    return by;
 }
 
 /* Frees some of what is kept for reuse and nobody has needed of late, if it is time to look; may run Python code then. */

@@ -1,7 +1,9 @@
 """Which context is the current one, entered by the C API or without it (FASTLOOP_DISABLE=contexts)."""
 
 import asyncio
+import contextlib
 import contextvars
+import ctypes
 import gc
 import os
 import sysconfig
@@ -290,3 +292,76 @@ def test_eager_tasks(loop, run):
 
     loop.set_task_factory(asyncio.eager_task_factory)
     assert run(main()) == "parent" and seen == [0, 1, 2, 3, 4]
+
+
+NEW_WATCHERS = pytest.mark.skipif(not hasattr(ctypes.pythonapi, "PyContext_AddWatcher"), reason="new in 3.14")
+WATCHER = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+
+
+@contextlib.contextmanager
+def watched(told):
+    """Has a watcher of contexts, which only C code can be, note what it is told of.
+
+    It must not be there when an exception leaves a context: it runs Python code.
+    """
+    callback = WATCHER(lambda event, context: told.append(event) or 0)
+    number = ctypes.pythonapi.PyContext_AddWatcher(callback)
+    assert number >= 0
+    yield
+    ctypes.pythonapi.PyContext_ClearWatcher(number)
+
+
+async def sleep_soon(own):
+    await asyncio.sleep(0)
+
+
+async def sleep(own):
+    await asyncio.sleep(0.001)
+
+
+async def call(own):
+    own.call_soon(int)
+    await asyncio.sleep(0)
+
+
+async def start_task(own):
+    await own.create_task(asyncio.sleep(0))
+
+
+async def start_eager_task(own):
+    await asyncio.Task(asyncio.sleep(0), loop=own, eager_start=True)
+
+
+@NEW_WATCHERS
+def test_who_watches_contexts_is_told_of_each_change(loop):
+    """Of as many as asyncio's own loop makes of the same callbacks, from the first one on."""
+
+    def switches(own):
+        counts = []
+        for body in (sleep_soon, sleep, call, start_task, start_eager_task):
+            told = []
+            own.run_until_complete(body(own))
+            with watched(told):
+                own.run_until_complete(body(own))
+            counts.append(len(told))
+        return counts
+
+    stock = asyncio.SelectorEventLoop()
+    try:
+        assert switches(loop) == switches(stock)
+    finally:
+        stock.close()
+
+
+@NEW_WATCHERS
+def test_who_begins_to_watch_within_a_callback_is_told_of_its_end(loop):
+    told, numbers = [], []
+    callback = WATCHER(lambda event, context: told.append(event) or 0)
+    loop.call_soon(lambda: numbers.append(ctypes.pythonapi.PyContext_AddWatcher(callback)))
+    loop.call_soon(lambda: told.append("inside"))
+    loop.call_soon(lambda: ctypes.pythonapi.PyContext_ClearWatcher(numbers[0]))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    switched = 1
+    # The end of the first, then begin and end of the second, and the begin of the third.
+    assert told == [switched, switched, "inside", switched, switched]
