@@ -260,6 +260,16 @@ compat_share_type(PyTypeObject *type)
 #define UNLIKELY(x) (x)
 #endif
 
+/* A hot function that lends out the addresses of scalars, but has no array: it needs no guard against overruns. */
+#if defined(__has_attribute)
+#if __has_attribute(no_stack_protector)
+#define UNGUARDED __attribute__((no_stack_protector))
+#endif
+#endif
+#ifndef UNGUARDED
+#define UNGUARDED
+#endif
+
 /* threading.get_ident(), without a call into the interpreter: it is asked for with every callback. */
 static inline unsigned long
 compat_thread_ident(void)

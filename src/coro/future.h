@@ -227,7 +227,7 @@ future_clear_fields(BaseFuture *fut, bool bare)
 static inline bool
 future_follows_step(LoopObject *native)
 {
-    return native != NULL && loop_is_held_here(native) && native->left_task != NULL;
+    return native != NULL && loop_is_held_here(native) && loop_follows_step(native);
 }
 /* Has asyncio.current_task() tell the truth then, if `op` is of exactly our types. */
 void future_forget_step(PyObject *op);

@@ -10,15 +10,6 @@
 /* ---- all_tasks ---- */
 
 static inline void
-link_after(TaskNode *where, TaskNode *node)
-{
-    node->prev = where;
-    node->next = where->next;
-    where->next->prev = node;
-    where->next = node;
-}
-
-static inline void
 unlink_node(TaskNode *node)
 {
     if (node->next != NULL) {
@@ -158,7 +149,7 @@ add_to_list(CoroState *coro, TaskObject *task)
     task->shard = shard;
     compat_mutex_lock(&shard->lock);
     task->reference = reference;
-    link_after(shard->tasks.prev, &task->node);
+    task_link_after(shard->tasks.prev, &task->node);
     shard->count++;
     compat_mutex_unlock(&shard->lock);
     return 0;
@@ -251,7 +242,7 @@ static int
 add_to_list(CoroState *coro, TaskObject *task)
 {
     if (task->node.next == NULL) {
-        link_after(coro->tasks.prev, &task->node);
+        task_link_after(coro->tasks.prev, &task->node);
     }
     return 0;
 }
@@ -318,22 +309,12 @@ registry_list(CoroState *Py_UNUSED(coro))
 }
 
 int
-registry_add(CoroState *coro, TaskObject *task)
+registry_add_anew(CoroState *coro, TaskObject *task)
 {
-#if HAVE_RUNNING_TASK_SLOT
-    TaskNode *node = &task->base.node;
-    if (node->next != NULL) {
-        return 0;
-    }
-    if (LIKELY(coro->task_list_at != 0)) {
-        TaskNode *list = (TaskNode *)((char *)PyThreadState_Get() + coro->task_list_at);
-        link_after(list->prev, node);
-        return 0;
-    }
-#endif
     PyObject *result = PyObject_CallOneArg(coro->register_task, (PyObject *)task);
     Py_XDECREF(result);
 #if HAVE_RUNNING_TASK_SLOT
+    TaskNode *node = &task->base.node;
     if (result != NULL && node->next != NULL) {
         coro->task_list_at = layout_find_task_list(node);
     }
@@ -363,7 +344,6 @@ registry_remove(TaskObject *task)
         compat_restore_exception(raised);
     }
 #endif
-    (void)link_after;
     (void)unlink_node;
 }
 

@@ -9,8 +9,38 @@
 /* Makes the lists, empty. */
 void registry_init(CoroState *coro);
 
+static inline void
+task_link_after(TaskNode *where, TaskNode *node)
+{
+    node->prev = where;
+    node->next = where->next;
+    where->next->prev = node;
+    where->next = node;
+}
+
 /* Makes a task visible to all_tasks() until it is done or gone. */
+#if HAVE_OWN_TASK_LIST
 int registry_add(CoroState *coro, TaskObject *task);
+#else
+int registry_add_anew(CoroState *coro, TaskObject *task);
+
+static inline int
+registry_add(CoroState *coro, TaskObject *task)
+{
+#if HAVE_RUNNING_TASK_SLOT
+    TaskNode *node = &task->base.node;
+    if (node->next != NULL) {
+        return 0;
+    }
+    if (LIKELY(coro->task_list_at != 0)) {
+        TaskNode *list = (TaskNode *)((char *)PyThreadState_Get() + coro->task_list_at);
+        task_link_after(list->prev, node);
+        return 0;
+    }
+#endif
+    return registry_add_anew(coro, task);
+}
+#endif
 /* Takes a task out; does nothing if it is not in. */
 void registry_remove(TaskObject *task);
 /* List of the tasks in our own list (new references). */

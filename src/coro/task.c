@@ -579,7 +579,7 @@ report_error(LoopObject *loop, PyObject *task, PyObject *arg, PyObject *context,
     return err;
 }
 
-int
+UNGUARDED int
 task_step_run(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     /* The fields of the task may be replaced while it runs. */
@@ -608,7 +608,7 @@ may_be_dropped(LoopObject *loop, PyObject *awaited)
                                       BaseFuture_CAST(awaited)->loop == (PyObject *)loop);
 }
 
-int
+UNGUARDED int
 task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
 {
     PyObject *context = Py_NewRef(BaseTask_CAST(owner)->context);
@@ -623,7 +623,7 @@ task_wakeup_run(LoopObject *loop, PyObject *owner, PyObject *arg)
         err = report_error(loop, owner, arg, context, true);
     }
     Py_DECREF(context);
-    if (loop->left_task != NULL && UNLIKELY(!may_be_dropped(loop, arg))) {
+    if (loop_follows_step(loop) && UNLIKELY(!may_be_dropped(loop, arg))) {
         loop_leave_task(loop);
     }
     return err;
@@ -878,7 +878,7 @@ set_up(State *state, BaseTask *task, PyObject *coroutine, PyObject *name, PyObje
     return task->name == NULL ? -1 : 0;
 }
 
-PyObject *
+UNGUARDED PyObject *
 task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *context, bool eager)
 {
     State *state = loop->state;

@@ -556,7 +556,7 @@ run_ready(LoopObject *loop)
     while (left > 0 && loop->ready.count > 0 && err >= 0) {
         ReadyEntry entry = ready_take(&loop->ready);
         left--;
-        if (loop->left_task != NULL && entry.run != loop->state->run_wakeup && entry.run != loop->state->run_step) {
+        if (loop_follows_step(loop) && entry.run != loop->state->run_wakeup && entry.run != loop->state->run_step) {
             loop_leave_task(loop);
         }
         err = UNLIKELY(loop->times_records) ? run_timed(loop, &entry) : entry.run(loop, entry.owner, entry.arg);
@@ -825,7 +825,7 @@ hold(LoopObject *loop)
 }
 
 /* The turns of run_turns(), with the loop held. */
-static int
+UNGUARDED static int
 run_turns_held(LoopObject *loop, bool once)
 {
     if (loop->polling) {

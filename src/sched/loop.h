@@ -216,12 +216,20 @@ double loop_time(LoopObject *loop);
 /* Is is_running() still ours, at this moment? For who can do without calling it. */
 bool loop_keeps_is_running(LoopObject *loop);
 
+/* Does asyncio.current_task() still answer with the task whose step is over, see loop_leave_task()? Not since 3.14, where
+   it costs nothing to tell the truth. */
+static inline bool
+loop_follows_step(LoopObject *loop)
+{
+    return !HAVE_THREAD_STATE_TASKS && loop->left_task != NULL;
+}
+
 /* Called before anything runs but the step of a task of ours. Such a step leaves its entry for current_task() where it
    is, since mostly another step comes next and replaces it; nobody else may see it. Keeps an exception that is set. */
 static inline void
 loop_leave_task(LoopObject *loop)
 {
-    if (UNLIKELY(loop->left_task != NULL)) {
+    if (UNLIKELY(loop_follows_step(loop))) {
         loop->state->leave_task(loop);
     }
 }
