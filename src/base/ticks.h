@@ -41,14 +41,12 @@ ticks_note(Ticks *ticks, uint64_t now, uint64_t now_ticks, uint64_t interval_ns)
     }
 }
 
-/* How many halves of the interval have passed since the last note; 2 stands for more, too. */
-static inline unsigned
-ticks_halves(const Ticks *ticks, uint64_t interval_ns)
+/* Is it less than the interval since the last note? */
+static inline bool
+ticks_is_recent(const Ticks *ticks, uint64_t interval_ns)
 {
-    bool known = LIKELY(ticks->interval_ticks != 0);
-    uint64_t interval = known ? ticks->interval_ticks : interval_ns;
-    uint64_t elapsed = known ? compat_ticks() - ticks->noted_ticks : compat_monotonic_ns() - ticks->noted_ns;
-    return elapsed >= interval ? 2 : elapsed >= interval / 2;
+    return LIKELY(ticks->interval_ticks != 0) ? compat_ticks() - ticks->noted_ticks < ticks->interval_ticks
+                                              : compat_monotonic_ns() - ticks->noted_ns < interval_ns;
 }
 
 #endif

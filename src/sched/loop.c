@@ -645,17 +645,8 @@ poll_between(LoopObject *loop, uint64_t now)
 static inline bool
 may_skip_poll(LoopObject *loop)
 {
-    if (loop->turns_since_poll >= POLL_INTERVAL_TURNS || loop->stopping) {
-        return false;
-    }
-    /* The question costs a tenth of a short turn: after one that was, the next goes without. */
-    if (loop->next_turn_untimed) {
-        loop->next_turn_untimed = false;
-        return true;
-    }
-    unsigned halves = ticks_halves(&loop->last_poll, loop->poll_interval_ns);
-    loop->next_turn_untimed = halves == 0;
-    return halves < 2;
+    return loop->turns_since_poll < POLL_INTERVAL_TURNS && ticks_is_recent(&loop->last_poll, loop->poll_interval_ns) &&
+           !loop->stopping;
 }
 
 /* Polls if it is time to, and blocks if there is nothing to do. -1 with an exception. */
@@ -673,7 +664,6 @@ poll_events(LoopObject *loop)
         return 0;
     }
     uint64_t now = compat_monotonic_ns(), now_ticks = compat_ticks();
-    loop->next_turn_untimed = false;
     if (busy) {
         if (poll_between(loop, now) < 0) {
             return -1;
@@ -690,7 +680,6 @@ poll_events(LoopObject *loop)
         now_ticks = compat_ticks();
         if (polled == 0) {
             /* One short job after the other must not keep what is ready waiting. */
-            loop->next_turn_untimed = false;
             if (may_skip_poll(loop)) {
                 loop->turns_since_poll++;
                 return 0;
@@ -699,7 +688,6 @@ poll_events(LoopObject *loop)
         }
     }
     loop->turns_since_poll = 0;
-    loop->next_turn_untimed = false;
     ticks_note(&loop->last_poll, now, now_ticks, loop->poll_interval_ns);
     if (UNLIKELY(loop->pending != NULL)) {
         PyObject *exc = loop->pending;

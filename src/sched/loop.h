@@ -103,7 +103,6 @@ struct LoopObject {
     uint64_t last_release_ns;
     uint64_t last_trim_ns;
     unsigned turns_since_poll;
-    bool next_turn_untimed; /* whether it is time to poll is not asked after it, for the one before was short */
 
     uv_timer_t *coarse_timer; /* wakes the poll a little before a far deadline */
     uv_poll_t *precise_poll;  /* a timerfd for the rest, where the system has it */
