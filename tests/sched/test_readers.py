@@ -667,3 +667,37 @@ def test_a_bool_for_a_descriptor_warns_as_often_as_on_the_stock_loop(python, met
         for make in ("asyncio.SelectorEventLoop()", "new_event_loop()")
     ]
     assert answers[0] == answers[1] != ""
+
+
+def test_a_ready_descriptor_waits_for_no_more_than_the_turn_under_way(loop, run):
+    """However short, and however many, the turns before it were."""
+
+    async def turns_until_read(light):
+        ours, theirs = socket.socketpair()
+        turns = 0
+        read = loop.create_future()
+
+        def work():
+            nonlocal turns
+            if turns == 0:
+                theirs.send(b"x")
+            # Longer than the loop may go without a poll.
+            time.sleep(0.001)
+            turns += 1
+            if not read.done():
+                loop.call_soon(work)
+
+        def count_down(left):
+            loop.call_soon(*(count_down, left - 1) if left else (work,))
+
+        with ours, theirs:
+            loop.add_reader(ours, lambda: (loop.remove_reader(ours), read.set_result(turns)))
+            await asyncio.sleep(0.001)
+            count_down(light)
+            return await read
+
+    async def main():
+        return [await turns_until_read(light) for light in [*range(12)] * 5]
+
+    # The callback of the reader stands behind the one that was queued first.
+    assert max(run(main())) <= 2
