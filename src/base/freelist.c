@@ -40,10 +40,7 @@ void
 freelist_delete(FreeList *list, int count)
 {
     while (count-- > 0) {
-        PyObject *op = freelist_pop(list);
-        PyTypeObject *type = Py_TYPE(op);
-        PyObject_GC_Del(op);
-        Py_DECREF(type);
+        PyObject_GC_Del(freelist_pop(list));
     }
 }
 

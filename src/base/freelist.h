@@ -46,22 +46,10 @@ freelist_pop(FreeList *list)
     return list->objects[left];
 }
 
-/* The same for an object that has died: alive again, still of its type, unknown to the collector. */
-static inline PyObject *
-freelist_revive(FreeList *list)
-{
-    PyObject *op = freelist_pop(list);
-    if (LIKELY(op != NULL)) {
-        _Py_NewReference(op);
-    }
-    return op;
-}
-
 /* How many are to be freed now, of many that nobody has needed since this was last asked, so many nanoseconds ago. */
 int freelist_excess(FreeList *list, uint64_t elapsed_ns);
 
-/* Frees so many objects that have died, which lie there without a reference and unknown to the collector, but with their
-   type's. */
+/* Frees so many objects, which lie there without a reference and unknown to the collector. */
 void freelist_delete(FreeList *list, int count);
 
 /* The end of an empty one. */

@@ -194,17 +194,6 @@ raise_stop_with_none(AwaiterObject *it, BaseFuture *fut)
     }
 }
 
-/* Does it matter to nobody, and take little memory, if the value is kept a while longer? */
-static inline bool
-may_be_kept(PyObject *value)
-{
-#if HAVE_COMPACT_LONG
-    return PyLong_CheckExact(value) && PyUnstable_Long_IsCompact((PyLongObject *)value);
-#else
-    return PyLong_CheckExact(value) && Py_ABS(Py_SIZE(value)) <= 1;
-#endif
-}
-
 /* raise_stop_iteration(), with the exception that the loop keeps for it where there is one; the iterator empties it when
    it dies, which is right after the value was taken, unless somebody iterates by hand. */
 static void
@@ -213,7 +202,7 @@ raise_result(AwaiterObject *it, PyObject *value)
     CoroPart *part = it->loop == NULL ? NULL : coro_part_here(it->loop);
     PyObject *exc = part == NULL ? NULL : part->stop_iteration;
     if (LIKELY(exc != NULL && is_unused(exc))) {
-        it->kept_exception = !may_be_kept(value);
+        it->kept_exception = true;
         Py_INCREF(exc);
         refill(exc, Py_NewRef(value));
         compat_restore_exception(exc);
@@ -231,6 +220,17 @@ raise_result(AwaiterObject *it, PyObject *value)
     raise_stop_iteration(value);
 }
 
+/* Does it matter to nobody, and take little memory, if the value is kept a while longer? */
+static inline bool
+may_be_kept(PyObject *value)
+{
+#if HAVE_COMPACT_LONG
+    return PyLong_CheckExact(value) && PyUnstable_Long_IsCompact((PyLongObject *)value);
+#else
+    return PyLong_CheckExact(value) && Py_ABS(Py_SIZE(value)) <= 1;
+#endif
+}
+
 /* After use. One that somebody holds, or has put a traceback on, is given up. */
 static void
 empty_kept_exception(CoroPart *part)
@@ -239,10 +239,10 @@ empty_kept_exception(CoroPart *part)
     if (exc == NULL) {
         return;
     }
-    if (LIKELY(is_unused(exc))) {
-        refill(exc, Py_NewRef(Py_NewRef(Py_None)));
-    } else {
+    if (UNLIKELY(!is_unused(exc))) {
         Py_CLEAR(part->stop_iteration);
+    } else if (!may_be_kept(((PyStopIterationObject *)exc)->value)) {
+        refill(exc, Py_NewRef(Py_NewRef(Py_None)));
     }
 }
 

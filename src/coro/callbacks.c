@@ -2,7 +2,9 @@
 
    A new context that nobody has seen is like any other, so State.contexts.unused stands for it in the field of the base. Who
    asks for `_callbacks` finds a real one there, and so do the methods of the base that ours call; a handle that gets it makes
-   one when it needs it. It stands for nothing once somebody has found and used it. */
+   one when it needs it. Only who calls a method of asyncio.Future unbound can get at the one that is shared: by its
+   `_callbacks`, or by a call_soon() that has replaced the loop's after the callback was added. It stands for nothing once
+   somebody has used it. */
 
 #include "coro/future.h"
 
@@ -25,7 +27,9 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
     }
     BaseFuture *fut = BaseFuture_CAST(op);
     LoopObject *native = loop_if_native(state, fut->loop);
-    if (UNLIKELY(nargs != 1 || kwnames != NULL || native == NULL || native->no_variables == NULL)) {
+    /* A wake-up runs in the context of its task, unless it is added by hand. */
+    if (UNLIKELY(nargs != 1 || kwnames != NULL || native == NULL || native->no_variables == NULL ||
+                 Py_IS_TYPE(args[0], state->coro->WakeupType))) {
         return future_call_base(state->coro->base_future, state->coro->str_add_done_callback, op, args, nargs, kwnames);
     }
     bool is_further = fut->state == FUTURE_PENDING && (fut->callback0 != NULL || fut->callbacks != NULL);

@@ -371,8 +371,9 @@ future_new(LoopObject *loop)
             !coro_is_unpatched(coro, coro->futures_dict, &coro->known_future, coro->str_Future, coro->base_future))) {
         return PyObject_CallMethodOneArg(coro->base_loop, coro->str_create_future, (PyObject *)loop);
     }
-    PyObject *op = part == NULL ? NULL : freelist_revive(&part->free_futures);
+    PyObject *op = part == NULL ? NULL : freelist_pop(&part->free_futures);
     if (op != NULL) {
+        (void)PyObject_Init(op, coro->FutureType);
         PyObject_GC_Track(op);
     } else {
         op = coro->FutureType->tp_alloc(coro->FutureType, 0);
@@ -464,8 +465,8 @@ Future_dealloc(PyObject *op)
     CoroPart *part = native == NULL ? NULL : coro_part_here(native);
     if (part == NULL || !freelist_push(&part->free_futures, op)) {
         type->tp_free(op);
-        Py_DECREF(type);
     }
+    Py_DECREF(type);
     Py_DECREF(loop);
 }
 

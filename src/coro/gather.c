@@ -177,13 +177,14 @@ understand(CoroState *coro, Call *call)
     return is_ordinary_outer(coro, call->outer, call->is_last);
 }
 
-/* One more is done; -1 with an exception. */
+/* One more is done: 1, or 0 when there is no memory for the number, or -1 with an exception. */
 static int
 count_child(CoroState *coro, const Call *call)
 {
     PyObject *number = PyLong_FromLong(call->finished);
     if (number == NULL) {
-        return -1;
+        PyErr_Clear();
+        return 0;
     }
     int err = PyCell_Set(PyTuple_GET_ITEM(PyFunction_GET_CLOSURE(call->function), FINISHED_COUNT), number);
     Py_DECREF(number);
@@ -194,7 +195,7 @@ count_child(CoroState *coro, const Call *call)
 #else
     (void)coro;
 #endif
-    return err;
+    return err < 0 ? -1 : 1;
 }
 
 /* The last one: the results go out. 1 when that was done, 0 when it is to be left to the function, -1 with an exception. */
@@ -210,7 +211,9 @@ finish(CoroState *coro, const Call *call)
     int done = 0;
     if (understand(coro, &now) && now.is_last && now.outer == call->outer && now.children == call->children) {
         done = count_child(coro, &now);
-        PyObject *none = done < 0 ? NULL : PyObject_CallMethodOneArg(now.outer, coro->str_set_result, results);
+    }
+    if (done > 0) {
+        PyObject *none = PyObject_CallMethodOneArg(now.outer, coro->str_set_result, results);
         done = none == NULL ? -1 : 1;
         Py_XDECREF(none);
     }
@@ -230,7 +233,7 @@ gather_run(LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize
     Call call = {.function = function, .child = args[0]};
     int done = 0;
     if (understand(coro, &call)) {
-        done = call.is_last ? finish(coro, &call) : count_child(coro, &call) < 0 ? -1 : 1;
+        done = call.is_last ? finish(coro, &call) : count_child(coro, &call);
     }
     drop(&call);
     return done;

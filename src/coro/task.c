@@ -884,8 +884,9 @@ task_new(LoopObject *loop, PyObject *coroutine, PyObject *name, PyObject *contex
     State *state = loop->state;
     CoroState *coro = state->coro;
     CoroPart *part = coro_part_here(loop);
-    PyObject *op = part == NULL ? NULL : freelist_revive(&part->free_tasks);
+    PyObject *op = part == NULL ? NULL : freelist_pop(&part->free_tasks);
     if (op != NULL) {
+        (void)PyObject_Init(op, coro->TaskType);
         PyObject_GC_Track(op);
     } else {
         op = coro->TaskType->tp_alloc(coro->TaskType, 0);
@@ -1022,8 +1023,8 @@ Task_dealloc(PyObject *op)
         Py_CLEAR(task->name);
         Py_CLEAR(task->context);
         type->tp_free(op);
-        Py_DECREF(type);
     }
+    Py_DECREF(type);
     Py_DECREF(loop);
 }
 
@@ -1034,9 +1035,7 @@ task_free_parked(FreeList *list, int count)
         PyObject *op = freelist_pop(list);
         Py_CLEAR(BaseTask_CAST(op)->name);
         Py_CLEAR(BaseTask_CAST(op)->context);
-        PyTypeObject *type = Py_TYPE(op);
         PyObject_GC_Del(op);
-        Py_DECREF(type);
     }
 }
 

@@ -66,7 +66,11 @@ free_list_of(LoopObject *loop, PyTypeObject *type)
 static HandleObject *
 take_parked(LoopObject *loop, PyTypeObject *type)
 {
-    return (HandleObject *)freelist_revive(free_list_of(loop, type));
+    PyObject *handle = freelist_pop(free_list_of(loop, type));
+    if (handle != NULL) {
+        (void)PyObject_Init(handle, type);
+    }
+    return (HandleObject *)handle;
 }
 
 void
@@ -833,8 +837,8 @@ Handle_dealloc(PyObject *op)
     (void)type->tp_clear(op);
     if (loop == NULL || !park(loop, handle)) {
         type->tp_free(op);
-        Py_DECREF(type);
     }
+    Py_DECREF(type);
     Py_XDECREF(loop);
     Py_TRASHCAN_END
 }

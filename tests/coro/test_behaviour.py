@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 import unittest.mock
+import weakref
 
 import pytest
 
@@ -1492,6 +1493,34 @@ def test_objects_outlive_their_loop():
 
 def test_flags():
     assert isinstance(_core.native_tasks, bool)
+
+
+@pytest.mark.parametrize("result", [7, 10**6, 10**30, "text", None, ()])
+def test_what_catches_the_end_of_an_iteration_leaves_no_frame_behind(loop, run, result):
+    """The StopIteration that a loop uses again and again gets a traceback then."""
+
+    class Local:
+        pass
+
+    def drive(future):
+        local = Local()
+        try:
+            next(iter(future))
+        except StopIteration as exc:
+            assert exc.value == result
+        return weakref.ref(local)
+
+    async def main():
+        futures = [loop.create_future() for _ in range(3)]
+        for future in futures:
+            future.set_result(result)
+        # One that is kept from here on.
+        await futures[0]
+        references = [drive(future) for future in futures[1:]]
+        gc.collect()
+        return [reference() for reference in references]
+
+    assert run(main()) == [None, None]
 
 
 def test_kept_iterators_that_somebody_found(loop):

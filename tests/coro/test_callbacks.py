@@ -215,6 +215,40 @@ def test_added_within_the_context_of_another(loop, run):
     assert seen == ["nothing"] * 4
 
 
+def test_a_wake_up_that_is_added_by_hand(loop, run):
+    """By something that behaves like a future, and does not pass the context on: the step runs in a copy of another."""
+
+    class Proxy:
+        _asyncio_future_blocking = False
+
+        def __init__(self):
+            self.future = loop.create_future()
+
+        def get_loop(self):
+            return loop
+
+        def add_done_callback(self, fn, *, context=None):
+            self.future.set_result(1)
+            self.future.add_done_callback(fn)
+
+        def result(self):
+            return self.future.result()
+
+        def __await__(self):
+            self._asyncio_future_blocking = True
+            yield self
+            return self.result()
+
+    async def main():
+        VARIABLE.set("before")
+        assert await Proxy() == 1
+        VARIABLE.set("in the copy")
+        await asyncio.sleep(0)
+        return VARIABLE.get()
+
+    assert run(main()) == "before"
+
+
 def test_wrong_arguments(loop):
     """The exceptions of asyncio's own method, and its signature."""
     own, original = loop.create_future(), asyncio.Future(loop=loop)
