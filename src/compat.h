@@ -70,7 +70,7 @@
 /* Of the Python that this is compiled for: 0x30E is 3.14. */
 #define COMPAT_PYTHON_VERSION (PY_VERSION_HEX >> 16)
 
-/* A C function may watch which context is the current one (since 3.14): entering one is then the interpreter's affair. */
+/* A C function may watch which context is the current one (since 3.14), see base/contexts.h. */
 #if PY_VERSION_HEX >= 0x030E0000
 #define HAVE_CONTEXT_WATCHERS 1
 #else

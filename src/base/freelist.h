@@ -1,6 +1,7 @@
 /* Objects of one kind that are kept for the next of their kind. As many as there may be at the same time; but more than a busy
-   server needs leave little by little if they have not been in use since the last time. What is recycled does not count as new for the collector either, which looks through all young objects for every two
-   thousand new ones: a burst of ten thousand tasks is a quarter dearer with its collections. */
+   server needs leave little by little if they have not been in use since the last time. What is recycled does not count as new
+   for the collector either, which looks through all young objects for every two thousand new ones: a burst of ten thousand
+   tasks is a quarter dearer with its collections. */
 
 #ifndef FASTLOOP_BASE_FREELIST_H
 #define FASTLOOP_BASE_FREELIST_H

@@ -10,12 +10,11 @@
 
 #if !HAVE_FREE_THREADING
 
-/* May `unused` stand for a copy of the current context, for a callback that `native` will call? */
+/* May `unused` stand for a copy of the current context? */
 static inline bool
-stands_for_new(const KnownContexts *contexts, LoopObject *native)
+stands_for_new(const KnownContexts *known)
 {
-    return native != NULL && native->no_variables != NULL &&
-           context_is_unused(contexts->unused, native->no_variables) && context_current_is_empty(native->no_variables);
+    return context_is_unused(known->unused, known->no_variables) && context_current_is_empty(known->no_variables);
 }
 
 PyObject *
@@ -33,9 +32,8 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         return future_call_base(state->coro->base_future, state->coro->str_add_done_callback, op, args, nargs, kwnames);
     }
     bool is_further = fut->state == FUTURE_PENDING && (fut->callback0 != NULL || fut->callbacks != NULL);
-    PyObject *context = !is_further && LIKELY(stands_for_new(&state->contexts, native))
-                            ? Py_NewRef(state->contexts.unused)
-                            : PyContext_CopyCurrent();
+    PyObject *context = !is_further && LIKELY(stands_for_new(&state->contexts)) ? Py_NewRef(state->contexts.unused)
+                                                                                : PyContext_CopyCurrent();
     int err = context == NULL ? -1 : future_add_callback(state, fut, args[0], context);
     Py_XDECREF(context);
     if (err < 0) {

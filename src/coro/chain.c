@@ -257,15 +257,10 @@ int
 chain_exec(State *state)
 {
     CoroState *coro = state->coro;
-    PyObject *codes = PyObject_CallMethod(coro->helpers, "chain_codes", NULL);
-    if (codes == NULL) {
-        return -1;
+    coro->chain_codes = coro_find_codes(coro, "chain_codes");
+    if (coro->chain_codes == NULL) { /* GCOV_EXCL_BR_LINE: another version of asyncio */
+        return PyErr_Occurred() ? -1 : 0;
     }
-    if (codes == Py_None) { /* GCOV_EXCL_START: another version of asyncio */
-        Py_DECREF(codes);
-        return 0;
-    } /* GCOV_EXCL_STOP */
-    coro->chain_codes = codes;
     state->known_codes[KNOWN_SUBMIT] = item(coro, SUBMIT);
     state->known_codes[KNOWN_COPY] = item(coro, CALL_SET_STATE);
     return 0;

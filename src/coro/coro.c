@@ -483,6 +483,16 @@ make_types(PyObject *module, CoroState *coro)
     return find_recycle(coro);
 }
 
+PyObject *
+coro_find_codes(CoroState *coro, const char *function)
+{
+    PyObject *codes = PyObject_CallMethod(coro->helpers, function, NULL);
+    if (codes == Py_None) {
+        Py_CLEAR(codes);
+    }
+    return codes;
+}
+
 /* State.run_known. */
 static int
 run_known(LoopObject *loop, PyObject *function, PyObject *const *args, Py_ssize_t nargs)

@@ -202,6 +202,10 @@ int coro_traverse(State *state, visitproc visit, void *arg);
 void coro_clear(State *state);
 void coro_free(State *state);
 
+/* What a function of fastloop._coro that looks for asyncio's codes has found (a new reference), or NULL for nothing: another
+   version of asyncio, or an exception. */
+PyObject *coro_find_codes(CoroState *coro, const char *function);
+
 extern const LoopHooks coro_hooks;
 extern PyMethodDef coro_loop_methods[];
 /* State.complete_future. */

@@ -243,16 +243,11 @@ int
 gather_exec(State *state)
 {
     CoroState *coro = state->coro;
-    PyObject *codes = PyObject_CallMethod(coro->helpers, "gather_codes", NULL);
-    if (codes == NULL) {
-        return -1;
+    coro->gather_codes = coro_find_codes(coro, "gather_codes");
+    if (coro->gather_codes == NULL) { /* GCOV_EXCL_BR_LINE: another version of asyncio */
+        return PyErr_Occurred() ? -1 : 0;
     }
-    if (codes == Py_None) { /* GCOV_EXCL_START: another version of asyncio */
-        Py_DECREF(codes);
-        return 0;
-    } /* GCOV_EXCL_STOP */
-    coro->gather_codes = codes;
-    state->known_codes[KNOWN_GATHER] = PyTuple_GET_ITEM(codes, 0);
+    state->known_codes[KNOWN_GATHER] = PyTuple_GET_ITEM(coro->gather_codes, 0);
     return 0;
 }
 

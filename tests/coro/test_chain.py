@@ -298,13 +298,23 @@ def test_the_way_of_asyncio(loop, run, monkeypatch, kind):
     run(main())
 
 
-NATIVELY = """
+SUBMIT = """
     import asyncio, sys, threading
     from concurrent.futures import Future
 
     async def answer():
         return 1
 
+    async def submit():
+        made = []
+        thread = threading.Thread(target=lambda: made.append(asyncio.run_coroutine_threadsafe(answer(), loop)))
+        thread.start()
+        thread.join()
+        while not made[0].done():
+            await asyncio.sleep(0)
+
+"""
+NATIVELY = """
     def noting(name):
         original = getattr(Future, name)
 
@@ -314,20 +324,12 @@ NATIVELY = """
 
         setattr(Future, name, method)
 
-    async def main():
-        made = []
-        thread = threading.Thread(target=lambda: made.append(asyncio.run_coroutine_threadsafe(answer(), loop)))
-        thread.start()
-        thread.join()
-        while not made[0].done():
-            await asyncio.sleep(0)
-
     callers = []
     noting("add_done_callback")
     noting("set_result")
     loop = new_event_loop()
     loop.set_debug(False)
-    loop.run_until_complete(main())
+    loop.run_until_complete(submit())
     loop.close()
     print([name for name, caller in callers], "_chain_future" in dict(callers).values(),
           "_set_concurrent_future_state" in dict(callers).values())
@@ -340,23 +342,13 @@ def test_it_is_done_natively(python, monkeypatch, disabled):
     """Who calls the methods of the concurrent.futures.Future? (A profiler would change what it looks at.)"""
     monkeypatch.setenv("FASTLOOP_DISABLE", disabled)
     called = disabled == "tasks"
-    assert python(NATIVELY) == f"{['add_done_callback', 'set_result']} {called} {called}\n"
+    assert python(SUBMIT + NATIVELY) == f"{['add_done_callback', 'set_result']} {called} {called}\n"
 
 
 PROFILED = """
-    import asyncio, sys, threading
-
-    async def answer():
-        return 1
-
     async def main():
         sys.setprofile(lambda frame, event, arg: event == "call" and called.append(frame.f_code.co_name))
-        made = []
-        thread = threading.Thread(target=lambda: made.append(asyncio.run_coroutine_threadsafe(answer(), loop)))
-        thread.start()
-        thread.join()
-        while not made[0].done():
-            await asyncio.sleep(0)
+        await submit()
         sys.setprofile(None)
 
     called = []
@@ -368,7 +360,7 @@ PROFILED = """
 
 
 def test_a_profiler_sees_it(python):
-    assert python(PROFILED) == "True\n"
+    assert python(SUBMIT + PROFILED) == "True\n"
 
 
 def test_a_handle_that_is_run_after_the_end_of_its_loop(loop_factory):

@@ -214,6 +214,14 @@ def test_who_watches_sees_it(python, how):
     assert python(WATCHED.replace("START", start).replace("END", end)) == "5\n"
 
 
+def gathering(loop, count):
+    """Futures, what gather() makes of them, its callback, and the cells of that by their names."""
+    inner = [loop.create_future() for _ in range(count)]
+    outer = asyncio.gather(*inner)
+    callback = inner[0]._callbacks[0][0]
+    return inner, outer, callback, dict(zip(callback.__code__.co_freevars, callback.__closure__))
+
+
 async def gathered(count):
     return await asyncio.gather(*[child("ends", number) for number in range(count)])
 
@@ -289,10 +297,7 @@ def test_a_number_in_a_cell(run, name, number):
 
     async def main():
         loop = asyncio.get_running_loop()
-        inner = [loop.create_future() for _ in range(2)]
-        outer = asyncio.gather(*inner)
-        callback = inner[0]._callbacks[0][0]
-        cells = dict(zip(callback.__code__.co_freevars, callback.__closure__))
+        inner, outer, _, cells = gathering(loop, 2)
         cells[name].cell_contents = number
         for one in inner:
             one.set_result(1)
@@ -318,10 +323,8 @@ def test_cells_that_change_while_they_are_read(run, monkeypatch, contexts):
 
     async def main():
         loop = asyncio.get_running_loop()
-        inner = [loop.create_future() for _ in range(300)]
-        outer = asyncio.gather(*inner)
-        callback = inner[0]._callbacks[0][0]
-        cells.update(zip(callback.__code__.co_freevars, callback.__closure__))
+        inner, outer, callback, found = gathering(loop, 300)
+        cells.update(found)
         monkeypatch.setattr(tasks._GatheringFuture, "_cancel_requested", property(is_requested), raising=False)
         for one in inner:
             one.set_result(object())
@@ -342,15 +345,12 @@ def test_whoever_takes_the_callback_can_call_it(run):
 
     async def main():
         loop = asyncio.get_running_loop()
-        inner = [loop.create_future() for _ in range(3)]
-        outer = asyncio.gather(*inner)
-        (callback, context), *_ = inner[0]._callbacks
-        assert isinstance(context, contextvars.Context)
+        inner, outer, callback, cells = gathering(loop, 3)
+        assert isinstance(inner[0]._callbacks[0][1], contextvars.Context)
         for one in inner:
             one.set_result(len(inner))
         with pytest.raises(AttributeError):
             callback(None)
-        cells = dict(zip(callback.__code__.co_freevars, callback.__closure__))
         assert cells["nfinished"].cell_contents == 1
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -363,10 +363,7 @@ def test_whoever_takes_the_callback_can_call_it(run):
 def test_a_cell_that_was_emptied(run, contexts):
     async def main():
         loop = asyncio.get_running_loop()
-        inner = [loop.create_future() for _ in range(2)]
-        outer = asyncio.gather(*inner)
-        callback = inner[0]._callbacks[0][0]
-        cells = dict(zip(callback.__code__.co_freevars, callback.__closure__))
+        inner, outer, _, cells = gathering(loop, 2)
         del cells["children"].cell_contents
         for one in inner:
             one.set_result(1)
